@@ -1,0 +1,58 @@
+# Everything runs in .venv, made from requirements.txt the first time and after each change of that file.
+# Another Python: make PYTHON=/path/to/python3.12 test
+
+PYTHON :=
+CANDIDATES := $(if $(PYTHON),$(PYTHON),python3.13 python3.12 python3.14 python3.11 python3)
+# Named after the Python that was asked for, so that asking for another one makes .venv anew.
+STAMP := .venv/.installed$(subst /,-,$(PYTHON))
+
+.PHONY: demo test lint requirements clean
+
+demo: $(STAMP)
+	@.venv/bin/python starter.py demo
+
+test: $(STAMP)
+	@.venv/bin/python -m pytest
+
+lint: $(STAMP)
+	@.venv/bin/ruff check
+	@.venv/bin/ruff format --check
+	@.venv/bin/mypy
+
+# --only-binary: without a wheel pip would try to compile, and fail with a page of compiler output.
+$(STAMP): requirements.txt
+	@fits= ; \
+	for python in $(CANDIDATES); do \
+	  if "$$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' 2>/dev/null; then \
+	    fits=$$python; \
+	    if "$$python" -c 'import ensurepip, venv' 2>/dev/null; then break; fi; \
+	  fi; \
+	done; \
+	if [ -z "$$fits" ]; then \
+	  echo "Install Python 3.11, 3.12, 3.13 or 3.14, or name one: make PYTHON=/path/to/python3.12 (tried: $(CANDIDATES))." >&2; exit 1; \
+	fi; \
+	if ! "$$fits" -c 'import ensurepip, venv' 2>/dev/null; then \
+	  echo "$$fits has no venv module: install it (Debian, Ubuntu: apt install python3-venv)." >&2; exit 1; \
+	fi; \
+	echo "Making .venv with $$("$$fits" --version) (once, about a minute)"; \
+	"$$fits" -m venv --clear .venv || exit 1; \
+	if ! .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r requirements.txt; then \
+	  echo "pip could not install requirements.txt on $$(uname -sm) with $$("$$fits" --version), see above;" \
+	    "all packages are there for Linux (glibc, x86-64 and ARM) and macOS (ARM), Python 3.11 to 3.14." >&2; exit 1; \
+	fi; \
+	touch $@
+
+# With the oldest Python: its pins hold for newer ones, not the other way round. Without this machine's pip settings: hashes must be the
+# public index's. The header names this command instead of pip-compile's, which would name options and paths.
+requirements:
+	@python=$(firstword $(PYTHON) python3.11); \
+	"$$python" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "make requirements needs Python 3.11." >&2; exit 1; }; \
+	tools=$$(mktemp -d) && trap 'rm -rf "$$tools"' EXIT && \
+	"$$python" -m venv "$$tools" && "$$tools/bin/python" -m pip install --quiet --disable-pip-version-check 'pip-tools>=7.6,<8' && \
+	env -u PIP_FIND_LINKS -u PIP_EXTRA_INDEX_URL PIP_CONFIG_FILE=/dev/null CUSTOM_COMPILE_COMMAND='make requirements' \
+	  "$$tools/bin/pip-compile" --quiet --extra dev --generate-hashes --strip-extras --no-annotate \
+	  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --output-file requirements.txt pyproject.toml
+
+clean:
+	@rm -rf .venv .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,22 @@
+"""What a cancel comes to: the ledger knows whether rows were deleted, whatever the cancelled step says of itself."""
+
+from dataclasses import dataclass
+
+from temporalio import activity
+
+from activities.storage import ledger
+from activities.storage.database import Database
+from workflows.messages import CANCEL_DELETION, Cancelled, DeletionRequest
+
+
+@dataclass(frozen=True)
+class CancelDeletion:
+    """Needs the ledger alone."""
+
+    database: Database
+
+    @activity.defn(name=CANCEL_DELETION.name, no_thread_cancel_exception=True)
+    def cancel_deletion(self, request: DeletionRequest) -> Cancelled:
+        """Undo everything if no row is deleted yet; from then on this run can delete none. Otherwise change nothing."""
+        with self.database.write() as session:
+            return Cancelled(nothing_deleted=ledger.cancel(session, request, activity.info().workflow_run_id or ""))

@@ -1,0 +1,222 @@
+"""Step 7: add up the receipt from the ledger, and forget the work if all of it is done."""
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+from temporalio import activity
+
+from activities.storage import ledger
+from activities.storage.database import Database
+from activities.storage.ledger import (
+    Deletion,
+    DeletionArtifact,
+    DeletionChunk,
+    DeletionPage,
+    DeletionPrefix,
+    DeletionState,
+    PrefixState,
+    RowsState,
+)
+from workflows.messages import (
+    CLOSE_DELETION,
+    ArtifactsReceipt,
+    DeletionReceipt,
+    DeletionRequest,
+    FilesReceipt,
+    GoneBefore,
+    Ids,
+    ManifestsReceipt,
+    ObjectsReceipt,
+    TimesReceipt,
+    TraceItemsReceipt,
+)
+from workflows.messages import Deletion as DeletionRef
+
+
+NOT_LISTED = "PrefixNotListed"
+"""The code of a prefix that was not listed empty before the deletion's time was over."""
+
+
+@dataclass(frozen=True)
+class CloseDeletion:
+    """Needs the ledger alone."""
+
+    database: Database
+    traces_configured: bool
+
+    @activity.defn(name=CLOSE_DELETION.name, no_thread_cancel_exception=True)
+    def close_deletion(self, deletion: DeletionRef) -> DeletionReceipt:
+        """Returns the receipt, with id lists short enough for history; the ledger's copy has them whole."""
+        with self.database.write() as session:
+            state = ledger.lock_deletion(session, deletion.deletion_id)
+            if state is DeletionState.CLOSED:
+                return stored_receipt(session, deletion.deletion_id).for_history()
+            receipt = self._add_up(session, deletion.deletion_id)
+            ledger.close(session, receipt)
+        return receipt.for_history()
+
+    def _add_up(self, session: Session, deletion_id: str) -> DeletionReceipt:
+        accepted = session.execute(select(Deletion).where(Deletion.id == deletion_id)).scalar_one()
+        request = DeletionRequest.model_validate(accepted.request)
+        chunks = list(
+            session.execute(
+                select(DeletionChunk).where(DeletionChunk.deletion_id == deletion_id).order_by(DeletionChunk.chunk)
+            ).scalars()
+        )
+        collected = _sum(chunk.collected for chunk in chunks)
+        owed = ledger.deletions_owing(session, deletion_id, traces_configured=self.traces_configured)
+        now = session.execute(select(func.now())).scalar_one()
+        all_rows = [chunk.rows_deleted_at for chunk in chunks]
+        receipt = DeletionReceipt(
+            deletion_id=deletion_id,
+            workflow_id=request.workflow_id,
+            organization_id=request.organization_id,
+            requested_artifacts=len(request.artifact_ids),
+            requested_by=request.requested_by,
+            reference=request.reference,
+            complete=False,
+            artifacts=_artifacts(session, deletion_id),
+            rows=dict(_sum(chunk.rows for chunk in chunks)),
+            files=_files(chunks),
+            objects=_objects(session, deletion_id, chunks),
+            manifests=ManifestsReceipt(
+                read=collected["manifests_read"],
+                evicted=collected["manifests_evicted"],
+                unreadable=collected["manifests_unreadable"],
+                strays=collected["strays"],
+                images_kept=collected["images_kept"],
+            ),
+            trace_items=self._trace_items(session, deletion_id, chunks),
+            owed_by_others=sum(other.artifacts for other in owed),
+            times=TimesReceipt(
+                accepted=accepted.accepted_at,
+                rows_deleted=max(at for at in all_rows if at) if all(all_rows) and all_rows else None,
+                closed=now,
+            ),
+        )
+        return receipt.model_copy(update={"complete": not receipt.left_over})
+
+    def _trace_items(self, session: Session, deletion_id: str, chunks: list[DeletionChunk]) -> TraceItemsReceipt:
+        matched = sum(chunk.trace_items_matched for chunk in chunks)
+        if not self.traces_configured:
+            return TraceItemsReceipt(state="unchecked", matched=matched)
+        unconfirmed = [
+            chunk.chunk for chunk in chunks if chunk.trace_items_confirmed_at is None and chunk.rows_deleted_at
+        ]
+        confirmed = [chunk.trace_items_confirmed_at for chunk in chunks if chunk.trace_items_confirmed_at]
+        artifacts = session.execute(
+            select(func.count()).where(
+                DeletionArtifact.deletion_id == deletion_id,
+                DeletionArtifact.chunk.in_(unconfirmed),
+                DeletionArtifact.rows_state.in_([RowsState.DELETED, RowsState.GONE]),
+                DeletionArtifact.project_id.is_not(None),
+            )
+        ).scalar_one()
+        return TraceItemsReceipt(
+            state="unconfirmed" if artifacts or not confirmed else "confirmed",
+            matched=matched,
+            unconfirmed_artifacts=artifacts,
+            confirmed_at=max(confirmed, default=None),
+        )
+
+
+def stored_receipt(session: Session, deletion_id: str) -> DeletionReceipt:
+    """The receipt as it was closed."""
+    stored = session.execute(select(Deletion.receipt).where(Deletion.id == deletion_id)).scalar_one()
+    return DeletionReceipt.model_validate(stored)
+
+
+def _artifacts(session: Session, deletion_id: str) -> ArtifactsReceipt:
+    by_state: dict[RowsState, list[tuple[int, int | None]]] = defaultdict(list)
+    rows = session.execute(
+        select(DeletionArtifact.artifact_id, DeletionArtifact.project_id, DeletionArtifact.rows_state).where(
+            DeletionArtifact.deletion_id == deletion_id
+        )
+    )
+    for artifact, project, state in rows:
+        by_state[RowsState(state)].append((artifact, project))
+    gone = dict(by_state[RowsState.GONE])
+    by_deletion = defaultdict(list)
+    for artifact, other in ledger.deleted_by_others(session, deletion_id):
+        by_deletion[other].append(artifact)
+    answered = {artifact for artifacts in by_deletion.values() for artifact in artifacts}
+    return ArtifactsReceipt(
+        deleted=Ids.of(artifact for artifact, _ in by_state[RowsState.DELETED]),
+        gone_before=GoneBefore(
+            by_deletion={other: Ids.of(artifacts) for other, artifacts in sorted(by_deletion.items())},
+            swept=Ids.of(
+                artifact for artifact, project in gone.items() if project is not None and artifact not in answered
+            ),
+            objects_unchecked=Ids.of(
+                artifact for artifact, project in gone.items() if project is None and artifact not in answered
+            ),
+        ),
+        moved=Ids.of(artifact for artifact, _ in by_state[RowsState.MOVED]),
+        not_reached=Ids.of(
+            artifact for state in (RowsState.PENDING, RowsState.SEALED) for artifact, _ in by_state[state]
+        ),
+    )
+
+
+def _files(chunks: list[DeletionChunk]) -> FilesReceipt:
+    kept: dict[str, list[int]] = defaultdict(list)
+    for chunk in chunks:
+        for reason, files in chunk.files.get("kept", {}).items():
+            kept[reason] += files
+    return FilesReceipt(
+        deleted=sum(chunk.files.get("deleted", 0) for chunk in chunks),
+        kept={reason: Ids.of(files) for reason, files in sorted(kept.items())},
+        blobs_left=len({blob for chunk in chunks for blob in chunk.files.get("blobs", [])}),
+    )
+
+
+def _objects(session: Session, deletion_id: str, chunks: list[DeletionChunk]) -> ObjectsReceipt:
+    left_over: Counter[str] = Counter()
+    for count, codes in session.execute(
+        select(DeletionPage.count, DeletionPage.codes).where(DeletionPage.deletion_id == deletion_id)
+    ):
+        left_over += Counter(codes)
+        left_over[ledger.NOT_ATTEMPTED] += count - sum(codes.values())
+    found_left_over: Counter[str] = Counter()
+    for (codes,) in session.execute(select(DeletionPrefix.codes).where(DeletionPrefix.deletion_id == deletion_id)):
+        found_left_over += Counter(codes)
+    not_listed = select(func.count()).where(
+        DeletionPrefix.deletion_id == deletion_id, DeletionPrefix.state == PrefixState.OWED
+    )
+    found_left_over[NOT_LISTED] = session.execute(not_listed).scalar_one()
+    prefix_counts = session.execute(
+        select(
+            DeletionPrefix.state, func.count(), func.sum(DeletionPrefix.found), func.min(DeletionPrefix.listed_empty_at)
+        )
+        .where(DeletionPrefix.deletion_id == deletion_id, DeletionPrefix.exact.is_(False))
+        .group_by(DeletionPrefix.state)
+    ).all()
+    by_state = {state: count for state, count, _, _ in prefix_counts}
+    digest = hashlib.sha256("".join(chunk.digest for chunk in chunks).encode()).hexdigest()
+    return ObjectsReceipt(
+        sealed=sum(chunk.sealed for chunk in chunks),
+        sealed_by_kind=dict(_sum(chunk.collected.get("kinds", {}) for chunk in chunks)),
+        deleted=sum(chunk.deleted for chunk in chunks),
+        absent=sum(chunk.absent for chunk in chunks),
+        kept=sum(chunk.kept for chunk in chunks),
+        left_over=dict(+left_over),
+        found_by_listing=sum(found or 0 for _, _, found, _ in prefix_counts),
+        found_left_over=dict(+found_left_over),
+        prefixes=sum(by_state.values()),
+        prefixes_listed_empty=by_state.get(PrefixState.EMPTY, 0),
+        prefixes_unchecked=by_state.get(PrefixState.UNCHECKED, 0),
+        listed_empty_from=min((at for *_, at in prefix_counts if at), default=None),
+        digest=digest,
+    )
+
+
+def _sum(counts: Any) -> Counter[str]:
+    total: Counter[str] = Counter()
+    for one in counts:
+        total.update({name: count for name, count in one.items() if not isinstance(count, Mapping)})
+    return total

@@ -1,0 +1,269 @@
+"""Step 1: seal in the ledger every object key that columns, manifests and ids name.
+
+Nothing is deleted here, and nothing may be missed: an error is never an empty list. A manifest that is absent (NoSuchKey, and
+nothing less) is recorded as evicted, one that is no manifest as unreadable; any other trouble is raised, and the step run again.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from itertools import islice
+from threading import BoundedSemaphore
+
+from sqlalchemy.orm import Session
+from temporalio import activity
+
+from activities.heartbeat import between_requests
+from activities.storage import ledger, rows
+from activities.storage.database import Database
+from activities.storage.keys import (
+    ArtifactRef,
+    Scopes,
+    SortedKeys,
+    UnreadableManifest,
+    diff_mask_keys,
+    icon_key,
+    image_hashes,
+    parse_manifest,
+)
+from activities.storage.ledger import PAGE_KEYS, ChunkState, DeletionChunk, PageSource, PrefixState, RowsState
+from activities.storage.objects import ObjectAbsent, ObjectStore, ObjectTooLarge
+from activities.storage.rows import Comparison, NamedKey, Places
+from workflows.messages import COLLECT_KEYS, Chunk, Collected
+
+_PAGES_A_TRANSACTION = 20
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A manifest to be read: a key of the artifacts' own, and the prefixes under which what it names is theirs too."""
+
+    named: NamedKey
+    scopes: tuple[str, ...]
+    prefixes: tuple[str, ...]
+
+
+@dataclass
+class ReadManifest:
+    """What reading it gave."""
+
+    manifest: Manifest
+    scope: str | None = None
+    """Where it was found; None if it is evicted."""
+    readable: bool = True
+    masks: SortedKeys = field(default_factory=SortedKeys)
+    images: int = 0
+
+
+@dataclass
+class Seal:
+    """The pages of one attempt on their way into the ledger, a thousand keys each."""
+
+    database: Database
+    chunk: Chunk
+    epoch: int
+    kinds: Counter[str] = field(default_factory=Counter)
+    _open: dict[tuple[str, PageSource], set[str]] = field(default_factory=lambda: defaultdict(set))
+    _full: list[tuple[str, PageSource, set[str]]] = field(default_factory=list)
+
+    def add(self, kind: str, scopes: Iterable[str], source: PageSource, keys: Iterable[str]) -> None:
+        """Seal keys, once for each scope."""
+        keys = list(keys)
+        for scope in scopes:
+            self.kinds[kind] += len(keys)
+            for key in keys:
+                page = self._open[scope, source]
+                page.add(key)
+                if len(page) == PAGE_KEYS:
+                    self._full.append((scope, source, self._open.pop((scope, source))))
+        if len(self._full) >= _PAGES_A_TRANSACTION:
+            with self.database.write() as session:
+                self.write(session, ledger.lock_sealing(session, self.chunk.deletion_id, self.chunk.chunk, self.epoch))
+
+    def write(self, session: Session, found: DeletionChunk, *, last: bool = False) -> None:
+        """Write the full pages, at the end all of them, into a chunk that is locked for this attempt."""
+        if last:
+            self._full += [(scope, source, keys) for (scope, source), keys in self._open.items()]
+        for scope, source, keys in self._full:
+            ledger.seal_page(session, found, scope, source, keys)
+        self._full.clear()
+
+
+@dataclass(frozen=True)
+class CollectKeys:
+    """Reads rows from the database and manifests from the store, and writes to the ledger alone."""
+
+    database: Database
+    store: ObjectStore
+    scopes: Scopes
+    manifest_limit_bytes: int
+    readers: int
+    parsing: BoundedSemaphore
+    """How many manifests the whole process holds parsed at a time."""
+
+    @activity.defn(name=COLLECT_KEYS.name, no_thread_cancel_exception=True)
+    def collect_keys(self, chunk: Chunk) -> Collected:
+        """Returns what was sealed. For a chunk whose rows are gone that is what was sealed then, and nothing is read."""
+        with self.database.write() as session:
+            found = ledger.lock_chunk(session, chunk.deletion_id, chunk.chunk)
+            artifacts = ledger.chunk_artifacts(session, chunk.deletion_id, chunk.chunk)
+            if found.state == ChunkState.ROWS_DELETED:
+                return Collected(
+                    epoch=found.epoch,
+                    pages=found.pages,
+                    digest=found.digest,
+                    artifacts=len(artifacts),
+                    sealed=found.sealed,
+                )
+            epoch = ledger.begin_epoch(session, found)
+            request = ledger.request_of(session, chunk.deletion_id)
+        with self.database.read() as session:
+            ids = [artifact.id for artifact in artifacts]
+            places = rows.find_places(session, ids, request.organization_id, gone_project_id=request.project_id)
+            comparisons = rows.comparisons_of(session, places)
+            named = rows.keys_named_by_columns(session, places)
+        seal = Seal(self.database, chunk, epoch)
+        counts = self._seal_objects(seal, places, comparisons, named)
+        with self.database.write() as session:
+            found = ledger.lock_sealing(session, chunk.deletion_id, chunk.chunk, epoch)
+            seal.write(session, found, last=True)
+            ledger.seal_prefixes(
+                session,
+                found,
+                rows.own_prefixes(places, comparisons, self.scopes),
+                PrefixState.OWED if self.store.listable else PrefixState.UNCHECKED,
+            )
+            for state, of_state in (
+                (RowsState.SEALED, places.present),
+                (RowsState.GONE, places.gone),
+            ):
+                for project_id, group in _by_project(of_state).items():
+                    ledger.set_artifacts(session, chunk.deletion_id, group, rows_state=state, project_id=project_id)
+            ledger.set_artifacts(session, chunk.deletion_id, places.lost, rows_state=RowsState.GONE, project_id=None)
+            ledger.set_artifacts(session, chunk.deletion_id, places.moved, rows_state=RowsState.MOVED, project_id=None)
+            found.pages, found.sealed, found.digest = ledger.seal_digest(session, found)
+            found.collected = {**counts.collected, "kinds": dict(seal.kinds)}
+            found.strays = ledger.pack_strays(counts.strays)
+            return Collected(
+                epoch=epoch, pages=found.pages, digest=found.digest, artifacts=len(artifacts), sealed=found.sealed
+            )
+
+    def _seal_objects(
+        self, seal: Seal, places: Places, comparisons: list[Comparison], named: list[NamedKey]
+    ) -> "Counts":
+        counts = Counts()
+        manifests = list(self._manifests(counts, comparisons, named))
+        found_in: dict[int, str] = {}
+        for done, read in enumerate(self._read(manifests)):
+            between_requests(done, len(manifests))
+            self._seal_manifest(seal, counts, read)
+            if read.scope is not None:
+                found_in[read.manifest.named.artifact.id] = read.scope
+        for one in named:
+            if one.kind == "head_images" and counts.owned(one):
+                seal.add(one.kind, self._likely(one.artifact, found_in), PageSource.COLUMN, [str(one.key)])
+            elif one.kind == "icon" and (key := icon_key(one.artifact, str(one.key))):
+                seal.add(one.kind, self._of(one.artifact), PageSource.ICON, [key])
+        for comparison in comparisons:
+            response = f"{comparison.prefix}snapshot_comparison_response.json"
+            seal.add("comparison_response", self._likely(comparison.head, found_in), PageSource.DERIVED, [response])
+        for artifact in (*places.present, *places.gone):
+            seal.add("archive", self._of(artifact), PageSource.DERIVED, [artifact.archive_key])
+        return counts
+
+    def _manifests(self, counts: "Counts", comparisons: list[Comparison], named: list[NamedKey]) -> Iterator[Manifest]:
+        by_pair = {(comparison.head.id, comparison.base_id): comparison for comparison in comparisons}
+        for one in named:
+            if one.kind == "manifest" and counts.owned(one):
+                yield Manifest(one, tuple(self._of(one.artifact)), (one.artifact.prefix,))
+            elif one.kind == "comparison_manifest" and counts.owned(one):
+                yield Manifest(one, tuple(self._of(one.artifact)), (by_pair[one.artifact.id, one.base_id or 0].prefix,))
+
+    def _seal_manifest(self, seal: Seal, counts: "Counts", read: ReadManifest) -> None:
+        named, key = read.manifest.named, str(read.manifest.named.key)
+        counts.collected["images_kept"] += read.images
+        counts.stray(read.masks.strays)
+        if read.scope is None:
+            # Proven absent everywhere, so it is written down as such once; where listing cannot look again, it is deleted too.
+            counts.collected["manifests_evicted"] += 1
+            if self.store.listable:
+                seal.add(named.kind, read.manifest.scopes[:1], PageSource.ABSENT, [key])
+            else:
+                seal.add(named.kind, read.manifest.scopes, PageSource.COLUMN, [key])
+            return
+        counts.collected["manifests_read" if read.readable else "manifests_unreadable"] += 1
+        scopes = [read.scope] if self.store.listable else read.manifest.scopes
+        seal.add(named.kind, scopes, PageSource.COLUMN, [key])
+        seal.add("diff_mask", scopes, PageSource.MANIFEST, read.masks.owned)
+
+    def _read(self, manifests: list[Manifest]) -> Iterator[ReadManifest]:
+        """Read in parallel, at most `readers` at a time and no further ahead of whoever consumes them."""
+        waiting = iter(manifests)
+        with ThreadPoolExecutor(self.readers, thread_name_prefix="manifest") as pool:
+            running: set[Future[ReadManifest]] = {
+                pool.submit(self._read_one, one) for one in islice(waiting, self.readers)
+            }
+            try:
+                while running:
+                    done, running = wait(running, return_when=FIRST_COMPLETED)
+                    for future in done:
+                        yield future.result()
+                        running |= {pool.submit(self._read_one, one) for one in islice(waiting, 1)}
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+    def _read_one(self, manifest: Manifest) -> ReadManifest:
+        read = ReadManifest(manifest)
+        for scope in manifest.scopes:
+            try:
+                with self.parsing:
+                    content = self.store.read(scope + str(manifest.named.key), self.manifest_limit_bytes)
+                    images = parse_manifest(content)
+                    del content
+                    if manifest.named.kind == "manifest":
+                        read.images = len(image_hashes(images))
+                    else:
+                        for key in diff_mask_keys(images):
+                            read.masks.sort(key, manifest.prefixes)
+            except ObjectAbsent:
+                continue
+            except (ObjectTooLarge, UnreadableManifest):
+                read.readable = False
+            read.scope = scope
+            break
+        return read
+
+    def _of(self, artifact: ArtifactRef) -> list[str]:
+        return self.scopes.of(artifact.organization_id, artifact.project_id)
+
+    def _likely(self, artifact: ArtifactRef, found_in: dict[int, str]) -> list[str]:
+        """Where the artifact's manifest was found; a listing looks in the other scopes, where there are listings."""
+        return [found_in[artifact.id]] if self.store.listable and artifact.id in found_in else self._of(artifact)
+
+
+@dataclass
+class Counts:
+    """What the receipt says of manifests and strays."""
+
+    collected: Counter[str] = field(default_factory=Counter)
+    strays: list[str] = field(default_factory=list)
+
+    def owned(self, named: NamedKey) -> bool:
+        """True if a column's key is the artifacts' own; counts it as a stray otherwise."""
+        if named.owned:
+            return True
+        self.stray([str(named.key)])
+        return False
+
+    def stray(self, keys: list[str]) -> None:
+        """Count keys that are left alone, and keep some of them for a look."""
+        self.collected["strays"] += len(keys)
+        self.strays += keys[: PAGE_KEYS - len(self.strays)]
+
+
+def _by_project(artifacts: Iterable[ArtifactRef]) -> dict[int, list[int]]:
+    groups: dict[int, list[int]] = defaultdict(list)
+    for artifact in artifacts:
+        groups[artifact.project_id].append(artifact.id)
+    return groups

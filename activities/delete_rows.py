@@ -1,0 +1,260 @@
+"""Step 2: delete the rows of a chunk and release its sealed keys, in one transaction.
+
+This is the point of no return: before it nothing has happened, after it everything must. In order: lock, look again, cascade,
+seal what changed since the keys were collected, release. PostgreSQL refuses at COMMIT whatever was inserted in between, and
+the whole transaction is run again; an ambiguous COMMIT is settled by reading the chunk's state, which is written with it.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import delete, exists, func, or_, select
+from sqlalchemy.orm import InstrumentedAttribute, Session
+from temporalio import activity
+
+from activities.storage import files, ledger, rows
+from activities.storage.database import Database
+from activities.storage.drift import Schema
+from activities.storage.keys import ArtifactRef, Scopes, icon_file_id, icon_key
+from activities.storage.ledger import (
+    PAGE_KEYS,
+    ChunkState,
+    DeletionChunk,
+    DeletionState,
+    PageSource,
+    PrefixState,
+    RowsState,
+)
+from activities.storage.rows import Comparison, NamedKey, Places
+from activities.storage.tables import (
+    Artifact,
+    BackendTable,
+    ComparisonApproval,
+    InstallableArtifact,
+    MobileAppInfo,
+    Project,
+    SizeComparison,
+    SizeMetrics,
+    SnapshotComparison,
+    SnapshotMetrics,
+)
+from workflows.errors import NotOpen, StaleSeal
+from workflows.messages import DELETE_ROWS, RowsDeleted, SealedChunk
+
+
+@dataclass
+class Cascade:
+    """What the deleted rows said: everything that could name a key or a file."""
+
+    rows: dict[str, int]
+    named: list[NamedKey]
+    comparisons: list[Comparison]
+    file_ids: set[int]
+
+
+@dataclass(frozen=True)
+class DeleteRows:
+    """Needs the database alone."""
+
+    database: Database
+    schema: Schema
+    scopes: Scopes
+    listable: bool
+
+    # A cancellation may strike a thread at any instruction: between a DELETE and its COMMIT there must be none.
+    @activity.defn(name=DELETE_ROWS.name, no_thread_cancel_exception=True)
+    def delete_rows(self, sealed: SealedChunk) -> RowsDeleted:
+        """Returns what was deleted, the first time or an earlier time. Raises StaleSeal if the keys must be collected again."""
+        references = self.schema.file_references()
+        with self.database.write() as session:
+            if ledger.lock_deletion(session, sealed.deletion_id, shared=True) is DeletionState.CANCELLED:
+                raise NotOpen("the deletion was cancelled; nothing of this chunk was deleted")
+            found = ledger.lock_chunk(session, sealed.deletion_id, sealed.chunk)
+            organization_id = ledger.request_of(session, sealed.deletion_id).organization_id
+            if found.state == ChunkState.OPEN:
+                self._check_seal(session, found, sealed)
+                present = self._lock_artifacts(session, found, organization_id)
+                cascade = _cascade(session, present, organization_id)
+                self._seal_the_rest(session, found, present, cascade)
+                _keep_shared_icons(session, found)
+                _count_absent(session, found)
+                found.files = files.delete_files(session, cascade.file_ids, organization_id, references)
+                found.rows = {**cascade.rows, **files.rows_deleted(found.files)}
+                self._release(session, found, present)
+            return RowsDeleted(
+                rows=sum(found.rows.values()),
+                first_page=ledger.first_page(session, found),
+                pages=found.pages,
+                sealed=found.sealed,
+                trace_groups=len(
+                    {
+                        ref.project_id
+                        for ref in ledger.owned_artifacts(session, found.deletion_id, found.chunk, organization_id)
+                    }
+                ),
+            )
+
+    def _check_seal(self, session: Session, found: DeletionChunk, sealed: SealedChunk) -> None:
+        pages, _, digest = ledger.seal_digest(session, found)
+        if (sealed.epoch, sealed.pages, sealed.digest) != (found.epoch, pages, digest):
+            raise StaleSeal(f"chunk {sealed.chunk}: the ledger holds another seal; nothing was deleted")
+
+    def _lock_artifacts(self, session: Session, found: DeletionChunk, organization_id: int) -> list[ArtifactRef]:
+        """Lock what is there, then look where it is: in one statement the second would see what the first had not locked yet."""
+        known = {artifact.id: artifact for artifact in ledger.chunk_artifacts(session, found.deletion_id, found.chunk)}
+        locked = session.execute(
+            select(Artifact.id, Artifact.project_id)
+            .where(Artifact.id.in_(known))
+            .order_by(Artifact.id)
+            .with_for_update()
+        ).all()
+        projects = session.execute(
+            select(Project.id, Project.organization_id)
+            .where(Project.id.in_({project for _, project in locked}))
+            .order_by(Project.id)
+            .with_for_update(read=True)
+        )
+        organization = dict(projects.tuples())
+        present = []
+        for artifact, project in locked:
+            sealed, ours = known[artifact], organization[project] == organization_id
+            if ours and (sealed.rows_state, sealed.project_id) == (RowsState.SEALED, project):
+                present.append(ArtifactRef(organization_id, project, artifact))
+            elif ours or sealed.rows_state is not RowsState.MOVED:
+                raise StaleSeal(
+                    f"chunk {found.chunk}: an artifact is no longer where its keys were collected; nothing was deleted"
+                )
+        ids = [artifact.id for artifact in present]
+        for metrics in (SnapshotMetrics, SizeMetrics):
+            session.execute(
+                select(metrics.id).where(metrics.preprod_artifact_id.in_(ids)).order_by(metrics.id).with_for_update()
+            ).all()
+        return present
+
+    def _seal_the_rest(
+        self, session: Session, found: DeletionChunk, present: Sequence[ArtifactRef], cascade: Cascade
+    ) -> None:
+        """Seal what columns named at the last moment and nobody had collected."""
+        sealed: dict[str, set[str]] = defaultdict(set)
+        by_columns = (PageSource.COLUMN, PageSource.ABSENT, PageSource.ICON)
+        for page in ledger.read_pages(session, found.deletion_id, found.chunk, sources=by_columns):
+            sealed[page.scope].update(page.keys)
+        added: dict[tuple[str, PageSource], set[str]] = defaultdict(set)
+        collected, kinds = dict(found.collected), dict(found.collected.get("kinds", {}))
+        for named in cascade.named:
+            key = icon_key(named.artifact, str(named.key)) if named.kind == "icon" else str(named.key)
+            scopes = self.scopes.of(named.artifact.organization_id, named.artifact.project_id)
+            if key is None or not named.owned or any(key in sealed[scope] for scope in scopes):
+                continue
+            if not self.listable:
+                raise StaleSeal(f"chunk {found.chunk}: a row names a key that was not collected; nothing was deleted")
+            source = PageSource.ICON if named.kind == "icon" else PageSource.COLUMN
+            for scope in scopes:
+                added[scope, source].add(key)
+                kinds[named.kind] = kinds.get(named.kind, 0) + 1
+        for (scope, source), keys in sorted(added.items()):
+            ordered = sorted(keys)
+            for start in range(0, len(ordered), PAGE_KEYS):
+                ledger.seal_page(session, found, scope, source, ordered[start : start + PAGE_KEYS])
+        found.collected = {**collected, "kinds": kinds}
+        ledger.seal_prefixes(
+            session,
+            found,
+            rows.own_prefixes(Places(present=list(present)), cascade.comparisons, self.scopes),
+            PrefixState.OWED if self.listable else PrefixState.UNCHECKED,
+        )
+        found.pages, found.sealed, found.digest = ledger.seal_digest(session, found)
+
+    def _release(self, session: Session, found: DeletionChunk, present: Sequence[ArtifactRef]) -> None:
+        deleted = {artifact.id for artifact in present}
+        disappeared = [
+            artifact.id
+            for artifact in ledger.chunk_artifacts(session, found.deletion_id, found.chunk)
+            if artifact.rows_state is RowsState.SEALED and artifact.id not in deleted
+        ]
+        ledger.set_artifacts(session, found.deletion_id, deleted, rows_state=RowsState.DELETED)
+        ledger.set_artifacts(session, found.deletion_id, disappeared, rows_state=RowsState.GONE)
+        found.state = ChunkState.ROWS_DELETED
+        session.flush()
+        session.execute(
+            ledger.update_chunk(found).values(rows_deleted_at=func.now()),
+            execution_options={"synchronize_session": False},
+        )
+
+
+def _cascade(session: Session, present: Sequence[ArtifactRef], organization_id: int) -> Cascade:
+    """Delete children before parents, asking each row on its way out what it named."""
+    by_id = {artifact.id: artifact for artifact in present}
+    cascade = Cascade(rows={}, named=[], comparisons=[], file_ids=set())
+    if not present:
+        return cascade
+
+    def gone(table: type[BackendTable], where: Any, *columns: InstrumentedAttribute[Any]) -> list[Any]:
+        deleted = session.execute(delete(table).where(where).returning(*columns)).all()
+        if deleted:
+            cascade.rows[table.__tablename__] = len(deleted)
+        return list(deleted)
+
+    def metrics_of(table: type[SnapshotMetrics | SizeMetrics]) -> list[int]:
+        return list(session.execute(select(table.id).where(table.preprod_artifact_id.in_(by_id))).scalars())
+
+    size, snapshot = metrics_of(SizeMetrics), metrics_of(SnapshotMetrics)
+    one = SizeComparison
+    of_sizes = or_(one.head_size_analysis_id.in_(size), one.base_size_analysis_id.in_(size))
+    files_named = [row.file_id for row in gone(one, of_sizes, one.file_id)]
+
+    two = SnapshotComparison
+    of_snapshots = or_(two.head_snapshot_metrics_id.in_(snapshot), two.base_snapshot_metrics_id.in_(snapshot))
+    pairs = gone(two, of_snapshots, two.head_snapshot_metrics_id, two.base_snapshot_metrics_id, two.extras)
+    places = rows.comparison_places(session, {(row[0], row[1]) for row in pairs}, organization_id)
+    for head, base, extras in pairs:
+        if comparison := places.get((head, base)):
+            cascade.comparisons.append(comparison)
+            cascade.named += rows.keys_of_comparison(comparison, extras)
+
+    gone(InstallableArtifact, InstallableArtifact.preprod_artifact_id.in_(by_id), InstallableArtifact.id)
+    info = MobileAppInfo
+    for artifact, icon in gone(info, info.preprod_artifact_id.in_(by_id), info.preprod_artifact_id, info.app_icon_id):
+        files_named.append(icon_file_id(icon))
+        cascade.named += rows.keys_of_app_info(by_id[artifact], icon)
+    gone(ComparisonApproval, ComparisonApproval.preprod_artifact_id.in_(by_id), ComparisonApproval.id)
+    analyses = gone(SizeMetrics, SizeMetrics.preprod_artifact_id.in_(by_id), SizeMetrics.analysis_file_id)
+    files_named += [row.analysis_file_id for row in analyses]
+    metrics = SnapshotMetrics
+    for artifact, extras in gone(
+        metrics, metrics.preprod_artifact_id.in_(by_id), metrics.preprod_artifact_id, metrics.extras
+    ):
+        cascade.named += rows.keys_of_metrics(by_id[artifact], extras)
+    for row in gone(Artifact, Artifact.id.in_(by_id), Artifact.file_id, Artifact.installable_app_file_id):
+        files_named += [row.file_id, row.installable_app_file_id]
+    cascade.file_ids = {named for named in files_named if named is not None}
+    return cascade
+
+
+def icons_still_named(session: Session, icon_keys: Iterable[str]) -> set[str]:
+    """Of these icon keys, those that an app info of their project still names: icon ids may be derived from content."""
+    parts = {key: key.split("/") for key in icon_keys}
+    surviving = set()
+    for key, (_, project, icon) in parts.items():
+        named = exists().where(
+            MobileAppInfo.app_icon_id == icon,
+            MobileAppInfo.preprod_artifact_id == Artifact.id,
+            Artifact.project_id == int(project),
+        )
+        if session.execute(select(named)).scalar():
+            surviving.add(key)
+    return surviving
+
+
+def _keep_shared_icons(session: Session, found: DeletionChunk) -> None:
+    for page in list(ledger.read_pages(session, found.deletion_id, found.chunk, sources=[PageSource.ICON])):
+        if kept := icons_still_named(session, page.keys):
+            ledger.drop_keys(session, found, page, kept=kept)
+
+
+def _count_absent(session: Session, found: DeletionChunk) -> None:
+    """Keys that were proven absent owe the store nothing."""
+    for page in list(ledger.read_pages(session, found.deletion_id, found.chunk, sources=[PageSource.ABSENT])):
+        ledger.settle_page(session, found, page, {}, absent=len(page.keys))

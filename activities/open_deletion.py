@@ -1,0 +1,100 @@
+"""Step 0: write the deletion down, refuse what may not be asked, and cut the rest into chunks."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+from temporalio import activity
+
+from activities.storage import ledger
+from activities.storage.database import Database
+from activities.storage.drift import Schema
+from activities.storage.ledger import DeletionState
+from activities.storage.tables import Artifact, Project
+from workflows.errors import ArtifactNotInOrganization, ProjectNotInOrganization
+from workflows.messages import OPEN_DELETION, DeletionRequest, Opened, Pace
+
+_IDS_SHOWN = 10
+_IDS_A_QUERY = 5000
+
+
+@dataclass(frozen=True)
+class OpenDeletion:
+    """Needs the database alone: nothing is read from the store before the request is known to be allowed."""
+
+    database: Database
+    schema: Schema
+    chunk_size: int
+    traces_configured: bool
+    pace: Pace
+
+    @activity.defn(name=OPEN_DELETION.name, no_thread_cancel_exception=True)
+    def open_deletion(self, request: DeletionRequest) -> Opened:
+        """Returns what is left to do, which is everything at first. Raises ArtifactNotInOrganization, SchemaDrift and others."""
+        self.schema.refuse_unknown_tables()
+        try:
+            return self._open(request)
+        except (ArtifactNotInOrganization, ProjectNotInOrganization):
+            with self.database.write() as session:
+                ledger.accept(session, request)
+                ledger.set_state(session, request.deletion_id, DeletionState.REFUSED)
+            raise
+
+    def _open(self, request: DeletionRequest) -> Opened:
+        with self.database.write() as session:
+            if ledger.lock_deletion(session, request.deletion_id) is None:
+                ledger.accept(session, request)
+            state = ledger.lock_deletion(session, request.deletion_id)
+            ledger.refuse_cancelled_run(session, request.deletion_id, activity.info().workflow_run_id or "")
+            if state is DeletionState.CLOSED:
+                return Opened(chunks=(), rows_owed=(), pace=self.pace)
+            if not ledger.has_chunks(session, request.deletion_id):
+                places = _places(session, request)
+                ledger.make_chunks(
+                    session,
+                    request.deletion_id,
+                    [(artifact, places.get(artifact, request.project_id)) for artifact in request.artifact_ids],
+                    self.chunk_size,
+                )
+            ledger.set_state(session, request.deletion_id, DeletionState.RUNNING)
+            chunks = ledger.unfinished_chunks(session, request.deletion_id, traces_configured=self.traces_configured)
+        return Opened(
+            chunks=tuple(chunk for chunk, _ in chunks),
+            rows_owed=tuple(chunk for chunk, rows_deleted in chunks if not rows_deleted),
+            pace=self.pace,
+        )
+
+
+def _places(session: Session, request: DeletionRequest) -> dict[int, int]:
+    """Project by artifact, of those that exist. Raises if any of them, or the request's project, is another organization's."""
+    if request.project_id is not None:
+        owner = session.execute(
+            select(Project.organization_id).where(Project.id == request.project_id)
+        ).scalar_one_or_none()
+        if owner not in {None, request.organization_id}:
+            raise ProjectNotInOrganization(
+                f"project {request.project_id} is not one of organization {request.organization_id}; nothing was deleted"
+            )
+    places, foreign = {}, []
+    for ids in _slices(request.artifact_ids, _IDS_A_QUERY):
+        rows = session.execute(
+            select(Artifact.id, Artifact.project_id, Project.organization_id)
+            .join(Project, Project.id == Artifact.project_id)
+            .where(Artifact.id.in_(ids))
+        )
+        for artifact, project, organization in rows:
+            places[artifact] = project
+            if organization != request.organization_id:
+                foreign.append(artifact)
+    if foreign:
+        shown = ", ".join(map(str, sorted(foreign)[:_IDS_SHOWN])) + (" …" if len(foreign) > _IDS_SHOWN else "")
+        raise ArtifactNotInOrganization(
+            f"{len(foreign)} of {len(request.artifact_ids)} artifacts do not belong to organization "
+            f"{request.organization_id} ({shown}); nothing was deleted"
+        )
+    return places
+
+
+def _slices(ids: tuple[int, ...], size: int) -> Iterable[tuple[int, ...]]:
+    return (ids[start : start + size] for start in range(0, len(ids), size))

@@ -1,0 +1,129 @@
+"""Connections to the backend's database, and what a transaction means on PostgreSQL and on SQLite."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from workflows.errors import DatabaseUnavailable
+
+LEDGER_SCHEMA = "artifact_deletion"
+"""The ledger's own schema. SQLite has no schemas: there the tables stand beside the backend's."""
+
+_log = logging.getLogger(__name__)
+
+
+def ledger_schema(dialect: str) -> dict[str, Any]:
+    """The execution options under which ledger statements find their tables."""
+    return {} if dialect == "postgresql" else {"schema_translate_map": {LEDGER_SCHEMA: None}}
+
+
+class Database:
+    """An engine with short transactions that either commit or leave nothing behind.
+
+    PostgreSQL is used without session state, so that a transaction-mode pooler may stand between. On SQLite every writing
+    transaction is `BEGIN IMMEDIATE`, since a lock that is taken later can fail in the middle.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        pool_size: int = 10,
+        lock_timeout_s: float = 10,
+        statement_timeout_s: float = 120,
+        prepare: bool = False,
+    ) -> None:
+        """`prepare`: let the PostgreSQL driver prepare statements, which a transaction-mode pooler may not bear."""
+        if url.startswith("sqlite"):
+            engine = _sqlite_engine(url, lock_timeout_s)
+        else:
+            engine = create_engine(
+                url,
+                hide_parameters=True,
+                pool_size=pool_size,
+                max_overflow=pool_size,
+                pool_pre_ping=True,
+                connect_args={"connect_timeout": 10, "prepare_threshold": 5 if prepare else None},
+            )
+        self.engine: Engine = engine.execution_options(**ledger_schema(engine.dialect.name))
+        self._limits = (
+            [
+                f"SET LOCAL lock_timeout = {lock_timeout_s * 1000:.0f}",
+                f"SET LOCAL statement_timeout = {statement_timeout_s * 1000:.0f}",
+            ]
+            if self.is_postgresql
+            else []
+        )
+
+    @property
+    def is_postgresql(self) -> bool:
+        """False means SQLite."""
+        return self.engine.dialect.name == "postgresql"
+
+    @contextmanager
+    def write(self) -> Iterator[Session]:
+        """One transaction that commits at the end. Raises DatabaseUnavailable for whatever may pass: the caller's step is run again."""
+        with self._session(write=True) as session, session.begin():
+            for limit in self._limits:
+                session.execute(text(limit))
+            yield session
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        """One transaction that changes nothing."""
+        with self._session(write=False) as session:
+            yield session
+            session.rollback()
+
+    @contextmanager
+    def _session(self, *, write: bool) -> Iterator[Session]:
+        try:
+            with self.engine.connect().execution_options(writes=write) as connection, Session(connection) as session:
+                yield session
+        except SQLAlchemyError as error:
+            raise unavailable(error) from None
+
+    def dispose(self) -> None:
+        """Close the idle connections."""
+        self.engine.dispose()
+
+
+def unavailable(error: SQLAlchemyError) -> DatabaseUnavailable:
+    """What may be said of a database's error: its class and SQLSTATE. Its message carries values."""
+    origin = error.orig if isinstance(error, DBAPIError) else None
+    state = getattr(origin, "sqlstate", None) or getattr(origin, "sqlite_errorname", None)
+    reason = f"{type(error).__name__}{f' {state}' if state else ''}"
+    if isinstance(error, IntegrityError):
+        return DatabaseUnavailable(f"the database refused the transaction ({reason}); nothing of it was kept")
+    return DatabaseUnavailable(f"the database could not be used ({reason}); nothing of the transaction was kept")
+
+
+def _sqlite_engine(url: str, lock_timeout_s: float) -> Engine:
+    engine = create_engine(url, hide_parameters=True, connect_args={"timeout": lock_timeout_s})
+
+    @event.listens_for(engine, "connect")
+    def configure(connection: Any, _record: object) -> None:
+        connection.isolation_level = None  # the driver must not begin transactions by its own rules
+        connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute("PRAGMA journal_mode = WAL")
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        writes = connection.get_execution_options().get("writes", True)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    @event.listens_for(engine, "commit")
+    def commit(connection: Connection) -> None:
+        # A COMMIT that foreign keys refuse leaves SQLite's transaction open: it must not live on in the pool.
+        try:
+            connection.exec_driver_sql("COMMIT")
+        except BaseException:
+            connection.exec_driver_sql("ROLLBACK")
+            raise
+
+    return engine

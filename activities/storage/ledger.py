@@ -1,0 +1,768 @@
+"""The ledger: what every deletion was asked, has done and still owes, in tables of our own beside the backend's.
+
+Sealing keys here and deleting the rows that named them is one transaction, so that no crash, of Temporal neither, can lose
+what is owed. Three rules hold everywhere:
+
+- **Fencing.** Whoever collects a chunk takes a new epoch of it; whoever writes to a chunk locks its row first and stops if the
+  epoch or state it works under is no longer the chunk's.
+- **Compare and swap.** A page changes only if it still holds the keys that were read, and the chunk's counts change with it in
+  one transaction: sealed = deleted + absent + kept + the keys that are still in pages.
+- **One order of locks**: the deletion's row, the chunk's, the backend's rows, the pages.
+"""
+
+import hashlib
+import json
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any, ClassVar, cast
+
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    CursorResult,
+    DateTime,
+    Dialect,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    ScalarSelect,
+    String,
+    Text,
+    TypeDecorator,
+    Update,
+    and_,
+    delete,
+    exists,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, aliased, mapped_column
+
+from activities.storage.database import LEDGER_SCHEMA, ledger_schema
+from activities.storage.keys import ArtifactRef
+from activities.storage.tables import Json
+from workflows.errors import NotOpen, StaleAttempt
+from workflows.messages import DeletionReceipt, DeletionRequest, workflow_id
+
+PAGE_KEYS = 1000
+"""Keys a page: as many as one DeleteObjects request takes."""
+NOT_ATTEMPTED = "NotAttempted"
+"""The code of sealed keys that no request was made for before the deletion's time was over."""
+_STRAYS_KEPT = 1000
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """A point in time in UTC; SQLite keeps no zone."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002, D102
+        return value.replace(tzinfo=UTC) if value is not None and value.tzinfo is None else value
+
+
+class DeletionState(StrEnum):
+    """The life of a deletion. Whatever is accepted or running and has no workflow is what `resume` starts."""
+
+    ACCEPTED = "accepted"
+    RUNNING = "running"
+    FAILED = "failed"
+    REFUSED = "refused"
+    CANCELLED = "cancelled"
+    CLOSED = "closed"
+
+
+class ChunkState(StrEnum):
+    """The point of no return lies between the two."""
+
+    OPEN = "open"
+    ROWS_DELETED = "rows_deleted"
+
+
+class RowsState(StrEnum):
+    """What is known of an artifact's rows."""
+
+    PENDING = "pending"
+    SEALED = "sealed"
+    DELETED = "deleted"
+    GONE = "gone"
+    MOVED = "moved"
+
+
+class PageSource(StrEnum):
+    """Who named a page's keys."""
+
+    COLUMN = "column"
+    MANIFEST = "manifest"
+    DERIVED = "derived"
+    ICON = "icon"
+    ABSENT = "absent"
+    """Named by a column, and proven absent when it was to be read."""
+
+
+class PrefixState(StrEnum):
+    """What is known of a prefix."""
+
+    OWED = "owed"
+    EMPTY = "empty"
+    LEFT_OVER = "left_over"
+    UNCHECKED = "unchecked"
+
+
+class LedgerTable(DeclarativeBase):
+    """A table of ours."""
+
+    metadata = MetaData(schema=LEDGER_SCHEMA)
+    type_annotation_map: ClassVar[dict[Any, Any]] = {
+        int: BigInteger,
+        datetime: UtcDateTime,
+        dict[str, Any]: Json,
+        dict[str, int]: Json,
+    }
+
+
+class Deletion(LedgerTable):
+    """One request. Its id is the digest in the workflow's id."""
+
+    __tablename__ = "artifact_deletion"
+    __table_args__ = (Index("artifact_deletion_open", "state", "accepted_at"),)
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    organization_id: Mapped[int]
+    request: Mapped[dict[str, Any]]
+    state: Mapped[str] = mapped_column(String(16))
+    reason: Mapped[str | None] = mapped_column(Text)
+    """Free text of whoever asked. It is never sent to Temporal."""
+    receipt: Mapped[dict[str, Any] | None]
+    accepted_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    closed_at: Mapped[datetime | None]
+    cancelled_run: Mapped[str | None] = mapped_column(String(64))
+    """Temporal's id of the run that was cancelled: a step of that run which comes late must not open the deletion again."""
+
+
+class DeletionArtifact(LedgerTable):
+    """One artifact of a request, and the project in which its keys were sealed."""
+
+    __tablename__ = "artifact_deletion_artifact"
+    __table_args__ = (Index("artifact_deletion_artifact_by_artifact", "artifact_id"),)
+    deletion_id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    artifact_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    chunk: Mapped[int]
+    project_id: Mapped[int | None]
+    rows_state: Mapped[str] = mapped_column(String(16), default=RowsState.PENDING)
+
+
+class DeletionChunk(LedgerTable):
+    """The artifacts whose rows go in one transaction. Its row is the lock and the fence of all below it."""
+
+    __tablename__ = "artifact_deletion_chunk"
+    deletion_id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    chunk: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    epoch: Mapped[int] = mapped_column(default=0)
+    state: Mapped[str] = mapped_column(String(16), default=ChunkState.OPEN)
+    pages: Mapped[int] = mapped_column(default=0)
+    digest: Mapped[str] = mapped_column(String(64), default="")
+    sealed: Mapped[int] = mapped_column(default=0)
+    deleted: Mapped[int] = mapped_column(default=0)
+    absent: Mapped[int] = mapped_column(default=0)
+    kept: Mapped[int] = mapped_column(default=0)
+    collected: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    """Counts of `Collection`."""
+    rows: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    """Deleted rows by table."""
+    files: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    """{"deleted": n, "kept": {reason: [file ids]}, "blobs": [blob ids]}"""
+    strays: Mapped[bytes | None] = mapped_column(LargeBinary)
+    """The first thousand strays, compressed JSON: for a look, never to be acted on."""
+    trace_items_matched: Mapped[int] = mapped_column(default=0)
+    trace_items_confirmed_at: Mapped[datetime | None]
+    rows_deleted_at: Mapped[datetime | None]
+
+
+class DeletionPage(LedgerTable):
+    """Up to a thousand keys of one scope: one DeleteObjects request. It shrinks to what failed, and goes with its last key."""
+
+    __tablename__ = "artifact_deletion_page"
+    __table_args__ = (
+        ForeignKeyConstraint(
+            ["deletion_id", "chunk"],
+            [f"{LEDGER_SCHEMA}.artifact_deletion_chunk.deletion_id", f"{LEDGER_SCHEMA}.artifact_deletion_chunk.chunk"],
+        ),
+    )
+    deletion_id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    chunk: Mapped[int] = mapped_column(primary_key=True)
+    epoch: Mapped[int] = mapped_column(primary_key=True)
+    seq: Mapped[int] = mapped_column(primary_key=True)
+    scope: Mapped[str] = mapped_column(Text)
+    source: Mapped[str] = mapped_column(String(16))
+    keys: Mapped[bytes] = mapped_column(LargeBinary)
+    """zlib over the sorted keys, one a line."""
+    count: Mapped[int] = mapped_column(Integer)
+    digest: Mapped[str] = mapped_column(String(64))
+    """SHA-256 of `keys`' content before compression, hex: what a compare-and-swap compares."""
+    codes: Mapped[dict[str, int]] = mapped_column(default=dict)
+    """The store's codes for the keys that are still here."""
+
+
+class DeletionPrefix(LedgerTable):
+    """A prefix (or one exact key) that belongs to the chunk's artifacts alone, to be listed, emptied and listed empty."""
+
+    __tablename__ = "artifact_deletion_prefix"
+    __table_args__ = (
+        ForeignKeyConstraint(
+            ["deletion_id", "chunk"],
+            [f"{LEDGER_SCHEMA}.artifact_deletion_chunk.deletion_id", f"{LEDGER_SCHEMA}.artifact_deletion_chunk.chunk"],
+        ),
+    )
+    deletion_id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    chunk: Mapped[int] = mapped_column(primary_key=True)
+    epoch: Mapped[int] = mapped_column(primary_key=True)
+    scope: Mapped[str] = mapped_column(Text, primary_key=True)
+    prefix: Mapped[str] = mapped_column(Text, primary_key=True)
+    exact: Mapped[bool] = mapped_column(default=False)
+    state: Mapped[str] = mapped_column(String(16), default=PrefixState.OWED)
+    found: Mapped[int] = mapped_column(default=0)
+    """Objects that were found by listing and deleted."""
+    codes: Mapped[dict[str, int]] = mapped_column(default=dict)
+    listed_empty_at: Mapped[datetime | None]
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page as it was read."""
+
+    deletion_id: str
+    chunk: int
+    epoch: int
+    seq: int
+    scope: str
+    source: PageSource
+    keys: tuple[str, ...]
+    digest: str
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """A prefix as it was read."""
+
+    epoch: int
+    scope: str
+    prefix: str
+    exact: bool
+
+
+@dataclass(frozen=True)
+class ChunkArtifact:
+    """An artifact of a chunk as the ledger knows it."""
+
+    id: int
+    project_id: int | None
+    rows_state: RowsState
+
+
+# Accepting ------------------------------------------------------------------------------------------------------------
+
+
+def accept(session: Session, request: DeletionRequest, reason: str | None = None) -> DeletionState:
+    """Write the deletion down, or open it again if it ended without being complete. Returns the state it was found in."""
+    dialect = session.get_bind().dialect.name
+    values = {
+        "id": request.deletion_id,
+        "organization_id": request.organization_id,
+        "request": request.model_dump(mode="json"),
+        "state": DeletionState.ACCEPTED,
+        "reason": reason,
+    }
+    statement = (postgresql_insert if dialect == "postgresql" else sqlite_insert)(Deletion).values(values)
+    options = ledger_schema(dialect)
+    inserted = session.execute(
+        statement.on_conflict_do_nothing().returning(Deletion.id), execution_options=options
+    ).all()
+    if inserted:
+        return DeletionState.ACCEPTED
+    found = session.execute(
+        select(Deletion.state).where(Deletion.id == request.deletion_id).with_for_update(), execution_options=options
+    ).scalar_one()
+    if found in {DeletionState.FAILED, DeletionState.REFUSED, DeletionState.CANCELLED}:
+        reopened = update(Deletion).where(Deletion.id == request.deletion_id).values(state=DeletionState.ACCEPTED)
+        session.execute(reopened, execution_options=options)
+    return DeletionState(found)
+
+
+def lock_deletion(session: Session, deletion_id: str, *, shared: bool = False) -> DeletionState | None:
+    """Lock the deletion's row and tell its state; None if there is no such deletion."""
+    locked = session.execute(
+        select(Deletion.state).where(Deletion.id == deletion_id).with_for_update(read=shared)
+    ).scalar_one_or_none()
+    return None if locked is None else DeletionState(locked)
+
+
+def set_state(session: Session, deletion_id: str, state: DeletionState) -> None:
+    """Move the deletion on. Its row is locked by the caller."""
+    session.execute(update(Deletion).where(Deletion.id == deletion_id).values(state=state))
+
+
+def cancel(session: Session, request: DeletionRequest, run_id: str) -> bool:
+    """Undo an open deletion of which no row is deleted; False, and nothing is changed, if it is past that."""
+    if lock_deletion(session, request.deletion_id) is None:
+        accept(session, request)
+    state = lock_deletion(session, request.deletion_id)
+    if state is DeletionState.CLOSED or has_deleted_rows(session, request.deletion_id):
+        return False
+    drop_work(session, request.deletion_id, everything=True)
+    session.execute(
+        update(Deletion)
+        .where(Deletion.id == request.deletion_id)
+        .values(state=DeletionState.CANCELLED, cancelled_run=run_id)
+    )
+    return True
+
+
+def refuse_cancelled_run(session: Session, deletion_id: str, run_id: str) -> None:
+    """Raises NotOpen for a late step of a run that was cancelled."""
+    cancelled = session.execute(select(Deletion.cancelled_run).where(Deletion.id == deletion_id)).scalar_one()
+    if cancelled == run_id:
+        raise NotOpen("this run was cancelled; nothing was deleted")
+
+
+def request_of(session: Session, deletion_id: str) -> DeletionRequest:
+    """The request as it was accepted."""
+    return DeletionRequest.model_validate(
+        session.execute(select(Deletion.request).where(Deletion.id == deletion_id)).scalar_one()
+    )
+
+
+def make_chunks(
+    session: Session, deletion_id: str, artifacts: Sequence[tuple[int, int | None]], chunk_size: int
+) -> None:
+    """Cut (artifact id, project id) pairs into chunks, artifacts of one project next to each other."""
+    ordered = sorted(artifacts, key=lambda pair: (pair[1] or 0, pair[0]))
+    session.execute(
+        insert(DeletionChunk),
+        [{"deletion_id": deletion_id, "chunk": number} for number in range(-(-len(ordered) // chunk_size))],
+    )
+    session.execute(
+        insert(DeletionArtifact),
+        [
+            {"deletion_id": deletion_id, "artifact_id": artifact, "chunk": place // chunk_size, "project_id": project}
+            for place, (artifact, project) in enumerate(ordered)
+        ],
+    )
+
+
+def has_chunks(session: Session, deletion_id: str) -> bool:
+    """True once the deletion was opened."""
+    return bool(session.execute(select(exists().where(DeletionChunk.deletion_id == deletion_id))).scalar())
+
+
+def unfinished_chunks(session: Session, deletion_id: str, *, traces_configured: bool) -> list[tuple[int, bool]]:
+    """(chunk, rows are deleted) for every chunk that owes anything: rows, pages, prefixes or trace items."""
+    rows = session.execute(
+        select(DeletionChunk.chunk, DeletionChunk.state)
+        .where(DeletionChunk.deletion_id == deletion_id, _owes(traces_configured=traces_configured))
+        .order_by(DeletionChunk.chunk)
+    )
+    return [(chunk, state == ChunkState.ROWS_DELETED) for chunk, state in rows]
+
+
+def has_deleted_rows(session: Session, deletion_id: str) -> bool:
+    """True once any chunk is past the point of no return."""
+    past = exists().where(DeletionChunk.deletion_id == deletion_id, DeletionChunk.state == ChunkState.ROWS_DELETED)
+    return bool(session.execute(select(past)).scalar())
+
+
+@dataclass(frozen=True)
+class OtherDeletion:
+    """A deletion that took rows of ours, and still owes objects or trace items of those artifacts."""
+
+    id: str
+    state: DeletionState
+    request: DeletionRequest
+    artifacts: int
+
+
+def deletions_owing(session: Session, deletion_id: str, *, traces_configured: bool) -> list[OtherDeletion]:
+    """The other deletions that deleted artifacts which this one found gone, where their chunk still owes anything."""
+    ours, theirs = aliased(DeletionArtifact), aliased(DeletionArtifact)
+    rows = session.execute(
+        select(Deletion.id, Deletion.state, func.count())
+        .select_from(ours)
+        .join(theirs, and_(theirs.artifact_id == ours.artifact_id, theirs.deletion_id != ours.deletion_id))
+        .join(Deletion, Deletion.id == theirs.deletion_id)
+        .join(DeletionChunk, and_(DeletionChunk.deletion_id == theirs.deletion_id, DeletionChunk.chunk == theirs.chunk))
+        .where(
+            ours.deletion_id == deletion_id,
+            ours.rows_state == RowsState.GONE,
+            theirs.rows_state == RowsState.DELETED,
+            Deletion.state != DeletionState.CLOSED,
+            Deletion.organization_id == _organization_of(deletion_id),
+            _owes(traces_configured=traces_configured),
+        )
+        .group_by(Deletion.id, Deletion.state)
+        .order_by(Deletion.id)
+    ).all()
+    return [
+        OtherDeletion(other, DeletionState(state), request_of(session, other), count) for other, state, count in rows
+    ]
+
+
+def deleted_by_others(session: Session, deletion_id: str) -> list[tuple[int, str]]:
+    """(artifact, workflow id) for artifacts that this deletion found gone and another one of the organization had deleted."""
+    ours, theirs = aliased(DeletionArtifact), aliased(DeletionArtifact)
+    rows = session.execute(
+        select(ours.artifact_id, Deletion.organization_id, Deletion.id)
+        .select_from(ours)
+        .join(theirs, and_(theirs.artifact_id == ours.artifact_id, theirs.deletion_id != ours.deletion_id))
+        .join(Deletion, Deletion.id == theirs.deletion_id)
+        .where(
+            ours.deletion_id == deletion_id,
+            ours.rows_state == RowsState.GONE,
+            theirs.rows_state == RowsState.DELETED,
+            Deletion.organization_id == _organization_of(deletion_id),
+        )
+    )
+    return [(artifact, workflow_id(organization, other)) for artifact, organization, other in rows]
+
+
+def close(session: Session, receipt: DeletionReceipt) -> None:
+    """Store the receipt. A complete deletion's pages and prefixes go; the others stay until a re-run has dealt with them."""
+    session.execute(
+        update(Deletion)
+        .where(Deletion.id == receipt.deletion_id)
+        .values(
+            receipt=receipt.model_dump(mode="json"),
+            state=DeletionState.CLOSED if receipt.complete else DeletionState.FAILED,
+            closed_at=func.now() if receipt.complete else None,
+        )
+    )
+    if receipt.complete:
+        drop_work(session, receipt.deletion_id)
+
+
+def _organization_of(deletion_id: str) -> ScalarSelect[int]:
+    own = aliased(Deletion)
+    return select(own.organization_id).where(own.id == deletion_id).scalar_subquery()
+
+
+def _owes(*, traces_configured: bool) -> ColumnElement[bool]:
+    """True for a chunk that owes anything: rows, pages, prefixes or trace items."""
+    page = and_(DeletionPage.deletion_id == DeletionChunk.deletion_id, DeletionPage.chunk == DeletionChunk.chunk)
+    prefix = and_(
+        DeletionPrefix.deletion_id == DeletionChunk.deletion_id,
+        DeletionPrefix.chunk == DeletionChunk.chunk,
+        DeletionPrefix.state.in_([PrefixState.OWED, PrefixState.LEFT_OVER]),
+    )
+    owes = [DeletionChunk.state == ChunkState.OPEN, exists().where(page), exists().where(prefix)]
+    if traces_configured:
+        owes.append(DeletionChunk.trace_items_confirmed_at.is_(None))
+    return or_(*owes)
+
+
+# Sealing --------------------------------------------------------------------------------------------------------------
+
+
+def lock_chunk(session: Session, deletion_id: str, chunk: int) -> DeletionChunk:
+    """Lock the chunk's row. Every write below begins so, after the deletion's row where that is locked too."""
+    statement = select(DeletionChunk).where(DeletionChunk.deletion_id == deletion_id, DeletionChunk.chunk == chunk)
+    found = session.execute(statement.with_for_update()).scalar_one_or_none()
+    if found is None:
+        raise NotOpen("the ledger knows no such chunk: the deletion was cancelled")
+    return found
+
+
+def read_chunk(session: Session, deletion_id: str, chunk: int) -> DeletionChunk:
+    """The chunk without a lock."""
+    statement = select(DeletionChunk).where(DeletionChunk.deletion_id == deletion_id, DeletionChunk.chunk == chunk)
+    found = session.execute(statement).scalar_one_or_none()
+    if found is None:
+        raise NotOpen("the ledger knows no such chunk: the deletion was cancelled")
+    return found
+
+
+def lock_sealing(session: Session, deletion_id: str, chunk: int, epoch: int) -> DeletionChunk:
+    """Lock the chunk for the attempt that holds `epoch`; raises StaleAttempt for any other."""
+    found = lock_chunk(session, deletion_id, chunk)
+    if found.epoch != epoch or found.state != ChunkState.OPEN:
+        raise StaleAttempt(f"chunk {chunk}: a newer attempt has taken over")
+    return found
+
+
+def begin_epoch(session: Session, found: DeletionChunk) -> int:
+    """Take over an open chunk: whatever earlier attempts sealed is forgotten, and they can seal nothing more."""
+    found.epoch += 1
+    found.pages = 0
+    for table in (DeletionPage, DeletionPrefix):
+        session.execute(delete(table).where(table.deletion_id == found.deletion_id, table.chunk == found.chunk))
+    session.flush()
+    return found.epoch
+
+
+def seal_page(session: Session, found: DeletionChunk, scope: str, source: PageSource, keys: Iterable[str]) -> None:
+    """Add a page to a locked chunk."""
+    content = _joined(keys)
+    session.add(
+        DeletionPage(
+            deletion_id=found.deletion_id,
+            chunk=found.chunk,
+            epoch=found.epoch,
+            seq=found.pages,
+            scope=scope,
+            source=source,
+            keys=zlib.compress(content, 6),
+            count=content.count(b"\n") + 1,
+            digest=hashlib.sha256(content).hexdigest(),
+            codes={},
+        )
+    )
+    found.pages += 1
+    session.flush()
+
+
+def seal_prefixes(
+    session: Session, found: DeletionChunk, prefixes: Iterable[tuple[str, str, bool]], state: PrefixState
+) -> None:
+    """Add (scope, prefix, exact) triples that a locked chunk does not hold yet."""
+    rows = [
+        {
+            "deletion_id": found.deletion_id,
+            "chunk": found.chunk,
+            "epoch": found.epoch,
+            "scope": scope,
+            "prefix": prefix,
+            "exact": exact,
+            "state": state,
+            "found": 0,
+            "codes": {},
+        }
+        for scope, prefix, exact in sorted(set(prefixes))
+    ]
+    if rows:
+        dialect_insert = postgresql_insert if session.get_bind().dialect.name == "postgresql" else sqlite_insert
+        session.execute(dialect_insert(DeletionPrefix).on_conflict_do_nothing(), rows)
+
+
+def seal_digest(session: Session, found: DeletionChunk) -> tuple[int, int, str]:
+    """(pages, keys, SHA-256 over the pages' digests in order) of the chunk's epoch as they stand in the ledger."""
+    digest = hashlib.sha256()
+    pages = keys = 0
+    rows = session.execute(
+        select(DeletionPage.scope, DeletionPage.digest, DeletionPage.count)
+        .where(*_of(found))
+        .order_by(DeletionPage.seq)
+        .execution_options(yield_per=1000)
+    )
+    for scope, page_digest, count in rows:
+        digest.update(f"{scope}\n{page_digest}\n".encode())
+        pages += 1
+        keys += count
+    return pages, keys, digest.hexdigest()
+
+
+def pack_strays(strays: Sequence[str]) -> bytes | None:
+    """The first thousand, compressed."""
+    return zlib.compress(json.dumps(strays[:_STRAYS_KEPT]).encode()) if strays else None
+
+
+def chunk_artifacts(session: Session, deletion_id: str, chunk: int) -> list[ChunkArtifact]:
+    """The chunk's artifacts, by id."""
+    rows = session.execute(
+        select(DeletionArtifact.artifact_id, DeletionArtifact.project_id, DeletionArtifact.rows_state)
+        .where(DeletionArtifact.deletion_id == deletion_id, DeletionArtifact.chunk == chunk)
+        .order_by(DeletionArtifact.artifact_id)
+    )
+    return [ChunkArtifact(artifact, project, RowsState(state)) for artifact, project, state in rows]
+
+
+def set_artifacts(session: Session, deletion_id: str, ids: Iterable[int], **values: Any) -> None:
+    """Write down what is known of these artifacts. Their chunk is locked by the caller."""
+    ids = list(ids)
+    if ids:
+        session.execute(
+            update(DeletionArtifact)
+            .where(DeletionArtifact.deletion_id == deletion_id, DeletionArtifact.artifact_id.in_(ids))
+            .values(**values)
+        )
+
+
+# Releasing ------------------------------------------------------------------------------------------------------------
+
+
+def owned_artifacts(session: Session, deletion_id: str, chunk: int, organization_id: int) -> list[ArtifactRef]:
+    """The artifacts whose objects and trace items the chunk deletes: rows deleted by it, or gone with a known project."""
+    return [
+        ArtifactRef(organization_id, artifact.project_id, artifact.id)
+        for artifact in chunk_artifacts(session, deletion_id, chunk)
+        if artifact.project_id is not None and artifact.rows_state in {RowsState.DELETED, RowsState.GONE}
+    ]
+
+
+def read_pages(
+    session: Session,
+    deletion_id: str,
+    chunk: int,
+    *,
+    first: int = 0,
+    last: int | None = None,
+    sources: Iterable[PageSource] = PageSource,
+) -> Iterator[Page]:
+    """The chunk's pages that still hold keys, one at a time, in order."""
+    statement = (
+        select(DeletionPage)
+        .where(
+            DeletionPage.deletion_id == deletion_id,
+            DeletionPage.chunk == chunk,
+            DeletionPage.seq >= first,
+            DeletionPage.source.in_(list(sources)),
+        )
+        .order_by(DeletionPage.seq)
+        .execution_options(yield_per=10)
+    )
+    if last is not None:
+        statement = statement.where(DeletionPage.seq <= last)
+    for row in session.execute(statement).scalars():
+        keys = tuple(zlib.decompress(row.keys).decode().split("\n"))
+        yield Page(row.deletion_id, row.chunk, row.epoch, row.seq, row.scope, PageSource(row.source), keys, row.digest)
+
+
+def lock_released(session: Session, deletion_id: str, chunk: int, epoch: int) -> DeletionChunk:
+    """Lock a chunk whose rows are deleted; raises StaleAttempt if `epoch` is not the one that was released."""
+    found = lock_chunk(session, deletion_id, chunk)
+    if found.epoch != epoch or found.state != ChunkState.ROWS_DELETED:
+        raise StaleAttempt(f"chunk {chunk}: these keys were never released, or belong to an earlier attempt")
+    return found
+
+
+def settle_page(
+    session: Session,
+    found: DeletionChunk,
+    page: Page,
+    remaining: dict[str, str],
+    *,
+    deleted: int = 0,
+    absent: int = 0,
+    kept: int = 0,
+) -> bool:
+    """Shrink a page of a locked chunk to `remaining` (key: code) and count the rest.
+
+    False, and nothing is changed, if the page no longer holds the keys that were read: another attempt has settled it.
+    """
+    if len(page.keys) != len(remaining) + deleted + absent + kept:
+        raise ValueError(
+            f"page {page.seq}: {len(page.keys)} keys cannot settle into {len(remaining)} and {deleted + absent + kept}"
+        )
+    this_page = (*_of(found), DeletionPage.seq == page.seq, DeletionPage.digest == page.digest)
+    if remaining:
+        content = _joined(remaining)
+        changed = session.execute(
+            update(DeletionPage)
+            .where(*this_page)
+            .values(
+                keys=zlib.compress(content, 6),
+                count=len(remaining),
+                digest=hashlib.sha256(content).hexdigest(),
+                codes=dict(Counter(remaining.values())),
+            )
+        )
+    else:
+        changed = session.execute(delete(DeletionPage).where(*this_page))
+    if cast("CursorResult[Any]", changed).rowcount != 1:
+        return False
+    found.deleted += deleted
+    found.absent += absent
+    found.kept += kept
+    session.flush()
+    return True
+
+
+def first_page(session: Session, found: DeletionChunk) -> int:
+    """The first page that still holds keys; behind the last one if none does."""
+    first = session.execute(select(func.min(DeletionPage.seq)).where(*_of(found))).scalar()
+    return found.pages if first is None else int(first)
+
+
+def drop_keys(session: Session, found: DeletionChunk, page: Page, *, kept: set[str]) -> None:
+    """Take keys out of a page that are not to be deleted after all."""
+    remaining = dict.fromkeys(set(page.keys) - kept, NOT_ATTEMPTED)
+    if not settle_page(session, found, page, remaining, kept=len(page.keys) - len(remaining)):
+        raise StaleAttempt(f"chunk {page.chunk}: a page changed under its lock")
+
+
+def update_chunk(found: DeletionChunk) -> Update:
+    """An update of this chunk, for values that the database computes."""
+    return update(DeletionChunk).where(
+        DeletionChunk.deletion_id == found.deletion_id, DeletionChunk.chunk == found.chunk
+    )
+
+
+def keys_owed(session: Session, deletion_id: str, chunk: int, *, first: int = 0, last: int | None = None) -> int:
+    """How many keys are still in these pages."""
+    statement = select(func.coalesce(func.sum(DeletionPage.count), 0)).where(
+        DeletionPage.deletion_id == deletion_id, DeletionPage.chunk == chunk, DeletionPage.seq >= first
+    )
+    if last is not None:
+        statement = statement.where(DeletionPage.seq <= last)
+    return int(session.execute(statement).scalar_one())
+
+
+def prefixes_to_sweep(session: Session, deletion_id: str, chunk: int) -> list[Prefix]:
+    """The prefixes that are not known to be empty."""
+    rows = session.execute(
+        select(DeletionPrefix.epoch, DeletionPrefix.scope, DeletionPrefix.prefix, DeletionPrefix.exact)
+        .where(
+            DeletionPrefix.deletion_id == deletion_id,
+            DeletionPrefix.chunk == chunk,
+            DeletionPrefix.state.in_([PrefixState.OWED, PrefixState.LEFT_OVER]),
+        )
+        .order_by(DeletionPrefix.scope, DeletionPrefix.prefix)
+    )
+    return [Prefix(*row) for row in rows]
+
+
+def settle_prefix(
+    session: Session, found: DeletionChunk, prefix: Prefix, state: PrefixState, *, deleted: int, codes: dict[str, int]
+) -> None:
+    """Write down what a listing of the prefix found. The chunk is locked."""
+    session.execute(
+        update(DeletionPrefix)
+        .where(
+            DeletionPrefix.deletion_id == found.deletion_id,
+            DeletionPrefix.chunk == found.chunk,
+            DeletionPrefix.epoch == found.epoch,
+            DeletionPrefix.scope == prefix.scope,
+            DeletionPrefix.prefix == prefix.prefix,
+        )
+        .values(
+            state=state,
+            found=DeletionPrefix.found + deleted,
+            codes=codes,
+            listed_empty_at=func.now() if state == PrefixState.EMPTY and not prefix.exact else None,
+        )
+    )
+
+
+def drop_work(session: Session, deletion_id: str, *, everything: bool = False) -> None:
+    """Forget pages and prefixes; with `everything` the chunks and artifacts too, as if the deletion had not been opened."""
+    for table in (DeletionPage, DeletionPrefix, *((DeletionChunk, DeletionArtifact) if everything else ())):
+        session.execute(delete(table).where(table.deletion_id == deletion_id))
+
+
+def _joined(keys: Iterable[str]) -> bytes:
+    return "\n".join(sorted(keys)).encode()
+
+
+def _of(found: DeletionChunk) -> tuple[Any, ...]:
+    return (
+        DeletionPage.deletion_id == found.deletion_id,
+        DeletionPage.chunk == found.chunk,
+        DeletionPage.epoch == found.epoch,
+    )

@@ -1,0 +1,273 @@
+"""The object store: a small protocol, and S3 over boto3.
+
+Every call is one attempt: Temporal alone retries, where an operator can see it. Per-key refusals come back as outcomes, so that
+one bad key harms no other; whatever concerns the whole request is raised as StoreUnavailable. Facts about S3 are those of its
+API reference (DeleteObjects, ListObjectVersions, GetBucketVersioning), and of what S3-compatible servers were seen to do.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from os.path import commonprefix
+from typing import TYPE_CHECKING, Any, Protocol
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from workflows.errors import StoreUnavailable, plain_code
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+MAX_KEYS = 1000
+"""What one DeleteObjects request takes, and one listing returns."""
+_TRANSIENT = frozenset(
+    "InternalError InternalServerError OperationAborted RequestTimeout RequestTimeTooSkewed ServiceUnavailable SlowDown "
+    "Throttling ThrottlingException TooManyRequests XAmzContentChecksumMismatch 500 502 503 504".split()
+)
+_ABSENT = frozenset({"NoSuchKey", "NoSuchVersion"})
+# XML 1.0 has no way to write most control characters, and some stores turn a backslash into a slash inside DeleteObjects.
+_NOT_FOR_XML = re.compile("[\x00-\x1f\\\\\x7f\ufffe\uffff]")
+
+
+class ObjectAbsent(LookupError):
+    """The store answered NoSuchKey, and nothing less."""
+
+
+class ObjectTooLarge(ValueError):
+    """The object is larger than the caller is ready to read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A thing that can be deleted: an object, or one version or delete marker of it."""
+
+    key: str
+    version: str | None = None
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of keys: each is in exactly one of these."""
+
+    deleted: list[str] = field(default_factory=list)
+    absent: list[str] = field(default_factory=list)
+    refused: dict[str, str] = field(default_factory=dict)
+    """Key to code: asking again would be answered the same."""
+    not_yet: dict[str, str] = field(default_factory=dict)
+    """Key to code: the store asks to try again."""
+
+    @property
+    def remaining(self) -> dict[str, str]:
+        """Key to code of all that is still there."""
+        return self.refused | self.not_yet
+
+
+class ObjectStore(Protocol):
+    """What a deletion needs of a store. Keys are physical: scope and key. All methods may be called from many threads."""
+
+    @property
+    def listable(self) -> bool:
+        """False if the store cannot list: prefixes are then reported as unchecked."""
+
+    def read(self, key: str, limit: int) -> bytes:
+        """The content of an object. Raises ObjectAbsent, ObjectTooLarge (more than `limit` bytes), StoreUnavailable."""
+
+    def delete(self, keys: Sequence[str]) -> Outcome:
+        """Delete at most 1000 keys with all their versions. Raises StoreUnavailable if the request as a whole failed."""
+
+    def list_under(self, prefix: str) -> Iterator[Sequence[Found]]:
+        """All that lies under a prefix, by at most 1000: objects, or versions and delete markers. Raises StoreUnavailable."""
+
+    def delete_found(self, found: Sequence[Found]) -> Outcome:
+        """Delete at most 1000 listed things literally as they were listed; the outcome's keys may repeat."""
+
+
+@dataclass(frozen=True)
+class S3Objects:
+    """A bucket of S3 or of a server that speaks its protocol."""
+
+    client: "S3Client"
+    bucket: str
+    versioned: bool
+    """Deletes go by version. Proven by setting or by `bucket_keeps_versions`, never inferred from a refusal."""
+    listable: bool = True
+
+    def read(self, key: str, limit: int) -> bytes:
+        """See ObjectStore."""
+        try:
+            answer = self.client.get_object(Bucket=self.bucket, Key=key)
+            with answer["Body"] as body:
+                content: bytes = body.read(limit + 1) if answer["ContentLength"] <= limit else bytes(limit + 1)
+        except ClientError as error:
+            if error.response["Error"].get("Code") == "NoSuchKey":
+                raise ObjectAbsent from None
+            raise _unavailable(error) from None
+        except BotoCoreError as error:
+            raise _unavailable(error) from None
+        if len(content) > limit:
+            raise ObjectTooLarge
+        if len(content) != answer["ContentLength"]:
+            raise StoreUnavailable("the object store's answer was cut off")
+        return content
+
+    def delete(self, keys: Sequence[str]) -> Outcome:
+        """See ObjectStore."""
+        if not self.versioned:
+            return self.delete_found([Found(key) for key in keys])
+        versions = [found for group in _beside_each_other(keys) for found in self._versions(group)]
+        outcome = Outcome()
+        for start in range(0, len(versions), MAX_KEYS):
+            part = self.delete_found(versions[start : start + MAX_KEYS])
+            outcome.refused |= part.refused
+            outcome.not_yet |= part.not_yet
+        with_versions = {found.key for found in versions}
+        for key in keys:
+            if key not in with_versions:
+                outcome.absent.append(key)
+            elif key not in outcome.refused and key not in outcome.not_yet:
+                outcome.deleted.append(key)
+        for key in outcome.not_yet:
+            outcome.refused.pop(key, None)
+        return outcome
+
+    def list_under(self, prefix: str) -> Iterator[Sequence[Found]]:
+        """See ObjectStore."""
+        if self.versioned:
+            yield from self._list_versions(prefix)
+            return
+        pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix)
+        for page in _raising_unavailable(pages):
+            if contents := page.get("Contents"):
+                yield [Found(entry["Key"]) for entry in contents]
+
+    def delete_found(self, found: Sequence[Found]) -> Outcome:
+        """See ObjectStore."""
+        outcome = Outcome()
+        together = [one for one in found if not _NOT_FOR_XML.search(one.key)]
+        if together:
+            self._delete_together(together, outcome)
+        for one in found:
+            if _NOT_FOR_XML.search(one.key):
+                self._delete_singly(one, outcome)
+        return outcome
+
+    def _delete_together(self, found: Sequence[Found], outcome: Outcome) -> None:
+        objects: list[Any] = [
+            {"Key": one.key} if one.version is None else {"Key": one.key, "VersionId": one.version} for one in found
+        ]
+        try:
+            answer = self.client.delete_objects(Bucket=self.bucket, Delete={"Objects": objects, "Quiet": True})
+        except (ClientError, BotoCoreError) as error:
+            raise _unavailable(error) from None
+        failed = {(error.get("Key"), error.get("VersionId")): error.get("Code") for error in answer.get("Errors", ())}
+        by_key = {key: code for (key, _), code in failed.items()}
+        for one in found:
+            # Some servers name the version in an error, some do not; either way the key is not gone.
+            code = failed.get((one.key, one.version), by_key.get(one.key)) if failed else None
+            _sort(one.key, code, outcome)
+
+    def _delete_singly(self, one: Found, outcome: Outcome) -> None:
+        version: Any = {} if one.version is None else {"VersionId": one.version}
+        try:
+            self.client.delete_object(Bucket=self.bucket, Key=one.key, **version)
+        except ClientError as error:
+            if error.response["Error"].get("Code") == "NoSuchBucket":
+                raise _unavailable(error) from None
+            _sort(one.key, error.response["Error"].get("Code") or "Unknown", outcome)
+        except BotoCoreError as error:
+            raise _unavailable(error) from None
+        else:
+            outcome.deleted.append(one.key)
+
+    def _list_versions(self, prefix: str, after: str | None = None) -> Iterator[Sequence[Found]]:
+        start: Any = {} if after is None else {"KeyMarker": after}
+        pages = self.client.get_paginator("list_object_versions").paginate(Bucket=self.bucket, Prefix=prefix, **start)
+        for page in _raising_unavailable(pages):
+            entries: list[Any] = [*page.get("Versions", ()), *page.get("DeleteMarkers", ())]
+            if entries:
+                yield [Found(entry["Key"], entry["VersionId"]) for entry in entries]
+
+    def _versions(self, keys: Sequence[str]) -> list[Found]:
+        """Every version and marker of these keys, which lie beside each other: one listing from the first to the last."""
+        wanted, last = set(keys), max(key.encode() for key in keys)
+        versions = []
+        for page in self._list_versions(commonprefix(keys)):
+            versions += [found for found in page if found.key in wanted]
+            if all(found.key.encode() > last for found in page):
+                break
+        return versions
+
+
+def s3_client(
+    *,
+    endpoint: str | None,
+    region: str,
+    access_key: str | None,
+    secret_key: str | None,
+    connections: int,
+    connect_timeout_s: float,
+    read_timeout_s: float,
+) -> "S3Client":
+    """A client that makes one attempt a call. Without keys of its own it uses the machine's, as every AWS client does."""
+    session = boto3.session.Session(aws_access_key_id=access_key, aws_secret_access_key=secret_key, region_name=region)
+    config = Config(
+        retries={"total_max_attempts": 1, "mode": "standard"},
+        max_pool_connections=connections,
+        connect_timeout=connect_timeout_s,
+        read_timeout=read_timeout_s,
+        s3={"addressing_style": "path"} if endpoint else {},
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+    )
+    return session.client("s3", endpoint_url=endpoint, config=config)
+
+
+def bucket_keeps_versions(client: "S3Client", bucket: str) -> bool:
+    """True if the bucket has or ever had versioning. Raises StoreUnavailable rather than take a refusal for a no."""
+    try:
+        return "Status" in client.get_bucket_versioning(Bucket=bucket)
+    except (ClientError, BotoCoreError) as error:
+        raise _unavailable(error) from None
+
+
+def _sort(key: str, code: str | None, outcome: Outcome) -> None:
+    if code is None:
+        outcome.deleted.append(key)
+    elif code in _ABSENT:
+        outcome.absent.append(key)
+    elif code in _TRANSIENT:
+        outcome.not_yet[key] = plain_code(code)
+    else:
+        outcome.refused[key] = plain_code(code)
+
+
+def _beside_each_other(keys: Iterable[str]) -> Iterator[list[str]]:
+    """Keys by folder, since one listing from the first to the last of a folder is short."""
+    for _, group in groupby(sorted(keys, key=_folder_first), key=lambda key: key.rpartition("/")[0]):
+        yield list(group)
+
+
+def _folder_first(key: str) -> tuple[str, str]:
+    folder, _, name = key.rpartition("/")
+    return folder, name
+
+
+def _raising_unavailable(pages: Iterable[Any]) -> Iterator[Any]:
+    try:
+        yield from pages
+    except (ClientError, BotoCoreError) as error:
+        raise _unavailable(error) from None
+
+
+def _unavailable(error: ClientError | BotoCoreError) -> StoreUnavailable:
+    """What may be said of a failed request: the call and the code. Messages carry keys and bucket names."""
+    if isinstance(error, ClientError):
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        code = plain_code(error.response.get("Error", {}).get("Code"))
+        return StoreUnavailable(
+            f"the object store answered {code} (HTTP {status}) to {plain_code(error.operation_name)}"
+        )
+    return StoreUnavailable(f"the object store could not be reached ({type(error).__name__})")

@@ -1,0 +1,190 @@
+"""What the backend's rows say of artifacts: where they are, and which keys and files their columns name."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import or_, select
+from sqlalchemy.orm import Session, aliased
+
+from activities.storage.keys import ArtifactRef, Scopes, column_key, icon_file_id, icon_key, lies_under
+from activities.storage.tables import Artifact, MobileAppInfo, Project, SnapshotComparison, SnapshotMetrics
+
+
+@dataclass
+class Places:
+    """Where the artifacts of a chunk are."""
+
+    present: list[ArtifactRef] = field(default_factory=list)
+    gone: list[ArtifactRef] = field(default_factory=list)
+    """No row any more; the request says in which project they were."""
+    lost: list[int] = field(default_factory=list)
+    """No row any more, and nothing says where they were."""
+    moved: list[int] = field(default_factory=list)
+    """In another organization by now."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A comparison of which at least one side is being deleted, in the head's place."""
+
+    head: ArtifactRef
+    base_id: int
+
+    @property
+    def prefix(self) -> str:
+        """The comparison's own prefix."""
+        return self.head.comparison_prefix(self.base_id)
+
+
+@dataclass(frozen=True)
+class NamedKey:
+    """What a column names, of whatever type, with the artifact (for a comparison its head) in whose place it must lie."""
+
+    kind: str
+    artifact: ArtifactRef
+    key: object
+    base_id: int | None = None
+
+    @property
+    def owned(self) -> bool:
+        """True if it is a key of the artifact's own (icons have rules of their own)."""
+        prefix = self.artifact.prefix if self.base_id is None else self.artifact.comparison_prefix(self.base_id)
+        if self.kind == "icon":
+            return isinstance(self.key, str) and icon_key(self.artifact, self.key) is not None
+        return lies_under(self.key, (prefix,))
+
+
+def find_places(session: Session, ids: Sequence[int], organization_id: int, *, gone_project_id: int | None) -> Places:
+    """Where each of the artifacts is now."""
+    places = Places()
+    rows = session.execute(
+        select(Artifact.id, Artifact.project_id, Project.organization_id)
+        .join(Project, Project.id == Artifact.project_id)
+        .where(Artifact.id.in_(ids))
+        .order_by(Artifact.id)
+    ).all()
+    for artifact, project, organization in rows:
+        if organization == organization_id:
+            places.present.append(ArtifactRef(organization, project, artifact))
+        else:
+            places.moved.append(artifact)
+    for artifact in sorted(set(ids) - {row.id for row in rows}):
+        if gone_project_id is None:
+            places.lost.append(artifact)
+        else:
+            places.gone.append(ArtifactRef(organization_id, gone_project_id, artifact))
+    return places
+
+
+def comparisons_of(session: Session, places: Places) -> list[Comparison]:
+    """The comparisons of the present artifacts, as head or base, whose head is in the same organization."""
+    return [comparison for comparison, _ in _comparisons(session, places.present)]
+
+
+def keys_named_by_columns(session: Session, places: Places) -> list[NamedKey]:
+    """Every object key that a column of the present artifacts' rows names."""
+    by_id = {artifact.id: artifact for artifact in places.present}
+    metrics = session.execute(
+        select(SnapshotMetrics.preprod_artifact_id, SnapshotMetrics.extras).where(
+            SnapshotMetrics.preprod_artifact_id.in_(by_id)
+        )
+    )
+    icons = session.execute(
+        select(MobileAppInfo.preprod_artifact_id, MobileAppInfo.app_icon_id).where(
+            MobileAppInfo.preprod_artifact_id.in_(by_id)
+        )
+    )
+    named = [key for artifact, extras in metrics for key in keys_of_metrics(by_id[artifact], extras)]
+    named += [key for artifact, icon in icons for key in keys_of_app_info(by_id[artifact], icon)]
+    named += [
+        key
+        for comparison, extras in _comparisons(session, places.present)
+        for key in keys_of_comparison(comparison, extras)
+    ]
+    return named
+
+
+def keys_of_metrics(artifact: ArtifactRef, extras: Any) -> list[NamedKey]:
+    """What `SnapshotMetrics.extras` names."""
+    pairs = (("manifest", "manifest_key"), ("head_images", "head_images_key"))
+    return [NamedKey(kind, artifact, key) for kind, name in pairs if (key := column_key(extras, name)) is not None]
+
+
+def keys_of_comparison(comparison: Comparison, extras: Any) -> list[NamedKey]:
+    """What `SnapshotComparison.extras` names."""
+    key = column_key(extras, "comparison_key")
+    return [] if key is None else [NamedKey("comparison_manifest", comparison.head, key, comparison.base_id)]
+
+
+def keys_of_app_info(artifact: ArtifactRef, app_icon_id: str | None) -> list[NamedKey]:
+    """What `MobileAppInfo.app_icon_id` names, unless it is a file's id."""
+    if not app_icon_id or icon_file_id(app_icon_id) is not None:
+        return []
+    return [NamedKey("icon", artifact, app_icon_id)]
+
+
+def own_prefixes(places: Places, comparisons: Iterable[Comparison], scopes: Scopes) -> list[tuple[str, str, bool]]:
+    """(scope, prefix, exact) of all that belongs to these artifacts alone, in every usecase."""
+    owned = [*places.present, *places.gone]
+    heads = {artifact.id for artifact in owned}
+    # A comparison under a head of ours lies under the head's own prefix already.
+    as_base = [(one.head, one.prefix, False) for one in comparisons if one.head.id not in heads]
+    return [
+        (scope, prefix, exact)
+        for artifact, prefix, exact in [
+            *((artifact, artifact.prefix, False) for artifact in owned),
+            *((artifact, artifact.archive_key, True) for artifact in owned),
+            *as_base,
+        ]
+        for scope in scopes.of(artifact.organization_id, artifact.project_id)
+    ]
+
+
+def comparison_places(
+    session: Session, metrics_pairs: Iterable[tuple[int, int]], organization_id: int
+) -> dict[tuple[int, int], Comparison]:
+    """Comparisons by their (head, base) snapshot metrics, where the head is in the organization."""
+    pairs = set(metrics_pairs)
+    ids = {metrics for pair in pairs for metrics in pair}
+    rows = session.execute(
+        select(SnapshotMetrics.id, Artifact.id, Artifact.project_id, Project.organization_id)
+        .join(Artifact, Artifact.id == SnapshotMetrics.preprod_artifact_id)
+        .join(Project, Project.id == Artifact.project_id)
+        .where(SnapshotMetrics.id.in_(ids))
+    )
+    place = {metrics: ArtifactRef(organization, project, artifact) for metrics, artifact, project, organization in rows}
+    return {
+        (head, base): Comparison(place[head], place[base].id)
+        for head, base in pairs
+        if head in place and base in place and place[head].organization_id == organization_id
+    }
+
+
+def _comparisons(session: Session, present: Sequence[ArtifactRef]) -> list[tuple[Comparison, Any]]:
+    if not present:
+        return []
+    head, base = aliased(SnapshotMetrics), aliased(SnapshotMetrics)
+    ids = [artifact.id for artifact in present]
+    rows = session.execute(
+        select(
+            head.preprod_artifact_id,
+            base.preprod_artifact_id,
+            Artifact.project_id,
+            Project.organization_id,
+            SnapshotComparison.extras,
+        )
+        .select_from(SnapshotComparison)
+        .join(head, head.id == SnapshotComparison.head_snapshot_metrics_id)
+        .join(base, base.id == SnapshotComparison.base_snapshot_metrics_id)
+        .join(Artifact, Artifact.id == head.preprod_artifact_id)
+        .join(Project, Project.id == Artifact.project_id)
+        .where(or_(head.preprod_artifact_id.in_(ids), base.preprod_artifact_id.in_(ids)))
+        .order_by(SnapshotComparison.id)
+    )
+    organization_id = present[0].organization_id
+    return [
+        (Comparison(ArtifactRef(organization, project, head_id), base_id), extras)
+        for head_id, base_id, project, organization, extras in rows
+        if organization == organization_id
+    ]

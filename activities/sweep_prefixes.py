@@ -1,0 +1,160 @@
+"""Step 5: list what is still under the artifacts' own prefixes and delete it; after a quiet period, list them empty.
+
+By now what rows and manifests named is gone, so a listing finds exactly what nobody named: plans, chunks, runs, whatever upload
+code invents next, and late writers. What the store itself listed is deleted literally.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from dataclasses import dataclass, field
+
+from temporalio import activity
+
+from activities.heartbeat import between_requests
+from activities.storage import ledger
+from activities.storage.database import Database
+from activities.storage.ledger import ChunkState, Prefix, PrefixState
+from activities.storage.objects import MAX_KEYS, ObjectStore
+from workflows.errors import DeletionError, KeysNotDeletedYet, StaleAttempt
+from workflows.messages import SWEEP_PREFIXES, Sweep, Swept
+
+STILL_WRITTEN = "StillWritten"
+"""The code of objects that somebody kept on writing while sweep after sweep deleted them."""
+_LISTINGS = 3
+_HEARTBEAT_S = 5.0
+
+
+@dataclass
+class Listing:
+    """What emptying one prefix came to."""
+
+    deleted: int = 0
+    codes: Counter[str] = field(default_factory=Counter)
+    refused: int = 0
+    """Sealed keys under the prefix that are left over already: they are counted in their pages."""
+    not_yet: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True)
+class SweepPrefixes:
+    """Needs the ledger and the store."""
+
+    database: Database
+    store: ObjectStore
+    requests: Executor
+
+    @activity.defn(name=SWEEP_PREFIXES.name, no_thread_cancel_exception=True)
+    def sweep_prefixes(self, sweep: Sweep) -> Swept:
+        """Returns what was found. Raises KeysNotDeletedYet, StoreUnavailable: then the step is run again from where it was."""
+        with self.database.read() as session:
+            chunk = ledger.read_chunk(session, sweep.deletion_id, sweep.chunk)
+            if chunk.state != ChunkState.ROWS_DELETED:
+                raise StaleAttempt(f"chunk {sweep.chunk}: its rows are not deleted")
+            prefixes = ledger.prefixes_to_sweep(session, sweep.deletion_id, sweep.chunk)
+            in_pages = {
+                _short(page.scope + key)
+                for page in ledger.read_pages(session, sweep.deletion_id, sweep.chunk)
+                for key in page.keys
+            }
+        jobs: list[Callable[[], Listing]] = [
+            lambda prefix=prefix: self._sweep_one(sweep, prefix, in_pages)  # type: ignore[misc]
+            for prefix in prefixes
+            if not prefix.exact
+        ]
+        exact = [prefix for prefix in prefixes if prefix.exact]
+        if sweep.confirm:
+            for start in range(0, len(exact), MAX_KEYS):
+                jobs.append(lambda some=exact[start : start + MAX_KEYS]: self._delete_exact(sweep, some, in_pages))  # type: ignore[misc]
+        total = self._run(jobs)
+        if total.not_yet:
+            codes = ", ".join(f"{code} {count}" for code, count in sorted(total.not_yet.items()))
+            raise KeysNotDeletedYet(f"{total.not_yet.total()} listed objects are to be tried again ({codes})")
+        return Swept(found=total.deleted + total.codes.total(), left_over=total.codes.total())
+
+    def _run(self, jobs: list[Callable[[], Listing]]) -> Listing:
+        total = Listing()
+        failures: list[DeletionError] = []
+        running: set[Future[Listing]] = {self.requests.submit(job) for job in jobs}
+        try:
+            while running:
+                between_requests(len(jobs) - len(running), len(jobs))
+                done, running = wait(running, timeout=_HEARTBEAT_S, return_when=FIRST_COMPLETED)
+                for future in done:
+                    try:
+                        one = future.result()
+                    except DeletionError as error:
+                        failures.append(error)
+                        continue
+                    total.deleted += one.deleted
+                    total.codes += one.codes
+                    total.not_yet += one.not_yet
+        finally:
+            for future in running:
+                future.cancel()
+            wait(running)
+        if failures:
+            raise failures[0]
+        return total
+
+    def _sweep_one(self, sweep: Sweep, prefix: Prefix, in_pages: set[int]) -> Listing:
+        """Empty a prefix; to confirm, list again after deleting, until a listing finds nothing that could be deleted."""
+        total = Listing()
+        quiet = False
+        for _ in range(_LISTINGS if sweep.confirm else 1):
+            listing = self._empty(prefix.scope + prefix.prefix, in_pages)
+            total.deleted += listing.deleted
+            total.codes, total.not_yet, total.refused = listing.codes, listing.not_yet, listing.refused
+            if quiet := listing.deleted == 0:
+                break
+        if sweep.last and not quiet:
+            total.codes[STILL_WRITTEN] += listing.deleted
+        self._settle(sweep, [(prefix, _state(sweep, total), total.deleted, dict(total.codes + total.not_yet))])
+        return total
+
+    def _empty(self, prefix: str, in_pages: set[int]) -> Listing:
+        listing = Listing()
+        for page in self.store.list_under(prefix):
+            found = [one for one in page if _short(one.key) not in in_pages]
+            listing.refused += len(page) - len(found)
+            if found:
+                outcome = self.store.delete_found(found)
+                listing.deleted += len(outcome.deleted) + len(outcome.absent)
+                listing.codes.update(outcome.refused.values())
+                listing.not_yet.update(outcome.not_yet.values())
+        return listing
+
+    def _delete_exact(self, sweep: Sweep, exact: list[Prefix], in_pages: set[int]) -> Listing:
+        """Keys whose neighbours are others': they were deleted with the pages, and are deleted again after the quiet period."""
+        keys = {prefix.scope + prefix.prefix: prefix for prefix in exact}
+        outcome = self.store.delete([key for key in keys if _short(key) not in in_pages])
+        settled = []
+        for key, prefix in keys.items():
+            if code := outcome.remaining.get(key):
+                settled.append((prefix, PrefixState.LEFT_OVER, 0, {code: 1}))
+            else:
+                state = PrefixState.LEFT_OVER if _short(key) in in_pages else PrefixState.EMPTY
+                settled.append((prefix, state, 0, {}))
+        self._settle(sweep, settled)
+        return Listing(codes=Counter(outcome.refused.values()), not_yet=Counter(outcome.not_yet.values()))
+
+    def _settle(self, sweep: Sweep, settled: list[tuple[Prefix, PrefixState, int, dict[str, int]]]) -> None:
+        with self.database.write() as session:
+            found = ledger.lock_released(session, sweep.deletion_id, sweep.chunk, settled[0][0].epoch)
+            for prefix, state, deleted, codes in settled:
+                ledger.settle_prefix(session, found, prefix, state, deleted=deleted, codes=codes)
+
+
+def _state(sweep: Sweep, listing: Listing) -> PrefixState:
+    if listing.codes or listing.refused or listing.not_yet:
+        return PrefixState.LEFT_OVER
+    # Something that was found after the quiet period says that it was not quiet: only another one can confirm.
+    if not sweep.confirm or (listing.deleted and not sweep.last):
+        return PrefixState.OWED
+    return PrefixState.EMPTY
+
+
+def _short(key: str) -> int:
+    """Eight bytes that stand for a key: a million of them fit where a million keys would not."""
+    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest())

@@ -1,0 +1,55 @@
+"""The ledger's schema, from its first day: Alembic migrations that run from code, and print as SQL."""
+
+from io import StringIO
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection
+from sqlalchemy.exc import SQLAlchemyError
+
+from activities.storage.database import LEDGER_SCHEMA, Database, unavailable
+from workflows.errors import LedgerOutdated
+
+VERSION_TABLE = "artifact_deletion_version"
+
+
+def migrate(database: Database) -> None:
+    """Bring the ledger's tables to this code's version. Safe to repeat."""
+    try:
+        with database.write() as session:
+            command.upgrade(_config(connection=session.connection()), "head")
+    except SQLAlchemyError as error:
+        raise unavailable(error) from None
+
+
+def as_sql(dialect: str) -> str:
+    """The same as SQL, for whoever may not run it from here. Needs no database."""
+    printed = StringIO()
+    command.upgrade(_config(dialect=dialect, output=printed), "head", sql=True)
+    return printed.getvalue()
+
+
+def check_version(database: Database) -> None:
+    """Raises LedgerOutdated if the ledger is absent or not at this code's version."""
+    wanted = ScriptDirectory.from_config(_config()).get_current_head()
+    with database.read() as session:
+        found = _context(session.connection()).get_current_revision()
+    if found != wanted:
+        state = "is absent" if found is None else f"is at version {found}, this code needs {wanted}"
+        raise LedgerOutdated(f"the ledger {state}: run `python starter.py setup`")
+
+
+def _context(connection: Connection) -> MigrationContext:
+    schema = LEDGER_SCHEMA if connection.dialect.name == "postgresql" else None
+    return MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE, "version_table_schema": schema})
+
+
+def _config(connection: Connection | None = None, dialect: str | None = None, output: StringIO | None = None) -> Config:
+    config = Config(output_buffer=output)
+    config.set_main_option("script_location", str(Path(__file__).parent))
+    config.set_main_option("path_separator", "os")
+    config.attributes.update(connection=connection, dialect=dialect)
+    return config

@@ -1,0 +1,171 @@
+"""Everything that can be set, read once from the environment.
+
+Temporal's address, namespace, TLS and API key are not among these: they are Temporal's own variables and profile file
+(`temporalio.envconfig`), the same for every client of a cluster.
+"""
+
+import sys
+from datetime import timedelta
+from string import Formatter
+from typing import Annotated, Literal, Self, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
+
+PREFIX = "ARTIFACT_DELETION_"
+_SCOPE_FIELDS = {"usecase", "organization_id", "project_id"}
+
+
+def _database_url(value: SecretStr) -> SecretStr:
+    try:
+        dialect = make_url(value.get_secret_value()).drivername
+    except ArgumentError:
+        raise ValueError("must be a SQLAlchemy URL, such as postgresql+psycopg://host/name") from None
+    if dialect not in {"postgresql+psycopg", "sqlite", "sqlite+pysqlite"}:
+        raise ValueError("must begin with postgresql+psycopg:// or sqlite://")
+    return value
+
+
+def _scope_template(value: str) -> str:
+    try:
+        fields = {name for _, name, _, _ in Formatter().parse(value) if name is not None}
+    except ValueError:
+        fields = set()
+    if fields != _SCOPE_FIELDS or not value.endswith("/"):
+        raise ValueError("must name {usecase}, {organization_id} and {project_id}, and end with a slash")
+    return value
+
+
+def _usecases(value: object) -> object:
+    return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
+
+
+Segment = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
+
+
+class DatabaseSettings(BaseSettings):
+    """What a backend and the command line need."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, hide_input_in_errors=True, frozen=True)
+
+    database_url: Annotated[SecretStr, AfterValidator(_database_url)] = Field(
+        description="SQLAlchemy URL of the backend's database: postgresql+psycopg://… or sqlite:///…"
+    )
+    database_pool_size: PositiveInt = Field(10, description="connections kept open; as many again in bursts")
+    database_lock_timeout_s: PositiveFloat = Field(
+        10, description="seconds a statement waits for a lock before its transaction is run again later"
+    )
+    database_statement_timeout_s: PositiveFloat = Field(
+        120, description="seconds a statement may take: no lock of ours is held longer"
+    )
+    database_prepare: bool = Field(
+        default=False, description="let the driver prepare statements; a transaction-mode pooler may not bear it"
+    )
+
+
+class Settings(DatabaseSettings):
+    """What a worker needs."""
+
+    bucket: Annotated[str, Field(min_length=3, max_length=255)] = Field(description="the bucket that holds the objects")
+    s3_endpoint: str | None = Field(None, description="URL of an S3-compatible server; without it, AWS's own")
+    s3_region: str = Field("us-east-1", description="region that requests are signed for")
+    s3_access_key: str | None = Field(None, description="without it, credentials are found as by every AWS client")
+    s3_secret_key: SecretStr | None = Field(None, description="goes with the access key")
+    s3_connect_timeout_s: PositiveFloat = Field(5, description="seconds to wait for a connection")
+    s3_read_timeout_s: PositiveFloat = Field(
+        60, description="seconds to wait for an answer; one request deletes 1000 keys"
+    )
+    bucket_versioned: Literal["ask", "yes", "no"] = Field(
+        "ask", description="whether the bucket keeps versions; “ask” needs s3:GetBucketVersioning at the worker's start"
+    )
+    bucket_listable: bool = Field(
+        default=True, description="false for a store without listings: prefixes stay unchecked"
+    )
+    scope_template: Annotated[str, AfterValidator(_scope_template)] = Field(
+        "{usecase}/org.{organization_id}/project.{project_id}/objects/",
+        description="physical prefix of a project's keys",
+    )
+    usecases: Annotated[tuple[Segment, ...], NoDecode, BeforeValidator(_usecases), Field(min_length=1)] = Field(
+        ("preprod", "snapshots", "preprod_size"), description="comma-separated; every one is searched, in this order"
+    )
+    trace_store: Literal["sql", "none"] = Field(
+        "none", description="where trace items are: “sql” is the table trace_items of the same database"
+    )
+    chunk_artifacts: Annotated[int, Field(ge=1, le=1000)] = Field(100, description="artifacts a transaction")
+    chunks_at_once: PositiveInt = Field(4, description="transactions of one deletion at a time")
+    pages_an_activity: Annotated[int, Field(ge=1, le=100)] = Field(
+        4, description="thousands of keys an activity deletes"
+    )
+    activities_at_once: PositiveInt = Field(16, description="object-store activities of one deletion at a time")
+    store_requests: PositiveInt = Field(16, description="requests this worker makes of the store at a time")
+    activity_threads: Annotated[int, Field(ge=4)] = Field(32, description="activities this worker runs at a time")
+    manifest_readers: PositiveInt = Field(8, description="manifests a chunk reads at a time")
+    manifests_parsed: PositiveInt = Field(2, description="manifests the worker holds parsed at a time")
+    manifest_limit_bytes: PositiveInt = Field(64 * 2**20, description="a larger manifest counts as unreadable")
+    quiet_period_s: Annotated[float, Field(ge=0)] = Field(
+        60,
+        description="seconds between the first sweep and the listing that confirms it: longer than a comparison's last writes take",
+    )
+    keys_per_second: PositiveFloat | None = Field(
+        None, description="limit for deleted keys over all workers; S3's guide is 3,500 a second for a prefix"
+    )
+    shutdown_grace_s: PositiveFloat = Field(30, description="seconds that running activities get after SIGTERM")
+    build_id: str | None = Field(None, description="worker versioning: the build of this worker, in its deployment")
+
+    @model_validator(mode="after")
+    def _keys_go_together(self) -> Self:
+        if (self.s3_access_key is None) != (self.s3_secret_key is None):
+            raise ValueError("S3_ACCESS_KEY and S3_SECRET_KEY go together")
+        return self
+
+    @property
+    def quiet_period(self) -> timedelta:
+        return timedelta(seconds=self.quiet_period_s)
+
+    @property
+    def shutdown_grace(self) -> timedelta:
+        return timedelta(seconds=self.shutdown_grace_s)
+
+
+def explained(settings: type[BaseSettings]) -> str:
+    """One paragraph a variable, for --help."""
+    lines = []
+    for name, field in settings.model_fields.items():
+        default = "required" if field.is_required() else f"default: {_shown(field.default)}"
+        lines.append(f"  {PREFIX}{name.upper()}\n      {field.description} ({default})")
+    return "\n".join(lines)
+
+
+def one_line(error: ValidationError) -> str:
+    """The first thing that is wrong, naming the variable and no value."""
+    problem = error.errors(include_input=False, include_url=False, include_context=False)[0]
+    name = f"{PREFIX}{str(problem['loc'][0]).upper()}" if problem["loc"] else PREFIX.rstrip("_")
+    reason = "is not set" if problem["type"] == "missing" else problem["msg"].removeprefix("Value error, ")
+    return f"{name}: {reason}"
+
+
+S = TypeVar("S", bound=DatabaseSettings)
+
+
+def load(settings: type[S]) -> S:
+    """Read the environment, or say in one line what is wrong with it and exit with 2."""
+    try:
+        return settings()
+    except ValidationError as error:
+        sys.stderr.write(f"{one_line(error)}\n")
+        sys.exit(2)
+
+
+def _shown(default: object) -> str:
+    return ",".join(default) if isinstance(default, tuple) else "none" if default is None else str(default)

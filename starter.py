@@ -1,0 +1,496 @@
+"""What a backend calls to delete artifacts, and the command line over the same functions.
+
+A backend accepts a deletion inside its own transaction (`accept_deletion`), then starts it and waits for the rows
+(`wait_rows_deleted`), or leaves the start to `resume`. Whatever is accepted is in the ledger: Temporal may be down, or lose all.
+"""
+
+import argparse
+import asyncio
+import json
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from pydantic import ValidationError
+from sqlalchemy import Connection, select
+from sqlalchemy.orm import Session
+from temporalio.api.enums.v1 import IndexedValueType
+from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest, ListSearchAttributesRequest
+from temporalio.client import (
+    Client,
+    WithStartWorkflowOperation,
+    WorkflowExecutionStatus,
+    WorkflowFailureError,
+    WorkflowHandle,
+    WorkflowUpdateFailedError,
+)
+from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
+from temporalio.envconfig import ClientConfig
+from temporalio.exceptions import ApplicationError, WorkflowAlreadyStartedError
+from temporalio.service import RPCError, RPCStatusCode
+
+from activities.storage import ledger
+from activities.storage.database import Database
+from activities.storage.ledger import Deletion, DeletionState
+from settings import DatabaseSettings, load
+from workflows.converter import data_converter
+from workflows.errors import DeletionError
+from workflows.messages import (
+    ROWS_DELETED_UPDATE_ID,
+    SEARCH_ATTRIBUTES,
+    TASK_QUEUE,
+    WORKFLOW_NAME,
+    AllRowsDeleted,
+    DeletionReceipt,
+    DeletionRequest,
+    Progress,
+    refused_fields,
+    workflow_id,
+)
+
+DONE, FAILED, BAD_USAGE, UNREACHABLE = range(4)
+_OPEN = (DeletionState.ACCEPTED, DeletionState.RUNNING)
+
+
+class NoSuchDeletion(LookupError):
+    """The ledger knows no deletion of that id."""
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A deletion as the ledger has it."""
+
+    request: DeletionRequest
+    state: DeletionState
+    accepted_at: datetime
+    receipt: DeletionReceipt | None
+
+
+# For backends ---------------------------------------------------------------------------------------------------------
+
+
+def accept_deletion(session: Session | Connection, request: DeletionRequest, *, reason: str | None = None) -> str:
+    """Write a deletion down in the caller's own transaction, and return its workflow id. Asking twice is asking once.
+
+    With an AsyncSession: `await session.run_sync(accept_deletion, request)`. `reason` is free text for the ledger alone; it
+    never reaches Temporal. Once the caller has committed, the deletion will happen.
+    """
+    if isinstance(session, Connection):
+        with Session(session, join_transaction_mode="rollback_only") as own:
+            ledger.accept(own, request, reason)
+    else:
+        ledger.accept(session, request, reason)
+    return request.workflow_id
+
+
+async def start_deletion(client: Client, request: DeletionRequest) -> WorkflowHandle[Any, DeletionReceipt]:
+    """Start a deletion, or find it running or completed. One that failed or was cancelled runs again and does what is left."""
+    try:
+        return await client.start_workflow(
+            WORKFLOW_NAME,
+            request,
+            id=request.workflow_id,
+            task_queue=TASK_QUEUE,
+            result_type=DeletionReceipt,
+            id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+            id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY,
+            static_summary=request.summary,
+            static_details=request.details,
+        )
+    except WorkflowAlreadyStartedError:
+        return client.get_workflow_handle(request.workflow_id, result_type=DeletionReceipt)
+
+
+async def wait_rows_deleted(client: Client, request: DeletionRequest) -> AllRowsDeleted:
+    """Start the deletion if need be, and return once its rows are gone: one round trip, while objects go in the background.
+
+    Raises WorkflowUpdateFailedError if the deletion ends before its rows are gone (its cause names why).
+    """
+    start = WithStartWorkflowOperation(
+        WORKFLOW_NAME,
+        request,
+        id=request.workflow_id,
+        task_queue=TASK_QUEUE,
+        result_type=DeletionReceipt,
+        id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+        id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY,
+        static_summary=request.summary,
+        static_details=request.details,
+    )
+    try:
+        answer: AllRowsDeleted = await client.execute_update_with_start_workflow(
+            "rows_deleted", start_workflow_operation=start, id=ROWS_DELETED_UPDATE_ID, result_type=AllRowsDeleted
+        )
+    except WorkflowAlreadyStartedError:
+        completed = client.get_workflow_handle(request.workflow_id, result_type=DeletionReceipt)
+        receipt = await completed.result()
+        return AllRowsDeleted(artifacts=receipt.requested_artifacts, rows=sum(receipt.rows.values()))
+    return answer
+
+
+async def progress(client: Client, workflow: str) -> Progress:
+    """How far a deletion is, in counts. Raises RPCError where Temporal knows no such workflow."""
+    answer: Progress = await client.get_workflow_handle(workflow).query("progress", result_type=Progress)
+    return answer
+
+
+def recorded(database: Database, workflow: str) -> Recorded:
+    """A deletion by its workflow id, or by the digest at its end. Raises NoSuchDeletion."""
+    with database.read() as session:
+        row = session.execute(select(Deletion).where(Deletion.id == workflow.rpartition("/")[2])).scalar_one_or_none()
+        if row is None:
+            raise NoSuchDeletion(f"the ledger knows no deletion {workflow!r}")
+        return Recorded(
+            request=DeletionRequest.model_validate(row.request),
+            state=DeletionState(row.state),
+            accepted_at=row.accepted_at,
+            receipt=None if row.receipt is None else DeletionReceipt.model_validate(row.receipt),
+        )
+
+
+def receipt(database: Database, workflow: str) -> DeletionReceipt | None:
+    """The receipt as the ledger has it, complete or with leftovers; None while there is none. Raises NoSuchDeletion."""
+    return recorded(database, workflow).receipt
+
+
+async def resume(client: Client, database: Database) -> list[str]:
+    """Start every open deletion that nobody runs: accepted while Temporal was down, or lost with its data."""
+    with database.read() as session:
+        requests = [
+            DeletionRequest.model_validate(request)
+            for request in session.execute(
+                select(Deletion.request).where(Deletion.state.in_(_OPEN)).order_by(Deletion.accepted_at)
+            ).scalars()
+        ]
+    started = []
+    for request in requests:
+        if not await _is_running(client, request.workflow_id):
+            await start_deletion(client, request)
+            started.append(request.workflow_id)
+    return started
+
+
+async def connect() -> Client:
+    """A client by Temporal's own environment variables and profile file (`temporalio.envconfig`)."""
+    return await Client.connect(**ClientConfig.load_client_connect_config(), data_converter=data_converter)
+
+
+async def register_search_attributes(client: Client) -> list[str]:
+    """Add those of our search attributes that the namespace lacks. Safe to repeat. Temporal Cloud wants them made beforehand."""
+    types = {"Keyword": IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD, "Int": IndexedValueType.INDEXED_VALUE_TYPE_INT}
+    operator = client.operator_service
+    known = await operator.list_search_attributes(ListSearchAttributesRequest(namespace=client.namespace))
+    missing = {name: types[kind] for name, kind in SEARCH_ATTRIBUTES.items() if name not in known.custom_attributes}
+    if missing:
+        await operator.add_search_attributes(
+            AddSearchAttributesRequest(namespace=client.namespace, search_attributes=missing)
+        )
+    return sorted(missing)
+
+
+async def _is_running(client: Client, workflow: str) -> bool:
+    try:
+        found = await client.get_workflow_handle(workflow).describe()
+    except RPCError as error:
+        if error.status is RPCStatusCode.NOT_FOUND:
+            return False
+        raise
+    return found.status is WorkflowExecutionStatus.RUNNING
+
+
+# The command line -----------------------------------------------------------------------------------------------------
+
+
+def receipt_text(receipt: DeletionReceipt) -> str:
+    """A receipt for a person."""
+    done = "complete: nothing is left over" if receipt.complete else f"LEFT OVER: {_counts(receipt.left_over)}"
+    artifacts, objects = receipt.artifacts, receipt.objects
+    gone = [f"{ids.count} by {other}" for other, ids in artifacts.gone_before.by_deletion.items()]
+    lines = [
+        ("Deletion", receipt.workflow_id),
+        ("State", done),
+        ("Asked by", f"{receipt.requested_by or 'not said'}, reference {receipt.reference or 'not said'}"),
+        ("Artifacts", f"{artifacts.deleted.count:,} of {receipt.requested_artifacts:,} deleted"),
+        ("  gone before", "; ".join(gone)),
+        ("  gone, swept", artifacts.gone_before.swept.count),
+        ("  gone, objects unchecked", artifacts.gone_before.objects_unchecked.count),
+        ("  moved away", artifacts.moved.count),
+        ("Rows", f"{sum(receipt.rows.values()):,}"),
+        *((f"  {table}", f"{count:,}") for table, count in sorted(receipt.rows.items())),
+        ("Files", f"{receipt.files.deleted:,} deleted; {receipt.files.blobs_left:,} blobs stay"),
+        *((f"  kept: {reason}", ids.count) for reason, ids in receipt.files.kept.items()),
+        ("Object keys", f"{objects.sealed:,} sealed: {_counts(objects.sealed_by_kind)}"),
+        ("  deleted", f"{objects.deleted:,}"),
+        ("  absent before", objects.absent),
+        ("  kept, still named", objects.kept),
+        ("  left over", _counts(objects.left_over)),
+        ("  found by listing, deleted", f"{objects.found_by_listing:,}"),
+        ("  found by listing, left over", _counts(objects.found_left_over)),
+        ("  prefixes", f"{objects.prefixes_listed_empty:,} of {objects.prefixes:,} listed empty"),
+        ("  digest of the sealed keys", objects.digest),
+        ("Images kept for expiry", receipt.manifests.images_kept),
+        ("Manifests", f"{receipt.manifests.read:,} read"),
+        ("  evicted", receipt.manifests.evicted),
+        ("  unreadable", receipt.manifests.unreadable),
+        ("  stray keys left alone", receipt.manifests.strays),
+        ("Trace items", f"{receipt.trace_items.matched:,} matched, {receipt.trace_items.state}"),
+        ("Accepted", receipt.times.accepted.isoformat(timespec="seconds")),
+        ("Rows gone", receipt.times.rows_deleted.isoformat(timespec="seconds") if receipt.times.rows_deleted else "no"),
+        ("Closed", receipt.times.closed.isoformat(timespec="seconds")),
+    ]
+    return "\n".join(f"{name:<30}{value}" for name, value in lines if value or not name.startswith(" "))
+
+
+def progress_line(progress: Progress) -> str:
+    """A deletion's progress on one line."""
+    left_over = f", {progress.left_over:,} left over" if progress.left_over else ""
+    return (
+        f"{progress.stage}: {progress.rows_deleted:,} rows, {progress.keys_done:,} of {progress.keys:,} keys, "
+        f"{progress.found_by_listing:,} found by listing{left_over}"
+    )
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in sorted(counts.items()))
+
+
+def _print_receipt(receipt: DeletionReceipt, *, as_json: bool) -> None:
+    print(receipt.model_dump_json(indent=2) if as_json else receipt_text(receipt))
+
+
+async def follow(
+    client: Client, database: Database, workflow: str, *, quiet: bool = False, every_s: float = 0.5
+) -> int:
+    """Print a running deletion's progress whenever it changes, until it ends. Returns the exit code."""
+    handle = client.get_workflow_handle(workflow, result_type=DeletionReceipt)
+    ended = asyncio.create_task(handle.result())
+    shown = ""
+    while not ended.done():
+        try:
+            line = progress_line(await asyncio.wait_for(progress(client, workflow), timeout=5))
+        except (RPCError, TimeoutError):
+            line = "no worker answers; the deletion waits for one"
+        if line != shown and not quiet:
+            print(shown := line, flush=True)
+        await asyncio.wait([ended], timeout=every_s)
+    try:
+        await ended
+    except WorkflowFailureError as error:
+        sys.stderr.write(f"{_ended(error)}\n")
+        return FAILED
+    return DONE
+
+
+def _ended(error: WorkflowFailureError) -> str:
+    cause = error.cause
+    return (
+        cause.message
+        if isinstance(cause, ApplicationError)
+        else f"the deletion ended otherwise: {type(cause).__name__}"
+    )
+
+
+async def _setup(arguments: argparse.Namespace) -> int:
+    from migrations import as_sql, migrate  # noqa: PLC0415  backends that only start deletions need no Alembic
+
+    if arguments.sql:
+        print(as_sql(arguments.sql))
+        return DONE
+    database = _database()
+    migrate(database)
+    print("the ledger is up to date")
+    added = await register_search_attributes(await connect())
+    print(f"search attributes: {', '.join(added) or 'all there already'}")
+    return DONE
+
+
+async def _delete(arguments: argparse.Namespace) -> int:
+    request = DeletionRequest(
+        organization_id=arguments.organization,
+        artifact_ids=arguments.artifacts,
+        project_id=arguments.project,
+        requested_by=arguments.requested_by,
+        reference=arguments.reference,
+    )
+    database = _database()
+    with database.write() as session:
+        accept_deletion(session, request, reason=arguments.reason)
+    return await _run(database, request, wait=arguments.wait, as_json=arguments.json)
+
+
+async def _rerun(arguments: argparse.Namespace) -> int:
+    database = _database()
+    request = recorded(database, arguments.deletion).request
+    with database.write() as session:
+        accept_deletion(session, request)
+    return await _run(database, request, wait=arguments.wait, as_json=arguments.json)
+
+
+async def _run(database: Database, request: DeletionRequest, *, wait: bool, as_json: bool) -> int:
+    found = recorded(database, request.workflow_id)
+    if found.state is DeletionState.CLOSED and found.receipt:
+        _print_receipt(found.receipt, as_json=as_json)
+        return DONE
+    try:
+        client = await connect()
+        await start_deletion(client, request)
+    except (RPCError, RuntimeError):
+        sys.stderr.write(
+            f"{request.workflow_id} is accepted, but Temporal cannot be reached: `starter.py resume` starts it later\n"
+        )
+        return UNREACHABLE
+    if not wait:
+        print(json.dumps({"workflow_id": request.workflow_id}) if as_json else request.workflow_id)
+        return DONE
+    if not as_json:
+        print(request.workflow_id)
+    code = await follow(client, database, request.workflow_id, quiet=as_json)
+    if done := receipt(database, request.workflow_id):
+        _print_receipt(done, as_json=as_json)
+    return code
+
+
+async def _status(arguments: argparse.Namespace) -> int:
+    database = _database()
+    found = recorded(database, arguments.deletion)
+    workflow = found.request.workflow_id
+    client = await connect()
+    if arguments.follow and await _is_running(client, workflow):
+        return await follow(client, database, workflow)
+    running = await _is_running(client, workflow)
+    now = await progress(client, workflow) if running else None
+    if arguments.json:
+        answer = {"workflow_id": workflow, "state": found.state, "running": running}
+        print(json.dumps(answer | ({"progress": now.model_dump(mode="json")} if now else {})))
+    else:
+        print(f"{workflow}: {found.state}{'' if running else ', not running'}")
+        if now:
+            print(progress_line(now))
+    return FAILED if found.state in {DeletionState.FAILED, DeletionState.REFUSED} else DONE
+
+
+async def _list(arguments: argparse.Namespace) -> int:
+    statement = select(Deletion).order_by(Deletion.accepted_at.desc(), Deletion.id).limit(arguments.limit)
+    if arguments.organization:
+        statement = statement.where(Deletion.organization_id == arguments.organization)
+    if arguments.state:
+        statement = statement.where(Deletion.state == arguments.state)
+    with _database().read() as session:
+        for row in session.execute(statement).scalars():
+            name, count = workflow_id(row.organization_id, row.id), len(row.request["artifact_ids"])
+            at = row.accepted_at.isoformat(timespec="seconds")
+            if arguments.json:
+                print(json.dumps({"workflow_id": name, "state": row.state, "artifacts": count, "accepted": at}))
+            else:
+                print(f"{at}  {row.state:<10}{count:>7,} artifacts  {name}")
+    return DONE
+
+
+async def _resume(arguments: argparse.Namespace) -> int:  # noqa: ARG001  every command takes its arguments
+    started = await resume(await connect(), _database())
+    for workflow in started:
+        print(workflow)
+    print(f"{len(started)} started", file=sys.stderr)
+    return DONE
+
+
+async def _receipt(arguments: argparse.Namespace) -> int:
+    found = receipt(_database(), arguments.deletion)
+    if found is None:
+        sys.stderr.write("there is no receipt yet: the deletion has not come to its end\n")
+        return FAILED
+    _print_receipt(found, as_json=arguments.json)
+    return DONE if found.complete else FAILED
+
+
+async def _demo(arguments: argparse.Namespace) -> int:  # noqa: ARG001  every command takes its arguments
+    from demo.run import demo  # noqa: PLC0415  needs the development packages
+
+    return await demo()
+
+
+def _database() -> Database:
+    settings = load(DatabaseSettings)
+    return Database(settings.database_url.get_secret_value(), pool_size=1)
+
+
+def _number(value: str) -> int:
+    # ASCII digits alone: int() takes more than a person would call a number.
+    if not re.fullmatch(r"-?[0-9]{1,30}", value, re.ASCII):
+        raise argparse.ArgumentTypeError("must be a whole number")
+    return int(value)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description="Delete snapshot artifacts for good: start deletions, follow them, run them again.",
+        epilog="exit codes: 0 done, 1 failed or left over, 2 bad usage, 3 Temporal or the database cannot be reached",
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    def command(name: str, run: Any, help: str, *, deletion: bool = False) -> argparse.ArgumentParser:  # noqa: A002
+        made = commands.add_parser(name, help=help, description=help)
+        made.set_defaults(run=run)
+        if deletion:
+            made.add_argument("deletion", help="workflow id, or the digest at its end")
+        return made
+
+    setup = command("setup", _setup, "create or update the ledger's tables and the search attributes; safe to repeat")
+    setup.add_argument("--sql", choices=["postgresql", "sqlite"], help="print the tables' SQL instead")
+    delete = command("delete", _delete, "delete artifacts of an organization")
+    delete.add_argument("artifacts", nargs="+", type=_number, help="artifact ids")
+    delete.add_argument("--organization", type=_number, required=True, help="the organization they all belong to")
+    delete.add_argument("--project", type=_number, help="where artifacts lay whose rows are already gone")
+    delete.add_argument("--requested-by", help="opaque id of whoever asks")
+    delete.add_argument("--reference", help="ticket or request id")
+    delete.add_argument("--reason", help="free text; stays in the ledger")
+    rerun = command("rerun", _rerun, "run a failed or cancelled deletion again: it does what is left", deletion=True)
+    for made in (delete, rerun):
+        made.add_argument("--wait", action="store_true", help="follow it to its end")
+    status = command("status", _status, "where a deletion is", deletion=True)
+    status.add_argument("--follow", action="store_true", help="until it ends")
+    listing = command("list", _list, "deletions, newest first")
+    listing.add_argument("--organization", type=_number)
+    listing.add_argument("--state", choices=list(DeletionState))
+    listing.add_argument("--limit", type=_number, default=50)
+    command("resume", _resume, "start every accepted deletion that nobody runs")
+    shown = command("receipt", _receipt, "what a deletion did", deletion=True)
+    for made in (delete, rerun, status, listing, shown):
+        made.add_argument("--json", action="store_true", help="for scripts")
+    command("demo", _demo, "the whole of it, on servers of its own that end with it")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    parsed = _parser().parse_args(arguments)
+    try:
+        code: int = asyncio.run(parsed.run(parsed))
+    except ValidationError as error:
+        return _says(refused_fields(error), BAD_USAGE)
+    except NoSuchDeletion as error:
+        return _says(str(error), BAD_USAGE)
+    except DeletionError as error:
+        return _says(str(error), UNREACHABLE)
+    except WorkflowUpdateFailedError as error:
+        return _says(str(error.cause), FAILED)
+    except (RPCError, RuntimeError) as error:
+        return _says(
+            f"Temporal cannot be reached ({type(error).__name__}); TEMPORAL_ADDRESS says where it is looked for",
+            UNREACHABLE,
+        )
+    except KeyboardInterrupt:
+        return _says("interrupted; a deletion that was started goes on", FAILED)
+    return code
+
+
+def _says(sentence: str, code: int) -> int:
+    sys.stderr.write(f"{sentence}\n")
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,252 @@
+"""The process that does the work: settings, clients, registration, and a graceful end."""
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import signal
+import sys
+import traceback
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import BoundedSemaphore
+from typing import Any
+
+from temporalio import activity
+from temporalio.api.operatorservice.v1 import ListSearchAttributesRequest
+from temporalio.client import Client
+from temporalio.common import VersioningBehavior, WorkerDeploymentVersion
+from temporalio.envconfig import ClientConfig
+from temporalio.exceptions import CancelledError
+from temporalio.service import RPCError
+from temporalio.worker import (
+    ActivityInboundInterceptor,
+    ExecuteActivityInput,
+    Interceptor,
+    Worker,
+    WorkerDeploymentConfig,
+)
+
+from activities.cancel_deletion import CancelDeletion
+from activities.close_deletion import CloseDeletion
+from activities.collect_keys import CollectKeys
+from activities.delete_objects import DeleteObjects
+from activities.delete_rows import DeleteRows
+from activities.delete_trace_items import DeleteTraceItems
+from activities.find_owed_elsewhere import FindOwedElsewhere
+from activities.open_deletion import OpenDeletion
+from activities.storage.database import Database
+from activities.storage.drift import Schema
+from activities.storage.keys import Scopes
+from activities.storage.ledger import PAGE_KEYS
+from activities.storage.objects import ObjectStore, S3Objects, bucket_keeps_versions, s3_client
+from activities.storage.traces import SqlTraces, TraceStore
+from activities.sweep_prefixes import SweepPrefixes
+from migrations import check_version
+from settings import Settings, explained, load
+from workflows.converter import data_converter
+from workflows.delete_artifacts import DeleteArtifactsWorkflow
+from workflows.errors import DeletionError, to_application_error
+from workflows.messages import OBJECTS_TASK_QUEUE, SEARCH_ATTRIBUTES, TASK_QUEUE, Pace
+
+_log = logging.getLogger("artifact_deletion.worker")
+DEPLOYMENT = "artifact-deletion"
+
+
+class NamedErrorsOnly(Interceptor):
+    """Turns whatever an activity raises into one of our named errors before anything logs or sends it."""
+
+    def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:  # noqa: A002  the SDK's name
+        return _NamedErrorsOnly(next)
+
+
+class _NamedErrorsOnly(ActivityInboundInterceptor):
+    async def execute_activity(self, input: ExecuteActivityInput) -> Any:  # noqa: A002  the SDK's name
+        try:
+            return await self.next.execute_activity(input)
+        except Exception as error:
+            if isinstance(error, CancelledError):
+                raise
+            if not isinstance(error, DeletionError):
+                # Where, and of what kind, but not what it says: messages carry keys and values.
+                place = "; ".join(
+                    f"{Path(f.filename).name}:{f.lineno} {f.name}" for f in traceback.extract_tb(error.__traceback__)
+                )
+                _log.error("%s: %s at %s", activity.info().activity_type, type(error).__name__, place)  # noqa: TRY400
+            failure = to_application_error(error)
+        raise failure
+
+
+def activities_for(
+    settings: Settings,
+    database: Database,
+    store: ObjectStore,
+    traces: TraceStore | None,
+    *,
+    requests: ThreadPoolExecutor,
+    pace: Pace,
+) -> tuple[list[Callable[..., Any]], list[Callable[..., Any]]]:
+    """The activities of the two task queues: those that talk to the database alone, and those that call the store."""
+    schema = Schema(database)
+    scopes = Scopes(settings.scope_template, settings.usecases)
+    configured = traces is not None
+    parsing = BoundedSemaphore(settings.manifests_parsed)
+    with_database: list[Callable[..., Any]] = [
+        OpenDeletion(database, schema, settings.chunk_artifacts, configured, pace).open_deletion,
+        DeleteRows(database, schema, scopes, store.listable).delete_rows,
+        DeleteTraceItems(database, traces).delete_trace_items,
+        FindOwedElsewhere(database, configured).find_owed_elsewhere,
+        CancelDeletion(database).cancel_deletion,
+        CloseDeletion(database, configured).close_deletion,
+    ]
+    with_store: list[Callable[..., Any]] = [
+        CollectKeys(
+            database, store, scopes, settings.manifest_limit_bytes, settings.manifest_readers, parsing
+        ).collect_keys,
+        DeleteObjects(database, store, requests).delete_objects,
+        SweepPrefixes(database, store, requests).sweep_prefixes,
+    ]
+    return with_database, with_store
+
+
+@contextlib.asynccontextmanager
+async def running(settings: Settings, client: Client) -> AsyncIterator[None]:
+    """Work on both task queues until the context ends, then let running activities finish within the grace period."""
+    database = open_database(settings)
+    check_version(database)
+    pace = Pace(
+        chunks_at_once=settings.chunks_at_once,
+        activities_at_once=settings.activities_at_once,
+        pages_an_activity=settings.pages_an_activity,
+        quiet_period=settings.quiet_period,
+        search_attributes=await has_search_attributes(client),
+    )
+    traces = SqlTraces(database) if settings.trace_store == "sql" else None
+    with (
+        ThreadPoolExecutor(settings.activity_threads, thread_name_prefix="activity") as threads,
+        ThreadPoolExecutor(settings.store_requests, thread_name_prefix="store") as requests,
+    ):
+        with_database, with_store = activities_for(
+            settings, database, open_store(settings), traces, requests=requests, pace=pace
+        )
+        common: dict[str, Any] = {
+            "activity_executor": threads,
+            "interceptors": [NamedErrorsOnly()],
+            "graceful_shutdown_timeout": settings.shutdown_grace,
+            "deployment_config": _deployment(settings.build_id),
+        }
+        limit = settings.keys_per_second
+        async with (
+            Worker(
+                client,
+                task_queue=TASK_QUEUE,
+                workflows=[DeleteArtifactsWorkflow],
+                activities=with_database,
+                max_concurrent_activities=settings.activity_threads // 2,
+                **common,
+            ),
+            Worker(
+                client,
+                task_queue=OBJECTS_TASK_QUEUE,
+                activities=with_store,
+                max_concurrent_activities=settings.activity_threads - settings.activity_threads // 2,
+                max_task_queue_activities_per_second=limit / (PAGE_KEYS * settings.pages_an_activity)
+                if limit
+                else None,
+                **common,
+            ),
+        ):
+            _log.info("worker is up: task queues %s and %s", TASK_QUEUE, OBJECTS_TASK_QUEUE)
+            yield
+    database.dispose()
+
+
+def open_database(settings: Settings) -> Database:
+    """The backend's database, which holds the ledger too."""
+    return Database(
+        settings.database_url.get_secret_value(),
+        pool_size=settings.database_pool_size,
+        lock_timeout_s=settings.database_lock_timeout_s,
+        statement_timeout_s=settings.database_statement_timeout_s,
+        prepare=settings.database_prepare,
+    )
+
+
+def open_store(settings: Settings) -> ObjectStore:
+    """The bucket. Whether it keeps versions is a setting or the bucket's own answer."""
+    client = s3_client(
+        endpoint=settings.s3_endpoint,
+        region=settings.s3_region,
+        access_key=settings.s3_access_key,
+        secret_key=settings.s3_secret_key.get_secret_value() if settings.s3_secret_key else None,
+        connections=settings.store_requests + settings.manifest_readers * settings.chunks_at_once,
+        connect_timeout_s=settings.s3_connect_timeout_s,
+        read_timeout_s=settings.s3_read_timeout_s,
+    )
+    versioned = settings.bucket_versioned == "yes" or (
+        settings.bucket_versioned == "ask" and bucket_keeps_versions(client, settings.bucket)
+    )
+    return S3Objects(client, settings.bucket, versioned, settings.bucket_listable)
+
+
+async def has_search_attributes(client: Client) -> bool:
+    """Whether deletions can be filtered in lists. Without them they run all the same."""
+    try:
+        found = await client.operator_service.list_search_attributes(
+            ListSearchAttributesRequest(namespace=client.namespace)
+        )
+    except RPCError:
+        return False
+    return set(SEARCH_ATTRIBUTES) <= set(found.custom_attributes)
+
+
+async def connect() -> Client:
+    """A client by Temporal's own environment variables and profile file."""
+    return await Client.connect(**ClientConfig.load_client_connect_config(), data_converter=data_converter)
+
+
+def _deployment(build_id: str | None) -> WorkerDeploymentConfig | None:
+    if build_id is None:
+        return None
+    return WorkerDeploymentConfig(
+        version=WorkerDeploymentVersion(DEPLOYMENT, build_id),
+        use_worker_versioning=True,
+        default_versioning_behavior=VersioningBehavior.PINNED,
+    )
+
+
+async def _work(settings: Settings) -> None:
+    asked_to_stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, asked_to_stop.set)
+    async with running(settings, await connect()):
+        await asked_to_stop.wait()
+        _log.info("stopping: running activities get %s", settings.shutdown_grace)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit codes: 0 after SIGTERM or SIGINT, 2 for bad settings, 3 when Temporal, the database or the store cannot be used."""
+    parser = argparse.ArgumentParser(
+        description="Delete snapshot artifacts: a worker on Temporal's task queues.",
+        epilog="environment variables (and Temporal's own, TEMPORAL_ADDRESS and others):\n\n" + explained(Settings),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    settings = load(Settings)
+    try:
+        asyncio.run(_work(settings))
+    except DeletionError as error:
+        sys.stderr.write(f"{error}\n")
+        return 3
+    except (RuntimeError, RPCError) as error:
+        sys.stderr.write(
+            f"Temporal cannot be reached ({type(error).__name__}); TEMPORAL_ADDRESS says where it is looked for\n"
+        )
+        return 3
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,418 @@
+"""One deletion, step by step: what happens, in which order, and how long each step may take.
+
+Collect keys, delete the rows in one transaction a chunk, delete objects and trace items, sweep, wait, sweep again, close. All
+that a step needs beyond ids stands in the ledger, so any run of this workflow, a first, a re-run or one after Temporal lost its
+data, does what is left and nothing else.
+"""
+
+import asyncio
+from collections.abc import Coroutine, Iterable, Sequence
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from temporalio import workflow
+from temporalio.common import Priority, RawValue, RetryPolicy, SearchAttributeKey, WorkflowIDReusePolicy
+from temporalio.exceptions import ActivityError, ApplicationError, ChildWorkflowError, WorkflowAlreadyStartedError
+from temporalio.workflow import ActivityConfig, ChildWorkflowCancellationType, ParentClosePolicy
+
+with workflow.unsafe.imports_passed_through():
+    from pydantic import ValidationError
+
+    from workflows.errors import InvalidRequest, ObjectsRemain, RowsNotDeleted, StaleSeal, to_application_error
+    from workflows.messages import (
+        CANCEL_DELETION,
+        CLOSE_DELETION,
+        COLLECT_KEYS,
+        DELETE_OBJECTS,
+        DELETE_ROWS,
+        DELETE_TRACE_ITEMS,
+        FIND_OWED_ELSEWHERE,
+        LEFTOVERS_ATTRIBUTE,
+        OBJECTS_TASK_QUEUE,
+        OPEN_DELETION,
+        ORGANIZATION_ATTRIBUTE,
+        STAGE_ATTRIBUTE,
+        SWEEP_PREFIXES,
+        TASK_QUEUE,
+        WORKFLOW_NAME,
+        AllRowsDeleted,
+        Chunk,
+        Deletion,
+        DeletionReceipt,
+        DeletionRequest,
+        In,
+        Opened,
+        Out,
+        Pace,
+        PageRange,
+        Progress,
+        RowsDeleted,
+        SealedChunk,
+        Stage,
+        Step,
+        Sweep,
+        refused_fields,
+    )
+
+T = TypeVar("T")
+
+# A database that is being upgraded or failed over comes back within hours; after a day a person should look.
+LEDGER = ActivityConfig(
+    start_to_close_timeout=timedelta(minutes=2),
+    schedule_to_close_timeout=timedelta(days=1),
+    retry_policy=RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(minutes=1)),
+)
+# Manifests are read from the store, which may be down all weekend; nothing is deleted yet, so waiting harms nobody.
+READS = ActivityConfig(
+    task_queue=OBJECTS_TASK_QUEUE,
+    start_to_close_timeout=timedelta(hours=1),
+    schedule_to_close_timeout=timedelta(days=3),
+    heartbeat_timeout=timedelta(seconds=60),
+    retry_policy=RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(minutes=5)),
+)
+# One transaction: locks that are held longer than the statement timeout of the database end it, and it is run again.
+ROWS = ActivityConfig(
+    start_to_close_timeout=timedelta(minutes=10),
+    schedule_to_close_timeout=timedelta(days=1),
+    retry_policy=RetryPolicy(initial_interval=timedelta(milliseconds=500), maximum_interval=timedelta(minutes=1)),
+)
+# A store may be down all weekend; after three days a person should look.
+OBJECTS = ActivityConfig(
+    task_queue=OBJECTS_TASK_QUEUE,
+    start_to_close_timeout=timedelta(hours=1),
+    schedule_to_close_timeout=timedelta(days=3),
+    heartbeat_timeout=timedelta(seconds=30),
+    retry_policy=RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(minutes=5)),
+)
+TRACE_ITEMS = ActivityConfig(
+    start_to_close_timeout=timedelta(minutes=5),
+    schedule_to_close_timeout=timedelta(days=3),
+    heartbeat_timeout=timedelta(seconds=60),
+    retry_policy=RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(minutes=5)),
+)
+
+TRACE_ITEMS_EVERY = timedelta(minutes=1)
+"""An event store's consumer deletes minutes after it accepted."""
+TRACE_ITEMS_ASKED = 120
+"""How often at most: two hours, after which the trace items are reported as unconfirmed."""
+OTHERS_EVERY = timedelta(seconds=5)
+SEALS_TRIED = 20
+"""Rows that change faster than their keys can be collected twenty times over are somebody's bug."""
+SWEEPS = 5
+"""A writer that is still at work after so many quiet periods is reported."""
+
+
+@workflow.defn(name=WORKFLOW_NAME)
+class DeleteArtifactsWorkflow:
+    """See the module. Its input is JSON of a DeletionRequest from any client."""
+
+    def __init__(self) -> None:  # noqa: D107
+        self._progress = Progress()
+        self._pace = Pace()
+        self._rows_owed: set[int] = set()
+        self._rows_settled = False
+        self._ended = False
+        self._settled_keys: dict[int, int] = {}
+        self._chunks_at_once = asyncio.Semaphore()
+        self._activities_at_once = asyncio.Semaphore()
+
+    @workflow.run
+    async def run(self, raw: RawValue) -> DeletionReceipt:
+        """Returns the receipt of a complete deletion; fails with ObjectsRemain when anything is left over."""
+        self._request = _validated(raw)
+        self._deletion = Deletion(deletion_id=self._request.deletion_id)
+        work = asyncio.create_task(self._delete())
+        try:
+            receipt = await self._finish(work)
+        except ActivityError as error:
+            self._note(stage=Stage.FAILED)
+            raise _named(error) from None
+        finally:
+            # Whoever waits for the rows gets an answer before the workflow ends.
+            self._ended = True
+            await workflow.wait_condition(workflow.all_handlers_finished)
+        if receipt is None:
+            workflow.continue_as_new(self._request)
+        if not receipt.complete:
+            raise _leftovers(receipt)
+        return receipt
+
+    @workflow.query
+    def progress(self) -> Progress:
+        """How far the deletion is, in counts."""
+        return self._progress
+
+    @workflow.update
+    async def rows_deleted(self) -> AllRowsDeleted:
+        """Returns once no row is left; raises RowsNotDeleted if the deletion ends before that."""
+        await workflow.wait_condition(lambda: self._rows_settled or self._ended)
+        if not self._rows_settled:
+            raise to_application_error(
+                RowsNotDeleted("the deletion ended before all rows were deleted; its own end says why")
+            )
+        return AllRowsDeleted(artifacts=self._progress.artifacts, rows=self._progress.rows_deleted)
+
+    async def _delete(self) -> DeletionReceipt | None:
+        """The whole deletion. None if the history is so long that another run is to go on."""
+        opened = await self._open()
+        chunks = await self._delete_chunks(opened.chunks)
+        await self._sweep_until_quiet(chunks)
+        if self._history_is_long():
+            return None
+        await self._wait_for_others()
+        self._note(stage=Stage.CLOSING)
+        receipt = await self._step(CLOSE_DELETION, self._deletion, LEDGER, "add up the receipt")
+        left_over = sum(receipt.left_over.values())
+        self._note(stage=Stage.FAILED if left_over else Stage.COMPLETED, left_over=left_over)
+        return receipt
+
+    async def _finish(self, work: asyncio.Task[DeletionReceipt | None]) -> DeletionReceipt | None:
+        """Wait for the work. A cancel undoes everything before the first commit; after it the rest is finished all the same."""
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            # The ledger knows whether rows are gone; the cancelled step does not.
+            cancelled = await self._step(CANCEL_DELETION, self._request, LEDGER, "cancel, if nothing is deleted yet")
+        if not cancelled.nothing_deleted:
+            self._note(cancel_refused=True)
+            return await work
+        work.cancel()
+        await asyncio.gather(work, return_exceptions=True)
+        self._note(stage=Stage.CANCELLED)
+        raise asyncio.CancelledError
+
+    async def _open(self) -> Opened:
+        self._note(stage=Stage.OPENING, artifacts=len(self._request.artifact_ids))
+        opened = await self._step(OPEN_DELETION, self._request, LEDGER, "write the request down")
+        self._pace = opened.pace
+        self._chunks_at_once = asyncio.Semaphore(opened.pace.chunks_at_once)
+        self._activities_at_once = asyncio.Semaphore(opened.pace.activities_at_once)
+        self._rows_owed = set(opened.rows_owed)
+        self._rows_settled = not opened.rows_owed
+        self._note(stage=Stage.COLLECTING, chunks=len(opened.chunks))
+        return opened
+
+    async def _delete_chunks(self, numbers: Sequence[int]) -> list[int]:
+        """The chunks whose rows are gone. One that fails before that does not keep the others from their end."""
+        await _all(self._delete_chunk(number) for number in numbers)
+        return [number for number in numbers if number not in self._rows_owed]
+
+    async def _delete_chunk(self, number: int) -> None:
+        chunk = Chunk(deletion_id=self._deletion.deletion_id, chunk=number)
+        async with self._chunks_at_once:
+            try:
+                deleted = await self._delete_rows(chunk)
+            except ActivityError as error:
+                workflow.logger.error("chunk %s: %s", number, _named(error).message)
+                return
+        await _all([self._delete_objects(chunk, deleted), self._delete_trace_items(chunk, deleted)])
+        await self._sweep(Sweep(**chunk.model_dump(), confirm=False))
+
+    async def _delete_rows(self, chunk: Chunk) -> RowsDeleted:
+        """Collect and delete; collect again as long as the rows say something else by then."""
+        for _ in range(SEALS_TRIED):
+            collected = await self._step(COLLECT_KEYS, chunk, READS, f"collect keys of chunk {chunk.chunk}")
+            sealed = SealedChunk(
+                **chunk.model_dump(), epoch=collected.epoch, pages=collected.pages, digest=collected.digest
+            )
+            try:
+                deleted = await self._step(DELETE_ROWS, sealed, ROWS, f"delete rows of chunk {chunk.chunk}")
+            except ActivityError as error:
+                if _named(error).type != StaleSeal.__name__:
+                    raise
+                stale = error
+            else:
+                self._note_rows(chunk, deleted)
+                return deleted
+        raise stale
+
+    def _note_rows(self, chunk: Chunk, deleted: RowsDeleted) -> None:
+        self._rows_owed.discard(chunk.chunk)
+        self._rows_settled = not self._rows_owed
+        self._note(
+            stage=Stage.DELETING_OBJECTS if self._rows_settled else Stage.COLLECTING,
+            chunks_rows_deleted=self._progress.chunks_rows_deleted + 1,
+            rows_deleted=self._progress.rows_deleted + deleted.rows,
+            pages=self._progress.pages + deleted.pages,
+            keys=self._progress.keys + deleted.sealed,
+        )
+
+    async def _delete_objects(self, chunk: Chunk, deleted: RowsDeleted) -> None:
+        size = self._pace.pages_an_activity
+        ranges = [
+            PageRange(**chunk.model_dump(), first=first, last=min(first + size, deleted.pages) - 1)
+            for first in range(deleted.first_page, deleted.pages, size)
+        ]
+        await _all(self._delete_pages(pages, deleted.pages) for pages in ranges)
+
+    async def _delete_pages(self, pages: PageRange, of: int) -> None:
+        label = f"objects of chunk {pages.chunk}: pages {pages.first + 1}-{pages.last + 1} of {of}"
+        if (done := await self._try(DELETE_OBJECTS, pages, OBJECTS, label)) is not None:
+            self._settled_keys[pages.chunk] = max(self._settled_keys.get(pages.chunk, 0), done.settled)
+            self._note(
+                pages_done=self._progress.pages_done + pages.last - pages.first + 1,
+                keys_done=sum(self._settled_keys.values()),
+                left_over=self._progress.left_over + done.left_over,
+            )
+
+    async def _delete_trace_items(self, chunk: Chunk, deleted: RowsDeleted) -> None:
+        if not deleted.trace_groups:
+            return
+        for asked in range(TRACE_ITEMS_ASKED):
+            if asked:
+                await workflow.sleep(TRACE_ITEMS_EVERY)
+            answer = await self._try(DELETE_TRACE_ITEMS, chunk, TRACE_ITEMS, f"trace items of chunk {chunk.chunk}")
+            if answer is None:
+                return
+            self._note(trace_items_matched=self._progress.trace_items_matched + (0 if asked else answer.matched))
+            if answer.settled:
+                return
+
+    async def _sweep_until_quiet(self, chunks: Sequence[int]) -> None:
+        """After a quiet period list every prefix again; where something new was found, wait and list once more."""
+        self._note(stage=Stage.SWEEPING)
+        noisy = list(chunks)
+        for sweeps in range(1, SWEEPS + 1):
+            if not noisy or self._history_is_long():
+                return
+            if self._pace.quiet_period:
+                await workflow.sleep(self._pace.quiet_period)
+            found = await _all(
+                self._sweep(
+                    Sweep(deletion_id=self._deletion.deletion_id, chunk=number, confirm=True, last=sweeps == SWEEPS)
+                )
+                for number in noisy
+            )
+            noisy = [number for number, count in zip(noisy, found, strict=True) if count]
+
+    async def _sweep(self, sweep: Sweep) -> int:
+        """How many objects a sweep found and deleted."""
+        label = f"{'list again' if sweep.confirm else 'sweep'}: prefixes of chunk {sweep.chunk}"
+        if (swept := await self._try(SWEEP_PREFIXES, sweep, OBJECTS, label)) is None:
+            return 0
+        self._note(found_by_listing=self._progress.found_by_listing + swept.found)
+        return swept.found - swept.left_over
+
+    async def _wait_for_others(self) -> None:
+        """Wait until other deletions have deleted what they took of ours; those that nobody runs are run again, once."""
+        run_again: set[str] = set()
+        while True:
+            owed = await self._step(FIND_OWED_ELSEWHERE, self._deletion, LEDGER, "what other deletions owe")
+            waiting = [
+                other for other in owed.deletions if not other.failed or other.request.deletion_id not in run_again
+            ]
+            self._note(waiting_for=tuple(other.request.workflow_id for other in waiting))
+            if not waiting:
+                return
+            for other in waiting:
+                if other.request.deletion_id not in run_again and await _run(other.request):
+                    run_again.add(other.request.deletion_id)
+            await workflow.sleep(OTHERS_EVERY)
+
+    def _history_is_long(self) -> bool:
+        return self._rows_settled and workflow.info().is_continue_as_new_suggested()
+
+    async def _step(self, step: Step[In, Out], given: In, options: ActivityConfig, summary: str) -> Out:
+        where: Any = {"task_queue": TASK_QUEUE, **options}
+        fair = Priority(fairness_key=str(self._request.organization_id))
+        result: Out = await workflow.execute_activity(
+            step.name, given, result_type=step.returns, summary=summary, priority=fair, **where
+        )
+        return result
+
+    async def _try(self, step: Step[In, Out], given: In, options: ActivityConfig, summary: str) -> Out | None:
+        """A step after the point of no return: when its time is over the rest is done all the same, and the ledger knows.
+
+        None too when the history is long: the next run does what this one leaves.
+        """
+        async with self._activities_at_once:
+            if self._history_is_long():
+                return None
+            try:
+                return await self._step(step, given, options, summary)
+            except ActivityError as error:
+                workflow.logger.error("%s: %s", step.name, _named(error).message)
+                return None
+
+    def _note(self, **changes: Any) -> None:
+        before, self._progress = self._progress, self._progress.model_copy(update=changes)
+        workflow.set_current_details(self._progress.markdown)
+        shown = {
+            ORGANIZATION_ATTRIBUTE: str(self._request.organization_id),
+            STAGE_ATTRIBUTE: str(self._progress.stage),
+            LEFTOVERS_ATTRIBUTE: self._progress.left_over,
+        }
+        if (before.stage, before.left_over) != (
+            self._progress.stage,
+            self._progress.left_over,
+        ) and self._pace.search_attributes:
+            workflow.upsert_search_attributes([_ATTRIBUTES[name].value_set(value) for name, value in shown.items()])
+
+
+_ATTRIBUTES: dict[str, SearchAttributeKey[Any]] = {
+    ORGANIZATION_ATTRIBUTE: SearchAttributeKey.for_keyword(ORGANIZATION_ATTRIBUTE),
+    STAGE_ATTRIBUTE: SearchAttributeKey.for_keyword(STAGE_ATTRIBUTE),
+    LEFTOVERS_ATTRIBUTE: SearchAttributeKey.for_int(LEFTOVERS_ATTRIBUTE),
+}
+
+
+def _validated(raw: RawValue) -> DeletionRequest:
+    try:
+        request = workflow.payload_converter().from_payload(raw.payload, DeletionRequest)
+    except ValidationError as error:
+        raise to_application_error(InvalidRequest(refused_fields(error))) from None
+    except Exception:  # noqa: BLE001  whatever another client sent, the answer is a final one
+        request = None
+    if not isinstance(request, DeletionRequest):
+        raise to_application_error(InvalidRequest("the request is not JSON of a deletion request"))
+    return request
+
+
+async def _all(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """All of it to its end, then the first failure if there was one."""
+    results = await asyncio.gather(*work, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return [result for result in results if not isinstance(result, BaseException)]
+
+
+async def _run(request: DeletionRequest) -> bool:
+    """Run another deletion to its end, under its own id and whatever becomes of this one. False if somebody runs it already."""
+    try:
+        other: Any = await workflow.start_child_workflow(
+            WORKFLOW_NAME,
+            request,
+            id=request.workflow_id,
+            task_queue=TASK_QUEUE,
+            parent_close_policy=ParentClosePolicy.ABANDON,
+            cancellation_type=ChildWorkflowCancellationType.ABANDON,
+            id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
+            static_summary=request.summary,
+            static_details=request.details,
+        )
+    except WorkflowAlreadyStartedError:
+        return False
+    try:
+        await other
+    except ChildWorkflowError:
+        workflow.logger.warning("deletion %s failed again", request.deletion_id)
+    return True
+
+
+def _named(error: ActivityError) -> ApplicationError:
+    """The step's own error, as the workflow's."""
+    cause = error.cause
+    if isinstance(cause, ApplicationError):
+        return ApplicationError(cause.message, type=cause.type, non_retryable=True)
+    return ApplicationError(f"{error.activity_type}: its time is over", type="StepTimedOut", non_retryable=True)
+
+
+def _leftovers(receipt: DeletionReceipt) -> ApplicationError:
+    counts = ", ".join(f"{code} {count:,}" for code, count in sorted(receipt.left_over.items()))
+    message = (
+        f"{sum(receipt.left_over.values()):,} left over ({counts}); all else is done. "
+        f"When the cause is mended: python starter.py rerun {receipt.workflow_id}"
+    )
+    kind = RowsNotDeleted if receipt.artifacts.not_reached.count else ObjectsRemain
+    return ApplicationError(message, receipt, type=kind.__name__, non_retryable=True)

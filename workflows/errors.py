@@ -1,0 +1,127 @@
+"""Every error that a deletion can end or be retried with, and the one way out for all of them.
+
+A message is fixed words with counts, codes and ids in them: it ends up in Temporal's history, where no key, name, content, SQL
+parameter or secret may stand. What is not one of these errors leaves as `UnexpectedFailure` with the name of its class alone.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import ClassVar
+
+from temporalio.api.failure.v1 import Failure
+from temporalio.converter import DefaultFailureConverter, PayloadConverter
+from temporalio.exceptions import ApplicationError, FailureError
+
+_CODE = re.compile(r"[A-Za-z0-9_.-]{1,64}", re.ASCII)
+
+
+def plain_code(code: object) -> str:
+    """A store's error code, which a hostile answer could fill with anything, as something that may be written down."""
+    return code if isinstance(code, str) and _CODE.fullmatch(code) else "Unknown"
+
+
+class DeletionError(Exception):
+    """The root of the tree. `final` errors are not retried."""
+
+    final: ClassVar[bool] = False
+
+
+class InvalidRequest(DeletionError):
+    """The request is not one; the message names fields, never values."""
+
+    final = True
+
+
+class ArtifactNotInOrganization(DeletionError):
+    """An artifact of the request belongs to another organization. Nothing was read from the store, nothing deleted."""
+
+    final = True
+
+
+class ProjectNotInOrganization(DeletionError):
+    """The request's project belongs to another organization. Nothing was read from the store, nothing deleted."""
+
+    final = True
+
+
+class NotOpen(DeletionError):
+    """The ledger says that this deletion was cancelled, refused or closed: a step came too late."""
+
+    final = True
+
+
+class StaleAttempt(DeletionError):
+    """A newer attempt has taken over the chunk; this one must not write any more."""
+
+    final = True
+
+
+class StaleSeal(DeletionError):
+    """What was sealed is no longer what the rows say: collect again. Nothing was deleted."""
+
+    final = True
+
+
+class ObjectsRemain(DeletionError):
+    """All else is done, but something is left over; the receipt says what and why."""
+
+    final = True
+
+
+class RowsNotDeleted(DeletionError):
+    """The deletion ended before all rows were gone."""
+
+    final = True
+
+
+class SchemaDrift(DeletionError):
+    """The database has foreign keys to an artifact's tables that this version does not know. Nothing was deleted."""
+
+
+class LedgerOutdated(DeletionError):
+    """The ledger's tables are absent or of another version than this code."""
+
+
+class DatabaseUnavailable(DeletionError):
+    """The database refused, could not be reached, or asked to try again."""
+
+
+class StoreUnavailable(DeletionError):
+    """The object store refused the whole request, could not be reached, or asked to slow down."""
+
+
+class KeysNotDeletedYet(DeletionError):
+    """The object store asked to try some keys again; they are still in their page."""
+
+
+class TraceStoreUnavailable(DeletionError):
+    """The trace store could not be reached, or asked to try again."""
+
+
+class UnexpectedFailure(DeletionError):
+    """A fault of ours. The worker's log has the place in the code."""
+
+
+def to_application_error(error: Exception) -> ApplicationError:
+    """What of an error may be seen outside the process: our own words, or the name of a class."""
+    if not isinstance(error, DeletionError):
+        error = UnexpectedFailure(f"{type(error).__name__}: a fault of this service; the worker's log has the place")
+    return ApplicationError(str(error), type=type(error).__name__, non_retryable=error.final)
+
+
+class FailuresWithoutData(DefaultFailureConverter):
+    """Lets out our own errors and Temporal's, without causes of other kinds and without stack traces."""
+
+    def to_failure(self, exception: BaseException, payload_converter: PayloadConverter, failure: Failure) -> None:
+        """Encode what may be seen of an exception."""
+        if isinstance(exception, Exception) and not isinstance(exception, FailureError):
+            exception = to_application_error(exception)
+        super().to_failure(exception, payload_converter, failure)
+        _drop_traces(failure)
+
+
+def _drop_traces(failure: Failure) -> None:
+    failure.stack_trace = ""
+    if failure.HasField("cause"):
+        _drop_traces(failure.cause)

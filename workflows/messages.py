@@ -1,0 +1,513 @@
+"""All that crosses the wire: requests, receipts, and what each step takes and returns.
+
+History keeps every one of these for weeks, so they hold ids, counts, codes and digests only: no keys, names or content.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Annotated, Any, Generic, Self, TypeVar
+
+from annotated_types import Len
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
+
+WORKFLOW_NAME = "DeleteArtifactsWorkflow"
+TASK_QUEUE = "artifact-deletion"
+"""Workflow tasks and the activities that talk to the database."""
+OBJECTS_TASK_QUEUE = "artifact-deletion-objects"
+"""Every call of the object store, so that one limit can hold over all workers."""
+ROWS_DELETED_UPDATE_ID = "rows-deleted"
+"""One id for every caller: the server then answers all of them from one update, even after the workflow has completed."""
+MAX_ARTIFACTS = 10_000
+ORGANIZATION_ATTRIBUTE = "OrganizationId"
+STAGE_ATTRIBUTE = "DeletionStage"
+LEFTOVERS_ATTRIBUTE = "Leftovers"
+SEARCH_ATTRIBUTES = {ORGANIZATION_ATTRIBUTE: "Keyword", STAGE_ATTRIBUTE: "Keyword", LEFTOVERS_ATTRIBUTE: "Int"}
+"""What operators filter lists by, with Temporal's type of each."""
+IDS_IN_HISTORY = 100
+"""How many ids of a kind a receipt carries through Temporal; the ledger's copy has all of them."""
+
+
+class Message(BaseModel):
+    """A frozen message that knows all its fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def _whole(value: object) -> object:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError("must be a whole number")  # noqa: TRY004  pydantic turns only ValueError into a validation error
+    return value
+
+
+def _sorted_once(values: Any) -> Any:
+    # Other shapes, and members of other types, are left for the checks that follow to refuse in words.
+    if isinstance(values, list | tuple | set | frozenset) and all(type(value) is int for value in values):
+        return tuple(sorted(set(values)))
+    return values
+
+
+Id = Annotated[int, BeforeValidator(_whole), Field(gt=0, lt=2**63)]
+OpaqueId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:/#-]{0,127}$")]
+
+
+class DeletionRequest(Message):
+    """What a backend asks for: these artifacts of this organization, for good."""
+
+    organization_id: Id
+    """Every artifact must belong to it, or nothing is deleted."""
+    artifact_ids: Annotated[tuple[Id, ...], BeforeValidator(_sorted_once), Len(1, MAX_ARTIFACTS)]
+    """Ids of `sentry_preprodartifact`, 1 to 10,000. Duplicates are dropped, order does not matter."""
+    project_id: Id | None = None
+    """Where artifacts lay whose rows are already gone: with it, their objects and trace items are deleted all the same."""
+    requested_by: OpaqueId | None = None
+    """Who asked, as an id that means nothing outside the backend (no e-mail address): it stays in Temporal's history."""
+    reference: OpaqueId | None = None
+    """A ticket or request id. It stays in Temporal's history."""
+
+    @property
+    def deletion_id(self) -> str:
+        """32 hex digits: the same artifacts asked for in the same way are the same deletion, whoever asks."""
+        asked = {
+            "organization": self.organization_id,
+            "artifacts": self.artifact_ids,
+            "project": self.project_id,
+            "mode": "delete",
+            "images": "keep",
+        }
+        return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:32]
+
+    @property
+    def workflow_id(self) -> str:
+        """The id under which Temporal runs this deletion, once at a time."""
+        return workflow_id(self.organization_id, self.deletion_id)
+
+    @property
+    def summary(self) -> str:
+        """One line for Temporal's list of workflows."""
+        count = len(self.artifact_ids)
+        return f"Delete {count:,} artifact{'s' * (count != 1)} of organization {self.organization_id}"
+
+    @property
+    def details(self) -> str:
+        """Markdown for the workflow's page: who asked, and what an operator can do."""
+        return "\n".join(
+            [
+                f"- **Asked by**: {self.requested_by or 'not said'}",
+                f"- **Reference**: {self.reference or 'not said'}",
+                f"- **Follow**: `python starter.py status {self.workflow_id} --follow`",
+                f"- **Run again what is left**: `python starter.py rerun {self.workflow_id}`",
+            ]
+        )
+
+
+def workflow_id(organization_id: int, deletion_id: str) -> str:
+    """The id under which Temporal runs a deletion."""
+    return f"delete-artifacts/{organization_id}/{deletion_id}"
+
+
+def refused_fields(error: ValidationError) -> str:
+    """What is wrong with a request, naming fields and never values: "artifact_ids: List should have …"."""
+    known = set(DeletionRequest.model_fields)
+    reasons: dict[str, str] = {}
+    for problem in error.errors(include_input=False, include_url=False, include_context=False):
+        name = problem["loc"][0] if problem["loc"] else "request"
+        reason = problem["msg"].removeprefix("Value error, ")
+        reasons.setdefault(str(name) if name in known or name == "request" else "an unknown field", reason)
+    return "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+
+
+class Stage(StrEnum):
+    """Where a deletion is. The order is that of the work."""
+
+    OPENING = "opening"
+    COLLECTING = "collecting keys and deleting rows"
+    DELETING_OBJECTS = "deleting objects and trace items"
+    SWEEPING = "sweeping prefixes"
+    CLOSING = "closing"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class Pace(Message):
+    """How much a deletion does at a time: settings of the worker that opened it, the same for the whole run."""
+
+    chunks_at_once: int = 4
+    activities_at_once: int = 16
+    pages_an_activity: int = 4
+    quiet_period: timedelta = timedelta(0)
+    search_attributes: bool = False
+    """Whether the namespace has the three search attributes."""
+
+
+class Opened(Message):
+    """The deletion stands in the ledger, its artifacts in chunks."""
+
+    chunks: tuple[int, ...]
+    """Chunks that are not finished: all of them at first, what is left when a deletion is run again."""
+    rows_owed: tuple[int, ...]
+    """Those of them whose rows are not deleted yet."""
+    pace: Pace
+
+
+class Chunk(Message):
+    """About a hundred artifacts, whose rows go in one transaction."""
+
+    deletion_id: str
+    chunk: int
+
+
+class Collected(Message):
+    """The keys of a chunk as one attempt sealed them. Without an epoch of its own nothing can be released."""
+
+    epoch: int
+    pages: int
+    digest: str
+    """SHA-256 over the sealed pages, hex."""
+    artifacts: int
+    sealed: int
+    """Object keys."""
+
+
+class SealedChunk(Chunk):
+    """A chunk with the seal that delete_rows is to release: exactly this set, or none."""
+
+    epoch: int
+    pages: int
+    digest: str
+
+
+class RowsDeleted(Message):
+    """The rows of a chunk are gone, and its keys are released."""
+
+    rows: int
+    first_page: int
+    pages: int
+    """Pages from `first_page` up to this one, not included, are owed to the object store."""
+    sealed: int
+    trace_groups: int
+    """(organization, project) pairs whose trace items are to be deleted."""
+
+
+class PageRange(Chunk):
+    """Pages `first` to `last`, both included: one activity's share."""
+
+    first: int
+    last: int
+
+
+class ObjectsDeleted(Message):
+    """What became of the pages' keys. Nothing else is left of them than what is left over."""
+
+    settled: int
+    """Keys of the whole chunk that are settled by now: deleted, absent or kept."""
+    left_over: int
+    """Keys of these pages that are still there."""
+
+
+class Sweep(Chunk):
+    """List what is still under the chunk's own prefixes and delete it."""
+
+    confirm: bool
+    """After the quiet period: what is listed empty now is recorded as gone."""
+    last: bool = False
+    """No further sweep follows: what is still being written is left over."""
+
+
+class Swept(Message):
+    """What the listing found."""
+
+    found: int
+    left_over: int
+
+
+class TraceItemsAsked(Message):
+    """The trace store matched so many items of the chunk: zero means that they are gone."""
+
+    matched: int
+    settled: bool
+    """Confirmed gone, or nobody to ask."""
+
+
+class OwedElsewhere(Message):
+    """Another deletion deleted the rows of artifacts of ours, and still owes their objects."""
+
+    artifacts: int
+    failed: bool
+    """It ended with leftovers, and waits for a re-run."""
+    request: DeletionRequest
+
+
+class Owed(Message):
+    """All that others still owe of this deletion's artifacts."""
+
+    deletions: tuple[OwedElsewhere, ...] = ()
+
+
+class Deletion(Message):
+    """A deletion as a whole, for the steps that are not about one chunk."""
+
+    deletion_id: str
+
+
+class Cancelled(Message):
+    """Whether the cancel came before the point of no return."""
+
+    nothing_deleted: bool
+
+
+class Progress(Message):
+    """The answer of the query `progress`: counts only."""
+
+    stage: Stage = Stage.OPENING
+    artifacts: int = 0
+    chunks: int = 0
+    chunks_rows_deleted: int = 0
+    rows_deleted: int = 0
+    pages: int = 0
+    pages_done: int = 0
+    keys: int = 0
+    keys_done: int = 0
+    left_over: int = 0
+    found_by_listing: int = 0
+    trace_items_matched: int = 0
+    waiting_for: tuple[str, ...] = ()
+    """Workflow ids of other deletions that still owe objects of these artifacts."""
+    cancel_refused: bool = False
+    """A cancel came after rows were deleted: the rest is finished all the same."""
+
+    @property
+    def markdown(self) -> str:
+        """What the Web UI shows of a running deletion. Lists, since its tables are drawn without borders."""
+        lines = [
+            f"**{self.stage.capitalize()}**",
+            f"- Rows: {self.rows_deleted:,} deleted, {self.chunks_rows_deleted:,} of {self.chunks:,} chunks",
+            f"- Objects: {self.keys_done:,} of {self.keys:,} keys, {self.pages_done:,} of {self.pages:,} pages",
+            f"- Found by listing: {self.found_by_listing:,}",
+            f"- Trace items: {self.trace_items_matched:,} matched",
+            f"- Left over: {self.left_over:,}",
+        ]
+        if self.waiting_for:
+            lines.append(
+                f"- Waits for what other deletions owe: {', '.join(f'`{other}`' for other in self.waiting_for)}"
+            )
+        if self.cancel_refused:
+            lines.append("- A cancel came after rows were deleted: the rest is finished all the same")
+        return "\n".join(lines)
+
+
+class AllRowsDeleted(Message):
+    """The answer of the update `rows_deleted`."""
+
+    artifacts: int
+    rows: int
+
+
+class Ids(Message):
+    """Ids of one kind."""
+
+    count: int = 0
+    ids: tuple[int, ...] = ()
+    """Complete in the ledger; at most 100 in Temporal's history."""
+
+    @classmethod
+    def of(cls, ids: Iterable[int]) -> Self:
+        """All of them, in order."""
+        every = tuple(sorted(ids))
+        return cls(count=len(every), ids=every)
+
+    def for_history(self) -> Self:
+        """The same count, and ids that fit."""
+        return self.model_copy(update={"ids": self.ids[:IDS_IN_HISTORY]})
+
+
+class GoneBefore(Message):
+    """Artifacts whose rows were gone before this deletion came to them."""
+
+    by_deletion: dict[str, Ids] = {}
+    """Deleted by these other deletions, by workflow id; their receipts speak for the objects."""
+    swept: Ids = Ids()
+    """Not deleted by any deletion of the ledger, and swept in the project that the request names."""
+    objects_unchecked: Ids = Ids()
+    """Not deleted by any deletion of the ledger; without a project nobody can say where their objects would lie."""
+
+
+class ArtifactsReceipt(Message):
+    """What became of each artifact."""
+
+    deleted: Ids = Ids()
+    gone_before: GoneBefore = GoneBefore()
+    moved: Ids = Ids()
+    """Belong to another organization by now: left alone, and left over."""
+    not_reached: Ids = Ids()
+    """A step before their rows' deletion did not succeed in its time."""
+
+
+class FilesReceipt(Message):
+    """What became of `sentry_file` rows. Blobs stay: other files may share them, and the backend's own clean-up knows them."""
+
+    deleted: int = 0
+    kept: dict[str, Ids] = {}
+    """File ids by reason."""
+    blobs_left: int = 0
+    """Blobs that deleted files named; their ids are in the ledger."""
+
+
+class ObjectsReceipt(Message):
+    """What became of object keys. sealed = deleted + absent + kept + left over; what listing found is counted apart."""
+
+    sealed: int = 0
+    sealed_by_kind: dict[str, int] = {}
+    deleted: int = 0
+    """The store confirmed that the key is gone. An unversioned store does not say whether it was ever there."""
+    absent: int = 0
+    """Known to have been absent before."""
+    kept: int = 0
+    """Icons that another app info of the project names."""
+    left_over: dict[str, int] = {}
+    """Sealed keys that are still there, by the store's code."""
+    found_by_listing: int = 0
+    """Objects that no row or manifest named, found under the artifacts' own prefixes and deleted."""
+    found_left_over: dict[str, int] = {}
+    """Objects found by listing that are still there, by the store's code."""
+    prefixes: int = 0
+    prefixes_listed_empty: int = 0
+    prefixes_unchecked: int = 0
+    """The store cannot list."""
+    listed_empty_from: datetime | None = None
+    """When the first of the prefixes was listed empty; the others were later, until the deletion was closed."""
+    digest: str
+    """SHA-256 over the digests of all sealed pages, hex."""
+
+
+class ManifestsReceipt(Message):
+    """Manifests, as counts."""
+
+    read: int = 0
+    evicted: int = 0
+    """Named by a row, absent from the store."""
+    unreadable: int = 0
+    """Not what a manifest looks like; the prefix they stand for was swept all the same."""
+    strays: int = 0
+    """Keys that they, or columns, named outside the artifact's own prefixes: neither read nor deleted."""
+    images_kept: int = 0
+    """References to images, which the project's snapshots share: kept for the store's expiry."""
+
+
+class TraceItemsReceipt(Message):
+    """Trace items, as counts."""
+
+    state: str
+    """"confirmed": counted zero after the deletion; "unconfirmed"; or "unchecked": no trace store is configured."""
+    matched: int = 0
+    unconfirmed_artifacts: int = 0
+    confirmed_at: datetime | None = None
+
+
+class TimesReceipt(Message):
+    """When each claim became true, by the database's clock (UTC)."""
+
+    accepted: datetime
+    rows_deleted: datetime | None = None
+    closed: datetime
+
+
+class DeletionReceipt(Message):
+    """What a deletion did, for whoever has to prove it. Replicas and backups are out of its scope."""
+
+    version: int = 1
+    deletion_id: str
+    workflow_id: str
+    organization_id: int
+    requested_artifacts: int
+    requested_by: str | None
+    reference: str | None
+    complete: bool
+    """True if nothing is left over."""
+    artifacts: ArtifactsReceipt
+    rows: dict[str, int]
+    """Deleted rows by table."""
+    files: FilesReceipt
+    objects: ObjectsReceipt
+    manifests: ManifestsReceipt
+    trace_items: TraceItemsReceipt
+    owed_by_others: int = 0
+    """Artifacts whose objects another deletion, named above, still owes."""
+    times: TimesReceipt
+
+    @property
+    def left_over(self) -> dict[str, int]:
+        """All that is still there, by reason."""
+        counts: dict[str, int] = {}
+        for codes in (self.objects.left_over, self.objects.found_left_over):
+            for code, count in codes.items():
+                counts[code] = counts.get(code, 0) + count
+        for code, count in (
+            ("Moved", self.artifacts.moved.count),
+            ("RowsNotDeleted", self.artifacts.not_reached.count),
+            ("TraceItemsUnconfirmed", self.trace_items.unconfirmed_artifacts),
+            ("OwedByOthers", self.owed_by_others),
+        ):
+            if count:
+                counts[code] = count
+        return counts
+
+    def for_history(self) -> Self:
+        """The same receipt with id lists that fit into a payload."""
+        gone = self.artifacts.gone_before
+        return self.model_copy(
+            update={
+                "artifacts": ArtifactsReceipt(
+                    deleted=self.artifacts.deleted.for_history(),
+                    gone_before=GoneBefore(
+                        by_deletion={name: ids.for_history() for name, ids in list(gone.by_deletion.items())[:20]},
+                        swept=gone.swept.for_history(),
+                        objects_unchecked=gone.objects_unchecked.for_history(),
+                    ),
+                    moved=self.artifacts.moved.for_history(),
+                    not_reached=self.artifacts.not_reached.for_history(),
+                ),
+                "files": self.files.model_copy(
+                    update={"kept": {reason: ids.for_history() for reason, ids in self.files.kept.items()}}
+                ),
+            }
+        )
+
+
+In = TypeVar("In", bound=Message)
+Out = TypeVar("Out", bound=Message)
+
+
+@dataclass(frozen=True)
+class Step(Generic[In, Out]):
+    """The name and types of an activity, known to the workflow without importing what it is made of."""
+
+    name: str
+    takes: type[In]
+    returns: type[Out]
+
+
+OPEN_DELETION = Step("open_deletion", DeletionRequest, Opened)
+COLLECT_KEYS = Step("collect_keys", Chunk, Collected)
+DELETE_ROWS = Step("delete_rows", SealedChunk, RowsDeleted)
+DELETE_OBJECTS = Step("delete_objects", PageRange, ObjectsDeleted)
+DELETE_TRACE_ITEMS = Step("delete_trace_items", Chunk, TraceItemsAsked)
+SWEEP_PREFIXES = Step("sweep_prefixes", Sweep, Swept)
+FIND_OWED_ELSEWHERE = Step("find_owed_elsewhere", Deletion, Owed)
+CANCEL_DELETION = Step("cancel_deletion", DeletionRequest, Cancelled)
+CLOSE_DELETION = Step("close_deletion", Deletion, DeletionReceipt)
+STEPS = (
+    OPEN_DELETION,
+    COLLECT_KEYS,
+    DELETE_ROWS,
+    DELETE_OBJECTS,
+    DELETE_TRACE_ITEMS,
+    SWEEP_PREFIXES,
+    FIND_OWED_ELSEWHERE,
+    CANCEL_DELETION,
+    CLOSE_DELETION,
+)
