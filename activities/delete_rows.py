@@ -116,7 +116,7 @@ class DeleteRows:
             .order_by(Project.id)
             .with_for_update(read=True)
         )
-        organization = dict(projects.tuples())
+        organization = dict(projects.tuples().all())
         present = []
         for artifact, project in locked:
             sealed, ours = known[artifact], organization[project] == organization_id
