@@ -83,15 +83,11 @@ class Settings(DatabaseSettings):
     s3_access_key: str | None = Field(None, description="without it, credentials are found as by every AWS client")
     s3_secret_key: SecretStr | None = Field(None, description="goes with the access key")
     s3_connect_timeout_s: PositiveFloat = Field(5, description="seconds to wait for a connection")
-    s3_read_timeout_s: PositiveFloat = Field(
-        60, description="seconds to wait for an answer; one request deletes 1000 keys"
-    )
+    s3_read_timeout_s: PositiveFloat = Field(60, description="seconds to wait for an answer; one request deletes 1000 keys")
     bucket_versioned: Literal["ask", "yes", "no"] = Field(
         "ask", description="whether the bucket keeps versions; “ask” needs s3:GetBucketVersioning at the worker's start"
     )
-    bucket_listable: bool = Field(
-        default=True, description="false for a store without listings: prefixes stay unchecked"
-    )
+    bucket_listable: bool = Field(default=True, description="false for a store without listings: prefixes stay unchecked")
     scope_template: Annotated[str, AfterValidator(_scope_template)] = Field(
         "{usecase}/org.{organization_id}/project.{project_id}/objects/",
         description="physical prefix of a project's keys",
@@ -104,9 +100,7 @@ class Settings(DatabaseSettings):
     )
     chunk_artifacts: Annotated[int, Field(ge=1, le=1000)] = Field(100, description="artifacts a transaction")
     chunks_at_once: PositiveInt = Field(4, description="transactions of one deletion at a time")
-    pages_an_activity: Annotated[int, Field(ge=1, le=100)] = Field(
-        4, description="thousands of keys an activity deletes"
-    )
+    pages_an_activity: Annotated[int, Field(ge=1, le=100)] = Field(4, description="thousands of keys an activity deletes")
     activities_at_once: PositiveInt = Field(16, description="object-store activities of one deletion at a time")
     store_requests: PositiveInt = Field(16, description="requests this worker makes of the store at a time")
     activity_threads: Annotated[int, Field(ge=4)] = Field(32, description="activities this worker runs at a time")
@@ -115,7 +109,7 @@ class Settings(DatabaseSettings):
     manifest_limit_bytes: PositiveInt = Field(64 * 2**20, description="a larger manifest counts as unreadable")
     quiet_period_s: Annotated[float, Field(ge=0)] = Field(
         60,
-        description="seconds between the first sweep and the listing that confirms it: longer than a comparison's last writes take",
+        description="seconds before the listing that confirms a sweep: longer than a comparison's last writes take",
     )
     keys_per_second: PositiveFloat | None = Field(
         None, description="limit for deleted keys over all workers; S3's guide is 3,500 a second for a prefix"

@@ -1,7 +1,7 @@
 """What a backend calls to delete artifacts, and the command line over the same functions.
 
 A backend accepts a deletion inside its own transaction (`accept_deletion`), then starts it and waits for the rows
-(`wait_rows_deleted`), or leaves the start to `resume`. Whatever is accepted is in the ledger: Temporal may be down, or lose all.
+(`wait_rows_deleted`), or leaves the start to `resume`. What is accepted is in the ledger, even if Temporal is down.
 """
 
 import argparse
@@ -25,7 +25,6 @@ from temporalio.client import (
     WorkflowExecutionStatus,
     WorkflowFailureError,
     WorkflowHandle,
-    WorkflowUpdateFailedError,
 )
 from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.envconfig import ClientConfig
@@ -107,9 +106,9 @@ async def start_deletion(client: Client, request: DeletionRequest) -> WorkflowHa
 async def wait_rows_deleted(client: Client, request: DeletionRequest) -> AllRowsDeleted:
     """Start the deletion if need be, and return once its rows are gone: one round trip, while objects go in the background.
 
-    Raises WorkflowUpdateFailedError if the deletion ends before its rows are gone (its cause names why).
+    Raises temporalio's WorkflowUpdateFailedError if the deletion ends before its rows are gone (its cause names why).
     """
-    start = WithStartWorkflowOperation(
+    start: WithStartWorkflowOperation[Any, DeletionReceipt] = WithStartWorkflowOperation(
         WORKFLOW_NAME,
         request,
         id=request.workflow_id,
@@ -179,15 +178,13 @@ async def connect() -> Client:
 
 
 async def register_search_attributes(client: Client) -> list[str]:
-    """Add those of our search attributes that the namespace lacks. Safe to repeat. Temporal Cloud wants them made beforehand."""
+    """Add those of our search attributes that the namespace lacks. Safe to repeat. On Temporal Cloud, make them beforehand."""
     types = {"Keyword": IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD, "Int": IndexedValueType.INDEXED_VALUE_TYPE_INT}
     operator = client.operator_service
     known = await operator.list_search_attributes(ListSearchAttributesRequest(namespace=client.namespace))
     missing = {name: types[kind] for name, kind in SEARCH_ATTRIBUTES.items() if name not in known.custom_attributes}
     if missing:
-        await operator.add_search_attributes(
-            AddSearchAttributesRequest(namespace=client.namespace, search_attributes=missing)
-        )
+        await operator.add_search_attributes(AddSearchAttributesRequest(namespace=client.namespace, search_attributes=missing))
     return sorted(missing)
 
 
@@ -261,9 +258,7 @@ def _print_receipt(receipt: DeletionReceipt, *, as_json: bool) -> None:
     print(receipt.model_dump_json(indent=2) if as_json else receipt_text(receipt))
 
 
-async def follow(
-    client: Client, database: Database, workflow: str, *, quiet: bool = False, every_s: float = 0.5
-) -> int:
+async def follow(client: Client, workflow: str, *, quiet: bool = False, every_s: float = 0.5) -> int:
     """Print a running deletion's progress whenever it changes, until it ends. Returns the exit code."""
     handle = client.get_workflow_handle(workflow, result_type=DeletionReceipt)
     ended = asyncio.create_task(handle.result())
@@ -286,11 +281,7 @@ async def follow(
 
 def _ended(error: WorkflowFailureError) -> str:
     cause = error.cause
-    return (
-        cause.message
-        if isinstance(cause, ApplicationError)
-        else f"the deletion ended otherwise: {type(cause).__name__}"
-    )
+    return cause.message if isinstance(cause, ApplicationError) else f"the deletion ended otherwise: {type(cause).__name__}"
 
 
 async def _setup(arguments: argparse.Namespace) -> int:
@@ -347,7 +338,7 @@ async def _run(database: Database, request: DeletionRequest, *, wait: bool, as_j
         return DONE
     if not as_json:
         print(request.workflow_id)
-    code = await follow(client, database, request.workflow_id, quiet=as_json)
+    code = await follow(client, request.workflow_id, quiet=as_json)
     if done := receipt(database, request.workflow_id):
         _print_receipt(done, as_json=as_json)
     return code
@@ -359,7 +350,7 @@ async def _status(arguments: argparse.Namespace) -> int:
     workflow = found.request.workflow_id
     client = await connect()
     if arguments.follow and await _is_running(client, workflow):
-        return await follow(client, database, workflow)
+        return await follow(client, workflow)
     running = await _is_running(client, workflow)
     now = await progress(client, workflow) if running else None
     if arguments.json:
@@ -409,7 +400,8 @@ async def _receipt(arguments: argparse.Namespace) -> int:
 async def _demo(arguments: argparse.Namespace) -> int:  # noqa: ARG001  every command takes its arguments
     from demo.run import demo  # noqa: PLC0415  needs the development packages
 
-    return await demo()
+    code: int = await demo()
+    return code
 
 
 def _database() -> Database:
@@ -469,27 +461,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = _parser().parse_args(arguments)
     try:
         code: int = asyncio.run(parsed.run(parsed))
-    except ValidationError as error:
-        return _says(refused_fields(error), BAD_USAGE)
-    except NoSuchDeletion as error:
-        return _says(str(error), BAD_USAGE)
-    except DeletionError as error:
-        return _says(str(error), UNREACHABLE)
-    except WorkflowUpdateFailedError as error:
-        return _says(str(error.cause), FAILED)
-    except (RPCError, RuntimeError) as error:
-        return _says(
-            f"Temporal cannot be reached ({type(error).__name__}); TEMPORAL_ADDRESS says where it is looked for",
-            UNREACHABLE,
-        )
-    except KeyboardInterrupt:
-        return _says("interrupted; a deletion that was started goes on", FAILED)
+    except (ValidationError, NoSuchDeletion, DeletionError, RPCError, RuntimeError, KeyboardInterrupt) as error:
+        sentence, code = _explained(error)
+        sys.stderr.write(f"{sentence}\n")
     return code
 
 
-def _says(sentence: str, code: int) -> int:
-    sys.stderr.write(f"{sentence}\n")
-    return code
+def _explained(error: BaseException) -> tuple[str, int]:
+    match error:
+        case ValidationError():
+            return refused_fields(error), BAD_USAGE
+        case NoSuchDeletion():
+            return str(error), BAD_USAGE
+        case DeletionError():
+            return str(error), UNREACHABLE
+        case KeyboardInterrupt():
+            return "interrupted; a deletion that was started goes on", FAILED
+    name = type(error).__name__
+    return f"Temporal cannot be reached ({name}); TEMPORAL_ADDRESS says where it is looked for", UNREACHABLE
 
 
 if __name__ == "__main__":

@@ -73,7 +73,7 @@ class _NamedErrorsOnly(ActivityInboundInterceptor):
                 place = "; ".join(
                     f"{Path(f.filename).name}:{f.lineno} {f.name}" for f in traceback.extract_tb(error.__traceback__)
                 )
-                _log.error("%s: %s at %s", activity.info().activity_type, type(error).__name__, place)  # noqa: TRY400
+                _log.error("%s: %s at %s", activity.info().activity_type, type(error).__name__, place)
             failure = to_application_error(error)
         raise failure
 
@@ -101,9 +101,7 @@ def activities_for(
         CloseDeletion(database, configured).close_deletion,
     ]
     with_store: list[Callable[..., Any]] = [
-        CollectKeys(
-            database, store, scopes, settings.manifest_limit_bytes, settings.manifest_readers, parsing
-        ).collect_keys,
+        CollectKeys(database, store, scopes, settings.manifest_limit_bytes, settings.manifest_readers, parsing).collect_keys,
         DeleteObjects(database, store, requests).delete_objects,
         SweepPrefixes(database, store, requests).sweep_prefixes,
     ]
@@ -151,9 +149,7 @@ async def running(settings: Settings, client: Client) -> AsyncIterator[None]:
                 task_queue=OBJECTS_TASK_QUEUE,
                 activities=with_store,
                 max_concurrent_activities=settings.activity_threads - settings.activity_threads // 2,
-                max_task_queue_activities_per_second=limit / (PAGE_KEYS * settings.pages_an_activity)
-                if limit
-                else None,
+                max_task_queue_activities_per_second=limit / (PAGE_KEYS * settings.pages_an_activity) if limit else None,
                 **common,
             ),
         ):
@@ -193,9 +189,7 @@ def open_store(settings: Settings) -> ObjectStore:
 async def has_search_attributes(client: Client) -> bool:
     """Whether deletions can be filtered in lists. Without them they run all the same."""
     try:
-        found = await client.operator_service.list_search_attributes(
-            ListSearchAttributesRequest(namespace=client.namespace)
-        )
+        found = await client.operator_service.list_search_attributes(ListSearchAttributesRequest(namespace=client.namespace))
     except RPCError:
         return False
     return set(SEARCH_ATTRIBUTES) <= set(found.custom_attributes)
@@ -241,9 +235,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"{error}\n")
         return 3
     except (RuntimeError, RPCError) as error:
-        sys.stderr.write(
-            f"Temporal cannot be reached ({type(error).__name__}); TEMPORAL_ADDRESS says where it is looked for\n"
-        )
+        sys.stderr.write(f"Temporal cannot be reached ({type(error).__name__}); TEMPORAL_ADDRESS says where it is looked for\n")
         return 3
     return 0
 

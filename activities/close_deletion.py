@@ -37,7 +37,6 @@ from workflows.messages import (
 )
 from workflows.messages import Deletion as DeletionRef
 
-
 NOT_LISTED = "PrefixNotListed"
 """The code of a prefix that was not listed empty before the deletion's time was over."""
 
@@ -105,9 +104,7 @@ class CloseDeletion:
         matched = sum(chunk.trace_items_matched for chunk in chunks)
         if not self.traces_configured:
             return TraceItemsReceipt(state="unchecked", matched=matched)
-        unconfirmed = [
-            chunk.chunk for chunk in chunks if chunk.trace_items_confirmed_at is None and chunk.rows_deleted_at
-        ]
+        unconfirmed = [chunk.chunk for chunk in chunks if chunk.trace_items_confirmed_at is None and chunk.rows_deleted_at]
         confirmed = [chunk.trace_items_confirmed_at for chunk in chunks if chunk.trace_items_confirmed_at]
         artifacts = session.execute(
             select(func.count()).where(
@@ -149,17 +146,13 @@ def _artifacts(session: Session, deletion_id: str) -> ArtifactsReceipt:
         deleted=Ids.of(artifact for artifact, _ in by_state[RowsState.DELETED]),
         gone_before=GoneBefore(
             by_deletion={other: Ids.of(artifacts) for other, artifacts in sorted(by_deletion.items())},
-            swept=Ids.of(
-                artifact for artifact, project in gone.items() if project is not None and artifact not in answered
-            ),
+            swept=Ids.of(artifact for artifact, project in gone.items() if project is not None and artifact not in answered),
             objects_unchecked=Ids.of(
                 artifact for artifact, project in gone.items() if project is None and artifact not in answered
             ),
         ),
         moved=Ids.of(artifact for artifact, _ in by_state[RowsState.MOVED]),
-        not_reached=Ids.of(
-            artifact for state in (RowsState.PENDING, RowsState.SEALED) for artifact, _ in by_state[state]
-        ),
+        not_reached=Ids.of(artifact for state in (RowsState.PENDING, RowsState.SEALED) for artifact, _ in by_state[state]),
     )
 
 
@@ -185,14 +178,10 @@ def _objects(session: Session, deletion_id: str, chunks: list[DeletionChunk]) ->
     found_left_over: Counter[str] = Counter()
     for (codes,) in session.execute(select(DeletionPrefix.codes).where(DeletionPrefix.deletion_id == deletion_id)):
         found_left_over += Counter(codes)
-    not_listed = select(func.count()).where(
-        DeletionPrefix.deletion_id == deletion_id, DeletionPrefix.state == PrefixState.OWED
-    )
+    not_listed = select(func.count()).where(DeletionPrefix.deletion_id == deletion_id, DeletionPrefix.state == PrefixState.OWED)
     found_left_over[NOT_LISTED] = session.execute(not_listed).scalar_one()
     prefix_counts = session.execute(
-        select(
-            DeletionPrefix.state, func.count(), func.sum(DeletionPrefix.found), func.min(DeletionPrefix.listed_empty_at)
-        )
+        select(DeletionPrefix.state, func.count(), func.sum(DeletionPrefix.found), func.min(DeletionPrefix.listed_empty_at))
         .where(DeletionPrefix.deletion_id == deletion_id, DeletionPrefix.exact.is_(False))
         .group_by(DeletionPrefix.state)
     ).all()

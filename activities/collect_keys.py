@@ -1,7 +1,7 @@
 """Step 1: seal in the ledger every object key that columns, manifests and ids name.
 
-Nothing is deleted here, and nothing may be missed: an error is never an empty list. A manifest that is absent (NoSuchKey, and
-nothing less) is recorded as evicted, one that is no manifest as unreadable; any other trouble is raised, and the step run again.
+Nothing is deleted here, and nothing may be missed: an error is never an empty list. A manifest that is absent
+(NoSuchKey, and nothing less) is recorded as evicted, one that is no manifest as unreadable; any other trouble is raised.
 """
 
 from collections import Counter, defaultdict
@@ -145,13 +145,9 @@ class CollectKeys:
             found.pages, found.sealed, found.digest = ledger.seal_digest(session, found)
             found.collected = {**counts.collected, "kinds": dict(seal.kinds)}
             found.strays = ledger.pack_strays(counts.strays)
-            return Collected(
-                epoch=epoch, pages=found.pages, digest=found.digest, artifacts=len(artifacts), sealed=found.sealed
-            )
+            return Collected(epoch=epoch, pages=found.pages, digest=found.digest, artifacts=len(artifacts), sealed=found.sealed)
 
-    def _seal_objects(
-        self, seal: Seal, places: Places, comparisons: list[Comparison], named: list[NamedKey]
-    ) -> "Counts":
+    def _seal_objects(self, seal: Seal, places: Places, comparisons: list[Comparison], named: list[NamedKey]) -> "Counts":
         counts = Counts()
         manifests = list(self._manifests(counts, comparisons, named))
         found_in: dict[int, str] = {}
@@ -201,9 +197,7 @@ class CollectKeys:
         """Read in parallel, at most `readers` at a time and no further ahead of whoever consumes them."""
         waiting = iter(manifests)
         with ThreadPoolExecutor(self.readers, thread_name_prefix="manifest") as pool:
-            running: set[Future[ReadManifest]] = {
-                pool.submit(self._read_one, one) for one in islice(waiting, self.readers)
-            }
+            running: set[Future[ReadManifest]] = {pool.submit(self._read_one, one) for one in islice(waiting, self.readers)}
             try:
                 while running:
                     done, running = wait(running, return_when=FIRST_COMPLETED)

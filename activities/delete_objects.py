@@ -34,7 +34,10 @@ class DeleteObjects:
 
     @activity.defn(name=DELETE_OBJECTS.name, no_thread_cancel_exception=True)
     def delete_objects(self, pages: PageRange) -> ObjectsDeleted:
-        """Returns when nothing of these pages is left but what the store refuses for good. Raises KeysNotDeletedYet, StoreUnavailable."""
+        """Returns when nothing of these pages is left but what the store refuses for good.
+
+        Raises KeysNotDeletedYet, StoreUnavailable: then the step is run again on what is left.
+        """
         with self.database.read() as session:
             owed = list(ledger.read_pages(session, pages.deletion_id, pages.chunk, first=pages.first, last=pages.last))
         not_yet: Counter[str] = Counter()
@@ -48,9 +51,7 @@ class DeleteObjects:
                     try:
                         not_yet.update(future.result().not_yet.values())
                     except DeletionError as error:
-                        failures.append(
-                            error
-                        )  # the other pages are finished first: one failure costs only its own page
+                        failures.append(error)  # the other pages are finished first: one failure costs only its own page
         finally:
             for future in running:
                 future.cancel()

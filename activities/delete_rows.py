@@ -89,10 +89,7 @@ class DeleteRows:
                 pages=found.pages,
                 sealed=found.sealed,
                 trace_groups=len(
-                    {
-                        ref.project_id
-                        for ref in ledger.owned_artifacts(session, found.deletion_id, found.chunk, organization_id)
-                    }
+                    {ref.project_id for ref in ledger.owned_artifacts(session, found.deletion_id, found.chunk, organization_id)}
                 ),
             )
 
@@ -102,13 +99,10 @@ class DeleteRows:
             raise StaleSeal(f"chunk {sealed.chunk}: the ledger holds another seal; nothing was deleted")
 
     def _lock_artifacts(self, session: Session, found: DeletionChunk, organization_id: int) -> list[ArtifactRef]:
-        """Lock what is there, then look where it is: in one statement the second would see what the first had not locked yet."""
+        """Lock what is there, then look where it is: one statement would look before it had its locks."""
         known = {artifact.id: artifact for artifact in ledger.chunk_artifacts(session, found.deletion_id, found.chunk)}
         locked = session.execute(
-            select(Artifact.id, Artifact.project_id)
-            .where(Artifact.id.in_(known))
-            .order_by(Artifact.id)
-            .with_for_update()
+            select(Artifact.id, Artifact.project_id).where(Artifact.id.in_(known)).order_by(Artifact.id).with_for_update()
         ).all()
         projects = session.execute(
             select(Project.id, Project.organization_id)
@@ -133,9 +127,7 @@ class DeleteRows:
             ).all()
         return present
 
-    def _seal_the_rest(
-        self, session: Session, found: DeletionChunk, present: Sequence[ArtifactRef], cascade: Cascade
-    ) -> None:
+    def _seal_the_rest(self, session: Session, found: DeletionChunk, present: Sequence[ArtifactRef], cascade: Cascade) -> None:
         """Seal what columns named at the last moment and nobody had collected."""
         sealed: dict[str, set[str]] = defaultdict(set)
         by_columns = (PageSource.COLUMN, PageSource.ABSENT, PageSource.ICON)
@@ -223,9 +215,7 @@ def _cascade(session: Session, present: Sequence[ArtifactRef], organization_id: 
     analyses = gone(SizeMetrics, SizeMetrics.preprod_artifact_id.in_(by_id), SizeMetrics.analysis_file_id)
     files_named += [row.analysis_file_id for row in analyses]
     metrics = SnapshotMetrics
-    for artifact, extras in gone(
-        metrics, metrics.preprod_artifact_id.in_(by_id), metrics.preprod_artifact_id, metrics.extras
-    ):
+    for artifact, extras in gone(metrics, metrics.preprod_artifact_id.in_(by_id), metrics.preprod_artifact_id, metrics.extras):
         cascade.named += rows.keys_of_metrics(by_id[artifact], extras)
     for row in gone(Artifact, Artifact.id.in_(by_id), Artifact.file_id, Artifact.installable_app_file_id):
         files_named += [row.file_id, row.installable_app_file_id]

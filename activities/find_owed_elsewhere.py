@@ -31,9 +31,7 @@ class FindOwedElsewhere:
             if ledger.unfinished_chunks(session, deletion.deletion_id, traces_configured=self.traces_configured):
                 return Owed()
             others = []
-            for other in ledger.deletions_owing(
-                session, deletion.deletion_id, traces_configured=self.traces_configured
-            ):
+            for other in ledger.deletions_owing(session, deletion.deletion_id, traces_configured=self.traces_configured):
                 failed = other.state is DeletionState.FAILED
                 others.append(OwedElsewhere(artifacts=other.artifacts, failed=failed, request=other.request))
             return Owed(deletions=tuple(others))

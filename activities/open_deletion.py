@@ -31,7 +31,7 @@ class OpenDeletion:
 
     @activity.defn(name=OPEN_DELETION.name, no_thread_cancel_exception=True)
     def open_deletion(self, request: DeletionRequest) -> Opened:
-        """Returns what is left to do, which is everything at first. Raises ArtifactNotInOrganization, SchemaDrift and others."""
+        """Returns what is left to do, at first everything. Raises ArtifactNotInOrganization, SchemaDrift and others."""
         self.schema.refuse_unknown_tables()
         try:
             return self._open(request)
@@ -69,9 +69,7 @@ class OpenDeletion:
 def _places(session: Session, request: DeletionRequest) -> dict[int, int]:
     """Project by artifact, of those that exist. Raises if any of them, or the request's project, is another organization's."""
     if request.project_id is not None:
-        owner = session.execute(
-            select(Project.organization_id).where(Project.id == request.project_id)
-        ).scalar_one_or_none()
+        owner = session.execute(select(Project.organization_id).where(Project.id == request.project_id)).scalar_one_or_none()
         if owner not in {None, request.organization_id}:
             raise ProjectNotInOrganization(
                 f"project {request.project_id} is not one of organization {request.organization_id}; nothing was deleted"

@@ -6,9 +6,9 @@ code invents next, and late writers. What the store itself listed is deleted lit
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from dataclasses import dataclass, field
+from functools import partial
 
 from temporalio import activity
 
@@ -58,22 +58,17 @@ class SweepPrefixes:
                 for page in ledger.read_pages(session, sweep.deletion_id, sweep.chunk)
                 for key in page.keys
             }
-        jobs: list[Callable[[], Listing]] = [
-            lambda prefix=prefix: self._sweep_one(sweep, prefix, in_pages)  # type: ignore[misc]
-            for prefix in prefixes
-            if not prefix.exact
-        ]
-        exact = [prefix for prefix in prefixes if prefix.exact]
-        if sweep.confirm:
-            for start in range(0, len(exact), MAX_KEYS):
-                jobs.append(lambda some=exact[start : start + MAX_KEYS]: self._delete_exact(sweep, some, in_pages))  # type: ignore[misc]
+        jobs = [partial(self._sweep_one, sweep, prefix, in_pages) for prefix in prefixes if not prefix.exact]
+        exact = [prefix for prefix in prefixes if prefix.exact and sweep.confirm]
+        batches = [exact[start : start + MAX_KEYS] for start in range(0, len(exact), MAX_KEYS)]
+        jobs += [partial(self._delete_exact, sweep, batch, in_pages) for batch in batches]
         total = self._run(jobs)
         if total.not_yet:
             codes = ", ".join(f"{code} {count}" for code, count in sorted(total.not_yet.items()))
             raise KeysNotDeletedYet(f"{total.not_yet.total()} listed objects are to be tried again ({codes})")
         return Swept(found=total.deleted + total.codes.total(), left_over=total.codes.total())
 
-    def _run(self, jobs: list[Callable[[], Listing]]) -> Listing:
+    def _run(self, jobs: list[partial[Listing]]) -> Listing:
         total = Listing()
         failures: list[DeletionError] = []
         running: set[Future[Listing]] = {self.requests.submit(job) for job in jobs}

@@ -106,7 +106,7 @@ SWEEPS = 5
 class DeleteArtifactsWorkflow:
     """See the module. Its input is JSON of a DeletionRequest from any client."""
 
-    def __init__(self) -> None:  # noqa: D107
+    def __init__(self) -> None:
         self._progress = Progress()
         self._pace = Pace()
         self._rows_owed: set[int] = set()
@@ -147,9 +147,7 @@ class DeleteArtifactsWorkflow:
         """Returns once no row is left; raises RowsNotDeleted if the deletion ends before that."""
         await workflow.wait_condition(lambda: self._rows_settled or self._ended)
         if not self._rows_settled:
-            raise to_application_error(
-                RowsNotDeleted("the deletion ended before all rows were deleted; its own end says why")
-            )
+            raise to_application_error(RowsNotDeleted("the deletion ended before all rows were deleted; its own end says why"))
         return AllRowsDeleted(artifacts=self._progress.artifacts, rows=self._progress.rows_deleted)
 
     async def _delete(self) -> DeletionReceipt | None:
@@ -212,9 +210,7 @@ class DeleteArtifactsWorkflow:
         """Collect and delete; collect again as long as the rows say something else by then."""
         for _ in range(SEALS_TRIED):
             collected = await self._step(COLLECT_KEYS, chunk, READS, f"collect keys of chunk {chunk.chunk}")
-            sealed = SealedChunk(
-                **chunk.model_dump(), epoch=collected.epoch, pages=collected.pages, digest=collected.digest
-            )
+            sealed = SealedChunk(**chunk.model_dump(), epoch=collected.epoch, pages=collected.pages, digest=collected.digest)
             try:
                 deleted = await self._step(DELETE_ROWS, sealed, ROWS, f"delete rows of chunk {chunk.chunk}")
             except ActivityError as error:
@@ -278,9 +274,7 @@ class DeleteArtifactsWorkflow:
             if self._pace.quiet_period:
                 await workflow.sleep(self._pace.quiet_period)
             found = await _all(
-                self._sweep(
-                    Sweep(deletion_id=self._deletion.deletion_id, chunk=number, confirm=True, last=sweeps == SWEEPS)
-                )
+                self._sweep(Sweep(deletion_id=self._deletion.deletion_id, chunk=number, confirm=True, last=sweeps == SWEEPS))
                 for number in noisy
             )
             noisy = [number for number, count in zip(noisy, found, strict=True) if count]
@@ -298,9 +292,7 @@ class DeleteArtifactsWorkflow:
         run_again: set[str] = set()
         while True:
             owed = await self._step(FIND_OWED_ELSEWHERE, self._deletion, LEDGER, "what other deletions owe")
-            waiting = [
-                other for other in owed.deletions if not other.failed or other.request.deletion_id not in run_again
-            ]
+            waiting = [other for other in owed.deletions if not other.failed or other.request.deletion_id not in run_again]
             self._note(waiting_for=tuple(other.request.workflow_id for other in waiting))
             if not waiting:
                 return

@@ -292,9 +292,7 @@ class Progress(Message):
             f"- Left over: {self.left_over:,}",
         ]
         if self.waiting_for:
-            lines.append(
-                f"- Waits for what other deletions owe: {', '.join(f'`{other}`' for other in self.waiting_for)}"
-            )
+            lines.append(f"- Waits for what other deletions owe: {', '.join(f'`{other}`' for other in self.waiting_for)}")
         if self.cancel_refused:
             lines.append("- A cancel came after rows were deleted: the rest is finished all the same")
         return "\n".join(lines)
@@ -446,15 +444,13 @@ class DeletionReceipt(Message):
         for codes in (self.objects.left_over, self.objects.found_left_over):
             for code, count in codes.items():
                 counts[code] = counts.get(code, 0) + count
-        for code, count in (
-            ("Moved", self.artifacts.moved.count),
-            ("RowsNotDeleted", self.artifacts.not_reached.count),
-            ("TraceItemsUnconfirmed", self.trace_items.unconfirmed_artifacts),
-            ("OwedByOthers", self.owed_by_others),
-        ):
-            if count:
-                counts[code] = count
-        return counts
+        artifacts = {
+            "Moved": self.artifacts.moved.count,
+            "RowsNotDeleted": self.artifacts.not_reached.count,
+            "TraceItemsUnconfirmed": self.trace_items.unconfirmed_artifacts,
+            "OwedByOthers": self.owed_by_others,
+        }
+        return counts | {code: count for code, count in artifacts.items() if count}
 
     def for_history(self) -> Self:
         """The same receipt with id lists that fit into a payload."""

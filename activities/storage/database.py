@@ -67,7 +67,7 @@ class Database:
 
     @contextmanager
     def write(self) -> Iterator[Session]:
-        """One transaction that commits at the end. Raises DatabaseUnavailable for whatever may pass: the caller's step is run again."""
+        """One transaction that commits at the end. Raises DatabaseUnavailable, and the step is run again."""
         with self._session(write=True) as session, session.begin():
             for limit in self._limits:
                 session.execute(text(limit))

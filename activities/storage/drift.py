@@ -51,7 +51,7 @@ class Reference:
 
 @dataclass
 class Schema:
-    """The foreign keys of the backend's database, looked up at most once a minute: tables come by migrations, not by the second."""
+    """The foreign keys of the backend's database, looked up at most once a minute: tables come by migrations."""
 
     database: Database
     _lock: Lock = field(default_factory=Lock)
@@ -76,16 +76,12 @@ class Schema:
         """Raises SchemaDrift, naming the tables, if the schema has grown beyond what deletions know."""
         if self.unknown_references() and (unknown := self.unknown_references(fresh=True)):
             names = ", ".join(f"{reference.table}.{reference.column} → {reference.target}" for reference in unknown)
-            raise SchemaDrift(
-                f"the database has foreign keys that this version does not know: {names}; nothing was deleted"
-            )
+            raise SchemaDrift(f"the database has foreign keys that this version does not know: {names}; nothing was deleted")
 
     def file_references(self) -> list[Reference]:
         """Foreign keys to `sentry_file` other than its own index."""
         index = FileBlobIndex.__tablename__
-        return sorted(
-            found for found in self.references() if found.target == File.__tablename__ and found.table != index
-        )
+        return sorted(found for found in self.references() if found.target == File.__tablename__ and found.table != index)
 
 
 def _declared(table: Table) -> set[Reference]:

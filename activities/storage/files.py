@@ -40,9 +40,7 @@ def delete_files(
 
     Returns {"deleted": n, "index_rows": n, "kept": {reason: [file ids]}, "blobs": [ids of blobs that the deleted files named]}.
     """
-    locked = session.execute(
-        select(File.id, File.blob_id).where(File.id.in_(file_ids)).order_by(File.id).with_for_update()
-    )
+    locked = session.execute(select(File.id, File.blob_id).where(File.id.in_(file_ids)).order_by(File.id).with_for_update())
     blobs: dict[int, set[int]] = {file: {blob} if blob is not None else set() for file, blob in locked}
     index = FileBlobIndex
     for file, blob in session.execute(select(index.file_id, index.blob_id).where(index.file_id.in_(blobs))):
@@ -86,9 +84,7 @@ def _why_kept(
     for reference in references:
         # A table that we know by name only: another part of the backend refers to files too.
         other = table(reference.table, column(reference.column))
-        if session.execute(
-            select(exists(select(1).select_from(other).where(other.c[reference.column] == file)))
-        ).scalar():
+        if session.execute(select(exists(select(1).select_from(other).where(other.c[reference.column] == file)))).scalar():
             return STILL_NAMED
     if any(owned - {organization_id} for owned in owners):
         return OTHER_OWNER

@@ -1,7 +1,7 @@
 """Which object keys and prefixes belong to an artifact: pure rules, no I/O.
 
 An object key is relative to a *scope*, the physical prefix of one usecase, organization and project. Key shapes are those of
-Sentry's preprod code (`sentry/preprod/snapshots`, `sentry/preprod/api/models`); `o/p` below stands for organization and project:
+Sentry's preprod code (`sentry/preprod/snapshots`, `sentry/preprod/api/models`); `o/p` stands for organization and project:
 
     o/p/{artifact}/…                    all of it is the artifact's: manifests, and the comparisons in which it is the head
     o/p/{head}/{artifact}/…             all of it belongs to the comparison in which the artifact is the base
@@ -80,7 +80,7 @@ def well_formed(key: str) -> bool:
 
 
 def lies_under(key: object, prefixes: Iterable[str]) -> bool:
-    """True if `key` is a well-formed key below one of the prefixes. Keys come from manifests and columns: they may be anything."""
+    """True if `key` is a well-formed key below one of the prefixes. It comes from a manifest or column: it may be anything."""
     return isinstance(key, str) and well_formed(key) and any(key.startswith(prefix) for prefix in prefixes)
 
 

@@ -68,7 +68,7 @@ class UtcDateTime(TypeDecorator[datetime]):
     impl = DateTime(timezone=True)
     cache_ok = True
 
-    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002, D102
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
         return value.replace(tzinfo=UTC) if value is not None and value.tzinfo is None else value
 
 
@@ -285,9 +285,7 @@ def accept(session: Session, request: DeletionRequest, reason: str | None = None
     }
     statement = (postgresql_insert if dialect == "postgresql" else sqlite_insert)(Deletion).values(values)
     options = ledger_schema(dialect)
-    inserted = session.execute(
-        statement.on_conflict_do_nothing().returning(Deletion.id), execution_options=options
-    ).all()
+    inserted = session.execute(statement.on_conflict_do_nothing().returning(Deletion.id), execution_options=options).all()
     if inserted:
         return DeletionState.ACCEPTED
     found = session.execute(
@@ -321,9 +319,7 @@ def cancel(session: Session, request: DeletionRequest, run_id: str) -> bool:
         return False
     drop_work(session, request.deletion_id, everything=True)
     session.execute(
-        update(Deletion)
-        .where(Deletion.id == request.deletion_id)
-        .values(state=DeletionState.CANCELLED, cancelled_run=run_id)
+        update(Deletion).where(Deletion.id == request.deletion_id).values(state=DeletionState.CANCELLED, cancelled_run=run_id)
     )
     return True
 
@@ -342,9 +338,7 @@ def request_of(session: Session, deletion_id: str) -> DeletionRequest:
     )
 
 
-def make_chunks(
-    session: Session, deletion_id: str, artifacts: Sequence[tuple[int, int | None]], chunk_size: int
-) -> None:
+def make_chunks(session: Session, deletion_id: str, artifacts: Sequence[tuple[int, int | None]], chunk_size: int) -> None:
     """Cut (artifact id, project id) pairs into chunks, artifacts of one project next to each other."""
     ordered = sorted(artifacts, key=lambda pair: (pair[1] or 0, pair[0]))
     session.execute(
@@ -411,9 +405,7 @@ def deletions_owing(session: Session, deletion_id: str, *, traces_configured: bo
         .group_by(Deletion.id, Deletion.state)
         .order_by(Deletion.id)
     ).all()
-    return [
-        OtherDeletion(other, DeletionState(state), request_of(session, other), count) for other, state, count in rows
-    ]
+    return [OtherDeletion(other, DeletionState(state), request_of(session, other), count) for other, state, count in rows]
 
 
 def deleted_by_others(session: Session, deletion_id: str) -> list[tuple[int, str]]:
@@ -699,9 +691,7 @@ def drop_keys(session: Session, found: DeletionChunk, page: Page, *, kept: set[s
 
 def update_chunk(found: DeletionChunk) -> Update:
     """An update of this chunk, for values that the database computes."""
-    return update(DeletionChunk).where(
-        DeletionChunk.deletion_id == found.deletion_id, DeletionChunk.chunk == found.chunk
-    )
+    return update(DeletionChunk).where(DeletionChunk.deletion_id == found.deletion_id, DeletionChunk.chunk == found.chunk)
 
 
 def keys_owed(session: Session, deletion_id: str, chunk: int, *, first: int = 0, last: int | None = None) -> int:

@@ -9,7 +9,6 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from os.path import commonprefix
 from typing import TYPE_CHECKING, Any, Protocol
 
 import boto3
@@ -24,8 +23,22 @@ if TYPE_CHECKING:
 MAX_KEYS = 1000
 """What one DeleteObjects request takes, and one listing returns."""
 _TRANSIENT = frozenset(
-    "InternalError InternalServerError OperationAborted RequestTimeout RequestTimeTooSkewed ServiceUnavailable SlowDown "
-    "Throttling ThrottlingException TooManyRequests XAmzContentChecksumMismatch 500 502 503 504".split()
+    {
+        "InternalError",
+        "InternalServerError",
+        "OperationAborted",
+        "RequestTimeout",
+        "RequestTimeTooSkewed",
+        "ServiceUnavailable",
+        "SlowDown",
+        "Throttling",
+        "ThrottlingException",
+        "TooManyRequests",
+        "500",
+        "502",
+        "503",
+        "504",
+    }
 )
 _ABSENT = frozenset({"NoSuchKey", "NoSuchVersion"})
 # XML 1.0 has no way to write most control characters, and some stores turn a backslash into a slash inside DeleteObjects.
@@ -194,7 +207,7 @@ class S3Objects:
         """Every version and marker of these keys, which lie beside each other: one listing from the first to the last."""
         wanted, last = set(keys), max(key.encode() for key in keys)
         versions = []
-        for page in self._list_versions(commonprefix(keys)):
+        for page in self._list_versions(_common_prefix(keys)):
             versions += [found for found in page if found.key in wanted]
             if all(found.key.encode() > last for found in page):
                 break
@@ -255,6 +268,11 @@ def _folder_first(key: str) -> tuple[str, str]:
     return folder, name
 
 
+def _common_prefix(keys: Sequence[str]) -> str:
+    first, last = min(keys), max(keys)
+    return first[: next((place for place, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))]
+
+
 def _raising_unavailable(pages: Iterable[Any]) -> Iterator[Any]:
     try:
         yield from pages
@@ -267,7 +285,5 @@ def _unavailable(error: ClientError | BotoCoreError) -> StoreUnavailable:
     if isinstance(error, ClientError):
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
         code = plain_code(error.response.get("Error", {}).get("Code"))
-        return StoreUnavailable(
-            f"the object store answered {code} (HTTP {status}) to {plain_code(error.operation_name)}"
-        )
+        return StoreUnavailable(f"the object store answered {code} (HTTP {status}) to {plain_code(error.operation_name)}")
     return StoreUnavailable(f"the object store could not be reached ({type(error).__name__})")

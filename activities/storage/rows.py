@@ -91,16 +91,12 @@ def keys_named_by_columns(session: Session, places: Places) -> list[NamedKey]:
         )
     )
     icons = session.execute(
-        select(MobileAppInfo.preprod_artifact_id, MobileAppInfo.app_icon_id).where(
-            MobileAppInfo.preprod_artifact_id.in_(by_id)
-        )
+        select(MobileAppInfo.preprod_artifact_id, MobileAppInfo.app_icon_id).where(MobileAppInfo.preprod_artifact_id.in_(by_id))
     )
     named = [key for artifact, extras in metrics for key in keys_of_metrics(by_id[artifact], extras)]
     named += [key for artifact, icon in icons for key in keys_of_app_info(by_id[artifact], icon)]
     named += [
-        key
-        for comparison, extras in _comparisons(session, places.present)
-        for key in keys_of_comparison(comparison, extras)
+        key for comparison, extras in _comparisons(session, places.present) for key in keys_of_comparison(comparison, extras)
     ]
     return named
 

@@ -50,13 +50,13 @@ def _now() -> Mapped[datetime]:
     return mapped_column(DateTime(timezone=True), server_default=func.now())
 
 
-class Organization(BackendTable):  # noqa: D101
+class Organization(BackendTable):
     __tablename__ = "sentry_organization"
     id: Mapped[int] = _id()
     slug: Mapped[str] = mapped_column(String(64))
 
 
-class Project(BackendTable):  # noqa: D101
+class Project(BackendTable):
     __tablename__ = "sentry_project"
     id: Mapped[int] = _id()
     slug: Mapped[str] = mapped_column(String(64))
@@ -79,7 +79,7 @@ class Artifact(BackendTable):
     extras: Mapped[Any] = mapped_column(Json, nullable=True)
 
 
-class InstallableArtifact(BackendTable):  # noqa: D101
+class InstallableArtifact(BackendTable):
     __tablename__ = "sentry_installablepreprodartifact"
     id: Mapped[int] = _id()
     date_added: Mapped[datetime] = _now()
@@ -105,7 +105,7 @@ class MobileAppInfo(BackendTable):
     preprod_artifact_id: Mapped[int] = _refers("sentry_preprodartifact.id", unique=True)
 
 
-class SizeMetrics(BackendTable):  # noqa: D101
+class SizeMetrics(BackendTable):
     __tablename__ = "sentry_preprodartifactsizemetrics"
     id: Mapped[int] = _id()
     date_added: Mapped[datetime] = _now()
@@ -117,7 +117,7 @@ class SizeMetrics(BackendTable):  # noqa: D101
     preprod_artifact_id: Mapped[int] = _refers("sentry_preprodartifact.id")
 
 
-class SizeComparison(BackendTable):  # noqa: D101
+class SizeComparison(BackendTable):
     __tablename__ = "sentry_preprodartifactsizecomparison"
     id: Mapped[int] = _id()
     date_added: Mapped[datetime] = _now()
@@ -129,7 +129,7 @@ class SizeComparison(BackendTable):  # noqa: D101
     base_size_analysis_id: Mapped[int] = _refers("sentry_preprodartifactsizemetrics.id")
 
 
-class ComparisonApproval(BackendTable):  # noqa: D101
+class ComparisonApproval(BackendTable):
     __tablename__ = "sentry_preprodcomparisonapproval"
     id: Mapped[int] = _id()
     date_added: Mapped[datetime] = _now()
@@ -186,7 +186,7 @@ class FileBlob(BackendTable):
     timestamp: Mapped[datetime] = _now()
 
 
-class File(BackendTable):  # noqa: D101
+class File(BackendTable):
     __tablename__ = "sentry_file"
     id: Mapped[int] = _id()
     name: Mapped[str] = mapped_column(Text)
@@ -199,7 +199,7 @@ class File(BackendTable):  # noqa: D101
     path: Mapped[str | None] = mapped_column(Text)
 
 
-class FileBlobIndex(BackendTable):  # noqa: D101
+class FileBlobIndex(BackendTable):
     __tablename__ = "sentry_fileblobindex"
     __table_args__ = (UniqueConstraint("file_id", "blob_id", "offset"), {"sqlite_autoincrement": True})
     id: Mapped[int] = _id()
@@ -208,7 +208,7 @@ class FileBlobIndex(BackendTable):  # noqa: D101
     blob_id: Mapped[int] = _refers("sentry_fileblob.id")
 
 
-class FileBlobOwner(BackendTable):  # noqa: D101
+class FileBlobOwner(BackendTable):
     __tablename__ = "sentry_fileblobowner"
     __table_args__ = (UniqueConstraint("blob_id", "organization_id"), {"sqlite_autoincrement": True})
     id: Mapped[int] = _id()

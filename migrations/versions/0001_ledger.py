@@ -53,9 +53,7 @@ def upgrade() -> None:
         sa.Column("rows_state", sa.String(16), nullable=False),
         schema=schema,
     )
-    op.create_index(
-        "artifact_deletion_artifact_by_artifact", "artifact_deletion_artifact", ["artifact_id"], schema=schema
-    )
+    op.create_index("artifact_deletion_artifact_by_artifact", "artifact_deletion_artifact", ["artifact_id"], schema=schema)
     op.create_table(
         "artifact_deletion_chunk",
         _id(),
