@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import func, select, type_coerce
 from sqlalchemy.orm import Session
 from temporalio import activity
 
@@ -69,7 +69,7 @@ class CloseDeletion:
         )
         collected = _sum(chunk.collected for chunk in chunks)
         owed = ledger.deletions_owing(session, deletion_id, traces_configured=self.traces_configured)
-        now = session.execute(select(func.now())).scalar_one()
+        now = session.execute(select(type_coerce(func.now(), ledger.UtcDateTime))).scalar_one()
         all_rows = [chunk.rows_deleted_at for chunk in chunks]
         receipt = DeletionReceipt(
             deletion_id=deletion_id,

@@ -80,9 +80,7 @@ def test_a_version_under_legal_hold_is_refused_until_the_hold_ends(objects: Obje
     client.create_bucket(Bucket="locked", ObjectLockEnabledForBucket=True)
     version = client.put_object(Bucket="locked", Key="a", Body=b"x", ObjectLockLegalHoldStatus="ON")["VersionId"]
     batch: Any = {"Objects": [{"Key": "a", "VersionId": version}]}
-    assert [error["Code"] for error in client.delete_objects(Bucket="locked", Delete=batch)["Errors"]] == [
-        "AccessDenied"
-    ]
+    assert [error["Code"] for error in client.delete_objects(Bucket="locked", Delete=batch)["Errors"]] == ["AccessDenied"]
     client.put_object_legal_hold(Bucket="locked", Key="a", VersionId=version, LegalHold={"Status": "OFF"})
     assert "Errors" not in client.delete_objects(Bucket="locked", Delete=batch)
 
@@ -147,9 +145,7 @@ def test_a_server_does_not_outlive_a_maker_that_was_killed(tmp_path: Path) -> No
         "starter = threading.Thread(target=server.start); starter.start(); starter.join()\n"
         "print(server.pid, flush=True); time.sleep(60)\n"
     )
-    with subprocess.Popen(
-        [sys.executable, "-c", program, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True
-    ) as maker:
+    with subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True) as maker:
         assert maker.stdout is not None
         pid = int(maker.stdout.readline())
         assert is_running(pid)

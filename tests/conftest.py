@@ -1,0 +1,114 @@
+"""The servers that all tests share, started once, and a stack of its own for each test."""
+
+import itertools
+import shutil
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from temporalio.client import Client
+
+from activities.storage.database import Database
+from demo.servers import ObjectStoreServer, PostgresServer, TemporalServer
+from demo.world import create_schema
+from migrations import migrate
+from tests.stack import Stack, connect, s3_of
+from workflows.messages import SEARCH_ATTRIBUTES
+
+_buckets = (f"bucket-{number}" for number in itertools.count(1))
+_databases = (f"backend_{number}" for number in itertools.count(1))
+
+
+@pytest.fixture(scope="session")
+def temporal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TemporalServer]:
+    with TemporalServer(
+        tmp_path_factory.mktemp("temporal"), in_memory=True, ui=False, search_attributes=SEARCH_ATTRIBUTES
+    ) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def object_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStoreServer]:
+    with ObjectStoreServer(tmp_path_factory.mktemp("objects")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    with PostgresServer(tmp_path_factory.mktemp("postgres")) as server:
+        _prepare(server.create_database("template_backend"))
+        yield server
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("sqlite") / "template.db"
+    _prepare(f"sqlite:///{path}")
+    return path
+
+
+def _prepare(url: str) -> None:
+    database = Database(url)
+    create_schema(database.engine)
+    migrate(database)
+    database.dispose()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A backend's database with its schema and an empty ledger. A test about one kind alone names it by a parameter."""
+    if request.param == "sqlite":
+        template: Path = request.getfixturevalue("sqlite_template")
+        shutil.copy(template, tmp_path / "backend.db")
+        return f"sqlite:///{tmp_path / 'backend.db'}"
+    server: PostgresServer = request.getfixturevalue("postgres")
+    return server.create_database(next(_databases), template="template_backend")
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    opened = Database(database_url)
+    yield opened
+    opened.dispose()
+
+
+@pytest.fixture
+def bucket(object_store: ObjectStoreServer) -> str:
+    name = next(_buckets)
+    s3_of(object_store).create_bucket(Bucket=name)
+    return name
+
+
+@pytest.fixture
+def locking_bucket(object_store: ObjectStoreServer) -> str:
+    """A versioned bucket with object lock."""
+    name = next(_buckets)
+    s3_of(object_store).create_bucket(Bucket=name, ObjectLockEnabledForBucket=True)
+    return name
+
+
+@pytest.fixture
+async def client(temporal: TemporalServer) -> AsyncIterator[Client]:
+    """A client; at the end nothing of the test is left running for the next test's worker to find."""
+    connected = await connect(temporal.address)
+    yield connected
+    async for found in connected.list_workflows('ExecutionStatus = "Running"'):
+        await connected.get_workflow_handle(found.id).terminate()
+
+
+@pytest.fixture
+async def stack(
+    database: Database, database_url: str, object_store: ObjectStoreServer, bucket: str, client: Client, tmp_path: Path
+) -> AsyncIterator[Stack]:
+    made = Stack(
+        database,
+        database_url,
+        object_store,
+        s3_of(object_store),
+        bucket,
+        client,
+        client.service_client.config.target_host,
+        tmp_path,
+    )
+    yield made
+    made.stop_processes()

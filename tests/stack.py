@@ -1,0 +1,218 @@
+"""One test's own backend, bucket and ledger on the shared servers, and workers to delete with."""
+
+import asyncio
+import contextlib
+import itertools
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mypy_boto3_s3 import S3Client
+from sqlalchemy import text
+from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
+from temporalio.exceptions import ApplicationError
+
+import starter
+import worker
+from activities.storage.database import Database
+from activities.storage.objects import s3_client
+from demo.servers import ObjectStoreServer
+from demo.world import Snapshot, World, screen
+from settings import PREFIX, Settings
+from workflows.converter import data_converter
+from workflows.messages import DeletionReceipt, DeletionRequest
+
+ROOT = Path(__file__).parents[1]
+# Every test has organizations of its own, so that no two ask for the same deletion of the Temporal server that they share.
+_numbers = itertools.count(1)
+_PATIENCE_S = 40
+
+
+def s3_of(server: ObjectStoreServer) -> S3Client:
+    return s3_client(
+        endpoint=server.endpoint,
+        region="us-east-1",
+        access_key=server.access_key,
+        secret_key=server.secret_key,
+        connections=20,
+        connect_timeout_s=5,
+        read_timeout_s=30,
+    )
+
+
+@dataclass
+class Stack:
+    """What a test deletes from, and with."""
+
+    database: Database
+    database_url: str
+    server: ObjectStoreServer
+    s3: S3Client
+    bucket: str
+    client: Client
+    temporal_address: str
+    folder: Path
+    organization_id: int = 0
+    world: World = field(init=False)
+    _processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.organization_id = 1000 * next(_numbers)
+        with self.database.write() as session:
+            if self.database.is_postgresql:
+                session.execute(text(f"ALTER TABLE sentry_organization ALTER COLUMN id RESTART WITH {self.organization_id}"))
+            else:
+                values = {"name": "sentry_organization", "seq": self.organization_id - 1}
+                session.execute(text("INSERT INTO sqlite_sequence (name, seq) VALUES (:name, :seq)"), values)
+        self.world = World(self.database.engine, self.s3, self.bucket)
+
+    def settings(self, **changes: Any) -> Settings:
+        """A worker's settings, without a quiet period unless a test is about it."""
+        values: dict[str, Any] = {
+            "database_url": self.database_url,
+            "bucket": self.bucket,
+            "s3_endpoint": self.server.endpoint,
+            "s3_access_key": self.server.access_key,
+            "s3_secret_key": self.server.secret_key,
+            "trace_store": "sql",
+            "quiet_period_s": 0,
+            "activity_threads": 16,
+            "shutdown_grace_s": 5,
+        }
+        return Settings(**(values | changes))
+
+    @contextlib.asynccontextmanager
+    async def worker(self, **changes: Any) -> AsyncIterator[None]:
+        """A worker in this process."""
+        async with worker.running(self.settings(**changes), self.client):
+            yield
+
+    def request(self, artifact_ids: Iterable[int], **more: Any) -> DeletionRequest:
+        """A request for artifacts of the test's first organization."""
+        return DeletionRequest(**{"organization_id": self.organization_id, "artifact_ids": tuple(artifact_ids), **more})
+
+    def accept(self, request: DeletionRequest) -> None:
+        with self.database.write() as session:
+            starter.accept_deletion(session, request)
+
+    async def start(self, artifact_ids: Iterable[int], **more: Any) -> WorkflowHandle[Any, DeletionReceipt]:
+        """Accept and start, as a backend does."""
+        request = self.request(artifact_ids, **more)
+        self.accept(request)
+        return await starter.start_deletion(self.client, request)
+
+    async def delete(self, artifact_ids: Iterable[int], **more: Any) -> DeletionReceipt:
+        """Delete to the end, and return the ledger's receipt."""
+        handle = await self.start(artifact_ids, **more)
+        await asyncio.wait_for(handle.result(), _PATIENCE_S)
+        return self.receipt(handle.id)
+
+    async def failure(self, handle: WorkflowHandle[Any, DeletionReceipt]) -> ApplicationError:
+        """What a deletion that must fail failed with."""
+        try:
+            await asyncio.wait_for(handle.result(), _PATIENCE_S)
+        except WorkflowFailureError as error:
+            assert isinstance(error.cause, ApplicationError), error.cause
+            return error.cause
+        raise AssertionError("the deletion completed")
+
+    def receipt(self, workflow: str) -> DeletionReceipt:
+        found = starter.receipt(self.database, workflow)
+        assert found is not None
+        return found
+
+    def snapshots(self, *names: str) -> list[Snapshot]:
+        """Snapshots of three screens each, in one project, sharing two of the three images."""
+        organization = self.world.organization("acme")
+        assert organization == self.organization_id
+        project = self.world.project(organization, "shop")
+        return [
+            self.world.snapshot(project, {"login": screen("login"), "cart": screen("cart"), name: screen("home", seed)})
+            for seed, name in enumerate(names)
+        ]
+
+    def environment(self, **changes: str) -> dict[str, str]:
+        """The environment of a worker or command of its own, as settings name it."""
+        settings = self.settings()
+        values = {
+            "database_url": self.database_url,
+            "bucket": self.bucket,
+            "s3_endpoint": self.server.endpoint,
+            "s3_access_key": self.server.access_key,
+            "s3_secret_key": self.server.secret_key,
+            "trace_store": settings.trace_store,
+            "quiet_period_s": "0",
+        }
+        named = {f"{PREFIX}{name.upper()}": value for name, value in values.items()}
+        return (
+            {"PATH": os.environ["PATH"], "HOME": str(self.folder), "TEMPORAL_ADDRESS": self.temporal_address} | named | changes
+        )
+
+    def worker_process(self, *command: str, **changes: str) -> subprocess.Popen[bytes]:
+        """A worker as a process of its own, which the test may kill; its output goes to a file."""
+        with (self.folder / f"worker-{len(self._processes)}.log").open("wb") as log:
+            process = subprocess.Popen(
+                [sys.executable, *(command or ("worker.py",))],
+                cwd=ROOT,
+                env=self.environment(**changes),
+                stdout=log,
+                stderr=log,
+            )
+        self._processes.append(process)
+        return process
+
+    def command(self, *arguments: object, **changes: str) -> subprocess.CompletedProcess[str]:
+        """Run starter.py."""
+        line = [sys.executable, "starter.py", *map(str, arguments)]
+        return subprocess.run(
+            line, cwd=ROOT, env=self.environment(**changes), capture_output=True, text=True, timeout=60, check=False
+        )
+
+    async def run_command(self, *arguments: object, **changes: str) -> subprocess.CompletedProcess[str]:
+        """The same while workers of this process go on."""
+        return await asyncio.to_thread(self.command, *arguments, **changes)
+
+    def stop_processes(self) -> None:
+        for process in self._processes:
+            if process.poll() is None:
+                process.send_signal(signal.SIGKILL)
+            process.wait()
+
+    def assert_only_these_are_gone(
+        self, artifact_ids: Iterable[int], before: "Seen", *, left: Iterable[str] = (), also_gone: Iterable[str] = ()
+    ) -> None:
+        """Exactly the rows and objects that belong to these artifacts are gone, and all else is byte for byte as it was."""
+        ids = list(artifact_ids)
+        now = Seen.of(self.world)
+        gone_objects = before.objects.keys() - now.objects.keys()
+        expected = (self.world.objects_of(ids) - set(left)) | set(also_gone)
+        assert gone_objects == expected & before.objects.keys()
+        assert {key: before.objects[key] for key in now.objects} == now.objects
+        gone_rows = {(table, row) for table, rows in before.rows.items() for row in rows if row not in now.rows.get(table, {})}
+        assert gone_rows == self.world.rows_of(ids)
+        assert all(now.rows[table][row] == before.rows[table][row] for table, rows in now.rows.items() for row in rows)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The world at a moment."""
+
+    rows: dict[str, dict[int, dict[str, Any]]]
+    objects: dict[str, Any]
+
+    @classmethod
+    def of(cls, world: World) -> "Seen":
+        return cls(world.rows(), dict(world.objects()))
+
+
+async def connect(address: str) -> Client:
+    return await Client.connect(address, data_converter=data_converter)
+
+
+def lines(output: str) -> Iterator[str]:
+    return (line for line in output.splitlines() if line.strip())
