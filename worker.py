@@ -6,27 +6,17 @@ import contextlib
 import logging
 import signal
 import sys
-import traceback
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from threading import BoundedSemaphore
 from typing import Any
 
-from temporalio import activity
 from temporalio.api.operatorservice.v1 import ListSearchAttributesRequest
 from temporalio.client import Client
 from temporalio.common import VersioningBehavior, WorkerDeploymentVersion
 from temporalio.envconfig import ClientConfig
-from temporalio.exceptions import CancelledError
 from temporalio.service import RPCError
-from temporalio.worker import (
-    ActivityInboundInterceptor,
-    ExecuteActivityInput,
-    Interceptor,
-    Worker,
-    WorkerDeploymentConfig,
-)
+from temporalio.worker import Worker, WorkerDeploymentConfig
 
 from activities.cancel_deletion import CancelDeletion
 from activities.close_deletion import CloseDeletion
@@ -35,6 +25,7 @@ from activities.delete_objects import DeleteObjects
 from activities.delete_rows import DeleteRows
 from activities.delete_trace_items import DeleteTraceItems
 from activities.find_owed_elsewhere import FindOwedElsewhere
+from activities.interceptors import Heartbeats, NamedErrorsOnly
 from activities.open_deletion import OpenDeletion
 from activities.storage.database import Database
 from activities.storage.drift import Schema
@@ -47,35 +38,11 @@ from migrations import check_version
 from settings import Settings, explained, load
 from workflows.converter import data_converter
 from workflows.delete_artifacts import DeleteArtifactsWorkflow
-from workflows.errors import DeletionError, to_application_error
+from workflows.errors import DeletionError
 from workflows.messages import OBJECTS_TASK_QUEUE, SEARCH_ATTRIBUTES, TASK_QUEUE, Pace
 
 _log = logging.getLogger("artifact_deletion.worker")
 DEPLOYMENT = "artifact-deletion"
-
-
-class NamedErrorsOnly(Interceptor):
-    """Turns whatever an activity raises into one of our named errors before anything logs or sends it."""
-
-    def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:  # noqa: A002  the SDK's name
-        return _NamedErrorsOnly(next)
-
-
-class _NamedErrorsOnly(ActivityInboundInterceptor):
-    async def execute_activity(self, input: ExecuteActivityInput) -> Any:  # noqa: A002  the SDK's name
-        try:
-            return await self.next.execute_activity(input)
-        except Exception as error:
-            if isinstance(error, CancelledError):
-                raise
-            if not isinstance(error, DeletionError):
-                # Where, and of what kind, but not what it says: messages carry keys and values.
-                place = "; ".join(
-                    f"{Path(f.filename).name}:{f.lineno} {f.name}" for f in traceback.extract_tb(error.__traceback__)
-                )
-                _log.error("%s: %s at %s", activity.info().activity_type, type(error).__name__, place)
-            failure = to_application_error(error)
-        raise failure
 
 
 def activities_for(
@@ -130,7 +97,7 @@ async def running(settings: Settings, client: Client) -> AsyncIterator[None]:
         )
         common: dict[str, Any] = {
             "activity_executor": threads,
-            "interceptors": [NamedErrorsOnly()],
+            "interceptors": [Heartbeats(), NamedErrorsOnly()],
             "graceful_shutdown_timeout": settings.shutdown_grace,
             "deployment_config": _deployment(settings.build_id),
         }

@@ -110,7 +110,7 @@ class DeleteRows:
             .order_by(Project.id)
             .with_for_update(read=True)
         )
-        organization = {project: owner for project, owner in projects}
+        organization = {row.id: row.organization_id for row in projects}
         present = []
         for artifact, project in locked:
             sealed, ours = known[artifact], organization[project] == organization_id

@@ -56,39 +56,45 @@ with workflow.unsafe.imports_passed_through():
 
 T = TypeVar("T")
 
+# A worker says every few seconds that it lives; a step lost with its worker is run elsewhere after this.
+LOST_AFTER = timedelta(seconds=15)
+# For ever, within a step's budget: soon at first, then every minute, so that a mended store or database is noticed.
+AGAIN = RetryPolicy(initial_interval=timedelta(milliseconds=500), maximum_interval=timedelta(minutes=1))
 # A database that is being upgraded or failed over comes back within hours; after a day a person should look.
 LEDGER = ActivityConfig(
-    start_to_close_timeout=timedelta(minutes=2),
+    start_to_close_timeout=timedelta(minutes=5),
     schedule_to_close_timeout=timedelta(days=1),
-    retry_policy=RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(minutes=1)),
+    heartbeat_timeout=LOST_AFTER,
+    retry_policy=AGAIN,
 )
 # Manifests are read from the store, which may be down all weekend; nothing is deleted yet, so waiting harms nobody.
 READS = ActivityConfig(
     task_queue=OBJECTS_TASK_QUEUE,
-    start_to_close_timeout=timedelta(hours=1),
+    start_to_close_timeout=timedelta(hours=6),
     schedule_to_close_timeout=timedelta(days=3),
-    heartbeat_timeout=timedelta(seconds=60),
-    retry_policy=RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(minutes=5)),
+    heartbeat_timeout=LOST_AFTER,
+    retry_policy=AGAIN,
 )
-# One transaction: locks that are held longer than the statement timeout of the database end it, and it is run again.
+# One transaction: the database's own time-outs end what waits too long for a lock, and it is run again.
 ROWS = ActivityConfig(
-    start_to_close_timeout=timedelta(minutes=10),
+    start_to_close_timeout=timedelta(hours=1),
     schedule_to_close_timeout=timedelta(days=1),
-    retry_policy=RetryPolicy(initial_interval=timedelta(milliseconds=500), maximum_interval=timedelta(minutes=1)),
+    heartbeat_timeout=LOST_AFTER,
+    retry_policy=AGAIN,
 )
 # A store may be down all weekend; after three days a person should look.
 OBJECTS = ActivityConfig(
     task_queue=OBJECTS_TASK_QUEUE,
-    start_to_close_timeout=timedelta(hours=1),
+    start_to_close_timeout=timedelta(hours=6),
     schedule_to_close_timeout=timedelta(days=3),
-    heartbeat_timeout=timedelta(seconds=30),
-    retry_policy=RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(minutes=5)),
+    heartbeat_timeout=LOST_AFTER,
+    retry_policy=AGAIN,
 )
 TRACE_ITEMS = ActivityConfig(
-    start_to_close_timeout=timedelta(minutes=5),
+    start_to_close_timeout=timedelta(minutes=30),
     schedule_to_close_timeout=timedelta(days=3),
-    heartbeat_timeout=timedelta(seconds=60),
-    retry_policy=RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(minutes=5)),
+    heartbeat_timeout=LOST_AFTER,
+    retry_policy=AGAIN,
 )
 
 TRACE_ITEMS_EVERY = timedelta(minutes=1)

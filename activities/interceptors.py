@@ -1,0 +1,83 @@
+"""What holds for every step: it says that it is alive, and only our own errors leave it."""
+
+import asyncio
+import contextlib
+import logging
+import traceback
+from pathlib import Path
+from typing import Any
+
+from temporalio import activity
+from temporalio.exceptions import CancelledError
+from temporalio.worker import ActivityInboundInterceptor, ActivityOutboundInterceptor, ExecuteActivityInput, Interceptor
+
+from workflows.errors import DeletionError, to_application_error
+
+_HEARTBEATS_A_TIMEOUT = 5
+_log = logging.getLogger(__name__)
+
+
+class Heartbeats(Interceptor):
+    """Heartbeats as long as the process lives, so that a step lost with its worker is run elsewhere within seconds.
+
+    A step that hangs is not kept alive for ever by this: requests and statements have time-outs of their own.
+    """
+
+    def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:  # noqa: A002  the SDK's name
+        return _Heartbeats(next)
+
+
+class _Heartbeats(ActivityInboundInterceptor):
+    def init(self, outbound: ActivityOutboundInterceptor) -> None:
+        self._outbound = _LastCursor(outbound)
+        super().init(self._outbound)
+
+    async def execute_activity(self, input: ExecuteActivityInput) -> Any:  # noqa: A002  the SDK's name
+        timeout = activity.info().heartbeat_timeout
+        if timeout is None:
+            return await super().execute_activity(input)
+        beating = asyncio.create_task(self._beat(timeout.total_seconds() / _HEARTBEATS_A_TIMEOUT))
+        try:
+            return await super().execute_activity(input)
+        finally:
+            beating.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await beating
+
+    async def _beat(self, every_s: float) -> None:
+        while True:
+            await asyncio.sleep(every_s)
+            self._outbound.heartbeat(*self._outbound.cursor)
+
+
+class _LastCursor(ActivityOutboundInterceptor):
+    """Remembers what the step said last, so that a heartbeat in between does not wipe it out."""
+
+    cursor: tuple[Any, ...] = ()
+
+    def heartbeat(self, *details: Any) -> None:
+        self.cursor = details
+        super().heartbeat(*details)
+
+
+class NamedErrorsOnly(Interceptor):
+    """Turns whatever a step raises into one of our named errors before anything logs or sends it."""
+
+    def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:  # noqa: A002  the SDK's name
+        return _NamedErrorsOnly(next)
+
+
+class _NamedErrorsOnly(ActivityInboundInterceptor):
+    async def execute_activity(self, input: ExecuteActivityInput) -> Any:  # noqa: A002  the SDK's name
+        try:
+            return await super().execute_activity(input)
+        except CancelledError:
+            raise
+        except Exception as error:  # noqa: BLE001  whatever it is, it leaves as one of ours
+            if not isinstance(error, DeletionError):
+                # Where, and of what kind, but not what it says: messages carry keys and values.
+                frames = traceback.extract_tb(error.__traceback__)
+                place = "; ".join(f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames)
+                _log.error("%s: %s at %s", activity.info().activity_type, type(error).__name__, place)
+            failure = to_application_error(error)
+        raise failure

@@ -1,0 +1,438 @@
+"""`starter.py demo`: a deletion from end to end, on servers of its own, and a check that it took what it had to and no more.
+
+It deletes things, so it is deaf to the machine around it: no variable, profile file or proxy has a say in where it goes, and it
+refuses to go anywhere but 127.0.0.1 and a temporary folder.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+from urllib.parse import quote, urlsplit
+
+from sqlalchemy import URL
+from temporalio.client import Client, WorkflowUpdateFailedError
+
+from activities.storage.database import Database
+from activities.storage.objects import s3_client
+from demo.servers import Identity, ObjectStoreServer, Server, ServerError, TemporalServer, _guard
+from demo.world import Sample, World, create_schema, sample_world
+from migrations import migrate
+from settings import PREFIX
+from starter import (
+    DONE,
+    FAILED,
+    accept_deletion,
+    follow,
+    receipt,
+    receipt_text,
+    register_search_attributes,
+    wait_rows_deleted,
+)
+from workflows.converter import data_converter
+from workflows.messages import DeletionReceipt, DeletionRequest
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+WORKER = Path(__file__).resolve().parents[1] / "worker.py"
+BUCKET = "demo"
+QUIET_PERIOD = 1.5
+"""Seconds before the sweep that confirms: long enough to be seen."""
+DELETION_TIMEOUT = 60.0
+"""Seconds. The deletion takes four on an idle machine; one that is stuck must not hold up whoever waits for the exit code."""
+
+_KEPT_VARIABLES = ("PATH", "TERM", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR")
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_KINDS = (
+    ("images, shared by snapshots", r"/[0-9a-f]{64}"),
+    ("app icons", r"/icn_[^/]+"),
+    ("download archives", r"/snapshot_archives/[^/]+"),
+    ("snapshot manifests", r"/objects/\d+/\d+/\d+/[^/]+"),
+    ("comparisons: diff masks", r"/\d+/\d+/(?:.*/)?diff/.*\.png"),
+    ("comparisons: all else", r"/\d+/\d+/.+"),
+)
+
+T = TypeVar("T")
+
+
+class DemoFailed(Exception):
+    """The demo did not show what it is there to show. The message is a sentence, perhaps with the tail of a log."""
+
+
+class WorkerProcess(Server):
+    """`python worker.py` as in production: it is told everything by its environment, which no other user can read."""
+
+    name = "worker"
+    stop_timeout = 5.0
+
+    def __init__(self, folder: Path, variables: Mapping[str, str]) -> None:
+        super().__init__(folder, ports=0)
+        self._variables = variables
+
+    @property
+    def exit_code(self) -> int | None:
+        """None while it runs."""
+        return None if self._process is None else self._process.poll()
+
+    def _command(self) -> Sequence[str | Path]:
+        return [sys.executable, WORKER]
+
+    def _answers(self) -> bool:
+        return "worker is up" in self.log.read_text(errors="replace")
+
+    def _launch(self) -> None:
+        # The base class starts servers, which get none of our variables; this one is ours.
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [str(part) for part in self._command()],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=self.folder,
+                start_new_session=True,
+                env={**os.environ, **self._variables},
+            )
+        self._guard = _guard(self._process.pid)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Where the demo plays."""
+
+    temporal: TemporalServer
+    objects: ObjectStoreServer
+    worker_user: Identity
+    database: Database
+    s3: "S3Client"
+    client: Client
+    world: World
+
+    def check_loopback(self, folder: Path) -> None:
+        """Refuse to go on unless everything is ours: asks the clients where they go, not us where we sent them."""
+        addresses = (self.client.service_client.config.target_host, self.temporal.ui_url, self.s3.meta.endpoint_url)
+        for address in addresses:
+            if urlsplit(address if "//" in address else f"//{address}").hostname != "127.0.0.1":
+                raise DemoFailed(f"it would have talked to {address}, which is not this machine")
+        if not Path(self.database.engine.url.database or "").is_relative_to(folder):
+            raise DemoFailed(f"it would have used a database outside {folder}")
+
+    def worker_variables(self) -> dict[str, str]:
+        settings = {
+            "database_url": self.database.engine.url.render_as_string(hide_password=False),
+            "bucket": BUCKET,
+            "s3_endpoint": self.objects.endpoint,
+            "s3_access_key": self.worker_user.access_key,
+            "s3_secret_key": self.worker_user.secret_key,
+            "trace_store": "sql",
+            "quiet_period_s": str(QUIET_PERIOD),
+            "shutdown_grace_s": "3",
+        }
+        variables = {f"{PREFIX}{name.upper()}": value for name, value in settings.items()}
+        return variables | {"TEMPORAL_ADDRESS": self.temporal.address}
+
+    async def ui_url(self, workflow: str) -> str:
+        run = (await self.client.get_workflow_handle(workflow).describe()).run_id
+        return f"{self.temporal.ui_url}/namespaces/default/workflows/{quote(workflow, safe='')}/{run}/history"
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """Every row and object of the world at one time."""
+
+    rows: dict[tuple[str, int], dict[str, Any]]
+    objects: dict[str, tuple[str, int]]
+    """Etag and size by key."""
+
+    @classmethod
+    def of(cls, world: World) -> Self:
+        rows = {(table, row_id): row for table, found in world.rows().items() for row_id, row in found.items()}
+        return cls(rows, world.objects())
+
+
+class StopSignals:
+    """Ctrl-C, SIGTERM and SIGHUP end the demo where it is: by an exception where it blocks, by a cancel where it awaits.
+
+    Once only: what follows is the cleaning up, which an impatient second Ctrl-C must not cut short.
+    """
+
+    def __init__(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101  for mypy: we are called by a coroutine
+        self._task, self._loop = task, asyncio.get_running_loop()
+        self._armed = True
+        self.received = False
+
+    def __enter__(self) -> Self:
+        self._before = {number: signal.signal(number, self._receive) for number in _STOP_SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    @contextlib.contextmanager
+    def obeyed(self) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            self._armed = False
+
+    def _receive(self, _number: int, _frame: FrameType | None) -> None:
+        if not self._armed:
+            return
+        self._armed, self.received = False, True
+        if asyncio.current_task() is self._task:
+            raise KeyboardInterrupt
+        self._task.cancel()
+        self._loop.call_soon_threadsafe(lambda: None)  # wakes the loop up
+
+
+async def demo() -> int:
+    """Show a deletion and check it. Returns the exit code; by then all servers have ended and the folder is gone."""
+    signals = StopSignals()
+    try:
+        with (
+            signals,
+            tempfile.TemporaryDirectory(prefix="artifact-deletion-demo-") as name,
+            _deaf(folder := Path(name).resolve()),
+            contextlib.ExitStack() as servers,
+            signals.obeyed(),
+        ):
+            await _show(folder, servers)
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        if not signals.received:
+            raise
+        return _fail("interrupted; its servers are stopped and their folder is removed")
+    except Exception as error:  # noqa: BLE001  whatever it is, a person gets a sentence
+        return _fail(_sentence(error))
+    return DONE
+
+
+async def _show(folder: Path, servers: contextlib.ExitStack) -> None:
+    with _doing("Starting Temporal with its Web UI, an S3 server (SeaweedFS) and a SQLite database"):
+        stage = await _set_up(folder, servers)
+    print(f"  Temporal {stage.temporal.address}, Web UI {stage.temporal.ui_url}")
+    print(f"  objects  {stage.objects.endpoint}")
+    print(f"  database and all data in {folder}")
+    with _doing("Filling them"):
+        sample = sample_world(stage.world)
+        before = Inventory.of(stage.world)
+    kept, doomed = len(sample.to_keep), len(sample.to_delete)
+    print(f"  2 organizations, {len(sample.projects)} projects, {len(sample.snapshots)} snapshots with")
+    print(f"  {len(sample.comparisons)} comparisons, {len(sample.builds)} mobile builds:", end=" ")
+    print(f"{len(before.rows)} rows, {len(before.objects)} objects")
+    with _doing("Starting the worker"):
+        worker = servers.enter_context(WorkerProcess(folder / "worker", stage.worker_variables()))
+    print(f"  process {worker.pid}")
+    with _doing(f"Deleting {doomed} of {kept + doomed} artifacts, all of them in project {sample.project.slug}"):
+        done = await _unless_worker_ends(worker, _delete(stage, sample))
+    print(f"\n{receipt_text(done)}\n")
+    if not done.complete:
+        raise DemoFailed("something is left over, as the receipt says")
+    with _doing("Checking what is left"):
+        _check(stage, sample, before)
+    print(f"\nIn Temporal's Web UI: {await stage.ui_url(done.workflow_id)}")
+    _wait_for_enter()
+
+
+async def _set_up(folder: Path, servers: contextlib.ExitStack) -> Stage:
+    worker_user = Identity("worker", tuple(f"{action}:{BUCKET}" for action in ("Read", "List", "Write")))
+    temporal = servers.enter_context(TemporalServer(folder / "temporal"))
+    objects = servers.enter_context(ObjectStoreServer(folder / "objects", identities=[worker_user]))
+    url = URL.create("sqlite", database=str(folder / "backend.db"))
+    database = Database(url.render_as_string(hide_password=False))
+    servers.callback(database.dispose)
+    s3 = s3_client(
+        endpoint=objects.endpoint,
+        region="us-east-1",
+        access_key=objects.access_key,
+        secret_key=objects.secret_key,
+        connections=10,
+        connect_timeout_s=5,
+        read_timeout_s=30,
+    )
+    servers.callback(s3.close)
+    client = await Client.connect(temporal.address, data_converter=data_converter)
+    world = World(database.engine, s3, BUCKET)
+    stage = Stage(temporal, objects, worker_user, database, s3, client, world)
+    stage.check_loopback(folder)
+    s3.create_bucket(Bucket=BUCKET)
+    create_schema(database.engine)
+    migrate(database)
+    await register_search_attributes(client)
+    return stage
+
+
+async def _delete(stage: Stage, sample: Sample) -> DeletionReceipt:
+    request = DeletionRequest(
+        organization_id=sample.organization_id,
+        artifact_ids=sample.to_delete,
+        requested_by="user:1842",
+        reference="ticket:SHOP-311",
+    )
+    asked = time.monotonic()
+    with stage.database.write() as session:
+        workflow = accept_deletion(session, request, reason="asked for by the demo")
+    gone = await wait_rows_deleted(stage.client, request)
+    print(f"  after {time.monotonic() - asked:.1f} s its {gone.rows} rows are gone, and a backend would answer its user;")
+    print("  the objects go in the background:", flush=True)
+    if await follow(stage.client, workflow, every_s=0.2) != DONE:
+        raise DemoFailed("the deletion failed")
+    done = receipt(stage.database, workflow)
+    if done is None:
+        raise DemoFailed("the deletion ended without a receipt in the ledger")
+    return done
+
+
+async def _unless_worker_ends(worker: WorkerProcess, work: Coroutine[Any, Any, T]) -> T:
+    """Wait for the work, but not for a worker that is gone or stuck: Temporal would wait for another one for ever."""
+    task = asyncio.create_task(work)
+    deadline = time.monotonic() + DELETION_TIMEOUT
+    try:
+        while not task.done():
+            await asyncio.wait([task], timeout=0.1)
+            if not task.done() and worker.exit_code is not None:
+                reason = f"the worker ended with exit code {worker.exit_code} before the deletion did"
+                raise DemoFailed(f"{reason}; its log ends with:\n{worker.log_tail()}")
+            if not task.done() and time.monotonic() > deadline:
+                reason = f"the deletion did not end within {DELETION_TIMEOUT:.0f} s"
+                raise DemoFailed(f"{reason}; the worker's log ends with:\n{worker.log_tail()}")
+        return task.result()
+    finally:
+        task.cancel()
+
+
+def _check(stage: Stage, sample: Sample, before: Inventory) -> None:
+    world, after = stage.world, Inventory.of(stage.world)
+    print(_left_in_project(world, sample, before, after))
+    _check_exactly("row", world.rows_of(sample.to_delete), before.rows, after.rows)
+    _check_exactly("object", world.objects_of(sample.to_delete), before.objects, after.objects)
+    readable = _check_images(stage, sample)
+    print(f"  All {len(after.rows)} other rows and {len(after.objects)} other objects are what they were, byte for byte;")
+    print(f"  the {len([one for one in sample.snapshots if one.id in sample.to_keep])} kept snapshots", end=" ")
+    print(f"still have all of their {readable} images, each read and compared.")
+
+
+def _check_exactly(what: str, doomed: set[Any], before: Mapping[Any, object], after: Mapping[Any, object]) -> None:
+    """Compare with the world's own record of what goes with an artifact, which shares no rule with the service."""
+    still_there = len(doomed & after.keys())
+    harmed = sum(after.get(key) != value for key, value in before.items() if key not in doomed)
+    new = len(after.keys() - before.keys())
+    for count, sentence in (
+        (still_there, "should be gone and still there"),
+        (harmed, "should have been left alone and gone or changed"),
+        (new, "new, though nobody was to write any"),
+    ):
+        if count:
+            raise DemoFailed(f"{count} {what}{'s are' if count > 1 else ' is'} {sentence}")
+
+
+def _check_images(stage: Stage, sample: Sample) -> int:
+    """Read every image of the snapshots that stay, and return how many there are."""
+    read = 0
+    for snapshot in (one for one in sample.snapshots if one.id in sample.to_keep):
+        organization, project = snapshot.artifact.organization_id, snapshot.artifact.project_id
+        for png in snapshot.images.values():
+            image = f"{organization}/{project}/{hashlib.sha256(png).hexdigest()}"
+            key = stage.world.physical(snapshot.usecase, organization, project, image)
+            if stage.s3.get_object(Bucket=BUCKET, Key=key)["Body"].read() != png:
+                raise DemoFailed(f"an image of snapshot {snapshot.id}, which was to stay, is not what it was")
+            read += 1
+    return read
+
+
+def _left_in_project(world: World, sample: Sample, before: Inventory, after: Inventory) -> str:
+    """A table of what the project had and has, and a line for all else."""
+    project, scope = sample.project, f"/project.{sample.project.id}/"
+    artifacts = {row["id"] for (table, _), row in before.rows.items() if _is_artifact_of(table, row, project.id)}
+    rows = world.rows_of(artifacts)
+
+    def counts(now: Inventory) -> dict[str, int]:
+        kinds = Counter(_kind(key) for key in now.objects if scope in key)
+        elsewhere = sum(scope not in key for key in now.objects)
+        return {
+            "artifacts": sum(_is_artifact_of(table, row, project.id) for (table, _), row in now.rows.items()),
+            "rows of artifacts, trace items": len(rows & now.rows.keys()),
+            **{name: kinds[name] for name, _ in _KINDS},
+            "objects elsewhere, file blobs": elsewhere,
+        }
+
+    had, has = counts(before), counts(after)
+    lines = [f"  {f'Project {project.slug}':<34}{'before':>7}{'deleted':>9}{'left':>6}"]
+    lines += [f"  {name:<34}{had[name]:>7}{had[name] - has[name]:>9}{has[name]:>6}" for name in had]
+    return "\n".join(lines)
+
+
+def _is_artifact_of(table: str, row: Mapping[str, Any], project_id: int) -> bool:
+    return table == "sentry_preprodartifact" and bool(row["project_id"] == project_id)
+
+
+def _kind(key: str) -> str:
+    return next((name for name, pattern in _KINDS if re.search(f"{pattern}$", key)), "other")
+
+
+def _wait_for_enter() -> None:
+    """On a terminal, keep everything up until Enter, Ctrl-C or the end of the input."""
+    if not all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout)):
+        print("It ends with the demo now; on a terminal it would stay up until Enter.", flush=True)
+        return
+    print("It stays up until you press Enter.", flush=True)
+    with contextlib.suppress(KeyboardInterrupt):
+        sys.stdin.readline()
+
+
+@contextlib.contextmanager
+def _deaf(folder: Path) -> Iterator[None]:
+    """Replace the environment for us and all that we start, and put it back."""
+    before = dict(os.environ)
+    os.environ.clear()
+    os.environ.update({name: before[name] for name in _KEPT_VARIABLES if name in before})
+    os.environ.update(
+        HOME=str(folder),  # where profile files would be
+        AWS_CONFIG_FILE=os.devnull,
+        AWS_SHARED_CREDENTIALS_FILE=os.devnull,
+        AWS_EC2_METADATA_DISABLED="true",
+        TEMPORAL_CONFIG_FILE=os.devnull,
+        NO_PROXY="*",  # macOS has proxies in its system settings, too
+    )
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+@contextlib.contextmanager
+def _doing(what: str) -> Iterator[None]:
+    """Say what happens now, and if it fails, what it was."""
+    print(f"{what} ...", flush=True)
+    try:
+        yield
+    except Exception as error:
+        raise DemoFailed(f"{what[0].lower()}{what[1:]}: {_sentence(error)}") from error
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, DemoFailed | ServerError):
+        return str(error)
+    if isinstance(error, WorkflowUpdateFailedError):
+        return str(error.cause)
+    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), 'no reason given')}"
+
+
+def _fail(sentence: str) -> int:
+    sys.stderr.write(f"The demo failed: {sentence}\n")
+    return FAILED
