@@ -238,7 +238,9 @@ def receipt_text(receipt: DeletionReceipt) -> str:
         ("Rows gone", receipt.times.rows_deleted.isoformat(timespec="seconds") if receipt.times.rows_deleted else "no"),
         ("Closed", receipt.times.closed.isoformat(timespec="seconds")),
     ]
-    return "\n".join(f"{name:<30}{value}" for name, value in lines if value or not name.startswith(" "))
+    shown = [(name, value) for name, value in lines if value or not name.startswith(" ")]
+    width = max(len(name) for name, _ in shown) + 2
+    return "\n".join(f"{name:<{width}}{value}" for name, value in shown)
 
 
 def progress_line(progress: Progress) -> str:

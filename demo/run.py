@@ -19,7 +19,7 @@ from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 from urllib.parse import quote, urlsplit
 
 from sqlalchemy import URL
@@ -169,9 +169,8 @@ class StopSignals:
     """
 
     def __init__(self) -> None:
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101  for mypy: we are called by a coroutine
-        self._task, self._loop = task, asyncio.get_running_loop()
+        self._task = cast("asyncio.Task[Any]", asyncio.current_task())
+        self._loop = asyncio.get_running_loop()
         self._armed = True
         self.received = False
 
@@ -207,7 +206,7 @@ async def demo() -> int:
         with (
             signals,
             tempfile.TemporaryDirectory(prefix="artifact-deletion-demo-") as name,
-            _deaf(folder := Path(name).resolve()),
+            _deaf(name) as folder,
             contextlib.ExitStack() as servers,
             signals.obeyed(),
         ):
@@ -215,9 +214,9 @@ async def demo() -> int:
     except (KeyboardInterrupt, asyncio.CancelledError):
         if not signals.received:
             raise
-        return _fail("interrupted; its servers are stopped and their folder is removed")
+        return _fail("The demo was interrupted; its servers are stopped, their folder is removed.")
     except Exception as error:  # noqa: BLE001  whatever it is, a person gets a sentence
-        return _fail(_sentence(error))
+        return _fail(f"The demo failed: {_sentence(error)}")
     return DONE
 
 
@@ -239,9 +238,6 @@ async def _show(folder: Path, servers: contextlib.ExitStack) -> None:
     print(f"  process {worker.pid}")
     with _doing(f"Deleting {doomed} of {kept + doomed} artifacts, all of them in project {sample.project.slug}"):
         done = await _unless_worker_ends(worker, _delete(stage, sample))
-    print(f"\n{receipt_text(done)}\n")
-    if not done.complete:
-        raise DemoFailed("something is left over, as the receipt says")
     with _doing("Checking what is left"):
         _check(stage, sample, before)
     print(f"\nIn Temporal's Web UI: {await stage.ui_url(done.workflow_id)}")
@@ -289,11 +285,13 @@ async def _delete(stage: Stage, sample: Sample) -> DeletionReceipt:
     gone = await wait_rows_deleted(stage.client, request)
     print(f"  after {time.monotonic() - asked:.1f} s its {gone.rows} rows are gone, and a backend would answer its user;")
     print("  the objects go in the background:", flush=True)
-    if await follow(stage.client, workflow, every_s=0.2) != DONE:
-        raise DemoFailed("the deletion failed")
+    code = await follow(stage.client, workflow, every_s=0.2)
     done = receipt(stage.database, workflow)
     if done is None:
         raise DemoFailed("the deletion ended without a receipt in the ledger")
+    print(f"\n{receipt_text(done)}\n")
+    if code != DONE or not done.complete:
+        raise DemoFailed("the deletion did not complete")
     return done
 
 
@@ -390,14 +388,14 @@ def _wait_for_enter() -> None:
         print("It ends with the demo now; on a terminal it would stay up until Enter.", flush=True)
         return
     print("It stays up until you press Enter.", flush=True)
-    with contextlib.suppress(KeyboardInterrupt):
+    with contextlib.suppress(KeyboardInterrupt, OSError):
         sys.stdin.readline()
 
 
 @contextlib.contextmanager
-def _deaf(folder: Path) -> Iterator[None]:
-    """Replace the environment for us and all that we start, and put it back."""
-    before = dict(os.environ)
+def _deaf(name: str) -> Iterator[Path]:
+    """Replace the environment for us and all that we start, and put it back. Returns the folder that is all there is."""
+    folder, before = Path(name).resolve(), dict(os.environ)
     os.environ.clear()
     os.environ.update({name: before[name] for name in _KEPT_VARIABLES if name in before})
     os.environ.update(
@@ -409,7 +407,7 @@ def _deaf(folder: Path) -> Iterator[None]:
         NO_PROXY="*",  # macOS has proxies in its system settings, too
     )
     try:
-        yield
+        yield folder
     finally:
         os.environ.clear()
         os.environ.update(before)
@@ -434,5 +432,7 @@ def _sentence(error: Exception) -> str:
 
 
 def _fail(sentence: str) -> int:
-    sys.stderr.write(f"The demo failed: {sentence}\n")
+    with contextlib.suppress(OSError):  # nobody may be listening any more
+        print(end="", flush=True)
+    sys.stderr.write(f"{sentence}\n")
     return FAILED

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 from mypy_boto3_s3 import S3Client
 from sqlalchemy import text
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
@@ -114,12 +115,10 @@ class Stack:
 
     async def failure(self, handle: WorkflowHandle[Any, DeletionReceipt]) -> ApplicationError:
         """What a deletion that must fail failed with."""
-        try:
+        with pytest.raises(WorkflowFailureError) as failed:
             await asyncio.wait_for(handle.result(), _PATIENCE_S)
-        except WorkflowFailureError as error:
-            assert isinstance(error.cause, ApplicationError), error.cause
-            return error.cause
-        raise AssertionError("the deletion completed")
+        assert isinstance(failed.value.cause, ApplicationError), failed.value.cause
+        return failed.value.cause
 
     def receipt(self, workflow: str) -> DeletionReceipt:
         found = starter.receipt(self.database, workflow)
