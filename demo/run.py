@@ -248,6 +248,8 @@ async def _set_up(folder: Path, servers: contextlib.ExitStack) -> Stage:
     worker_user = Identity("worker", tuple(f"{action}:{BUCKET}" for action in ("Read", "List", "Write")))
     temporal = servers.enter_context(TemporalServer(folder / "temporal"))
     objects = servers.enter_context(ObjectStoreServer(folder / "objects", identities=[worker_user]))
+    for server in (temporal, objects):
+        servers.callback(server.kill)  # what a graceful end takes seconds to save is thrown away
     url = URL.create("sqlite", database=str(folder / "backend.db"))
     database = Database(url.render_as_string(hide_password=False))
     servers.callback(database.dispose)
@@ -316,26 +318,27 @@ async def _unless_worker_ends(worker: WorkerProcess, work: Coroutine[Any, Any, T
 def _check(stage: Stage, sample: Sample, before: Inventory) -> None:
     world, after = stage.world, Inventory.of(stage.world)
     print(_left_in_project(world, sample, before, after))
-    _check_exactly("row", world.rows_of(sample.to_delete), before.rows, after.rows)
-    _check_exactly("object", world.objects_of(sample.to_delete), before.objects, after.objects)
+    check_exactly("row", world.rows_of(sample.to_delete), before.rows, after.rows)
+    check_exactly("object", world.objects_of(sample.to_delete), before.objects, after.objects)
     readable = _check_images(stage, sample)
+    print("  (The receipt counts keys, some of them tried in several places: a store does not say what was there.)")
     print(f"  All {len(after.rows)} other rows and {len(after.objects)} other objects are what they were, byte for byte;")
     print(f"  the {len([one for one in sample.snapshots if one.id in sample.to_keep])} kept snapshots", end=" ")
     print(f"still have all of their {readable} images, each read and compared.")
 
 
-def _check_exactly(what: str, doomed: set[Any], before: Mapping[Any, object], after: Mapping[Any, object]) -> None:
+def check_exactly(what: str, doomed: set[Any], before: Mapping[Any, object], after: Mapping[Any, object]) -> None:
     """Compare with the world's own record of what goes with an artifact, which shares no rule with the service."""
     still_there = len(doomed & after.keys())
     harmed = sum(after.get(key) != value for key, value in before.items() if key not in doomed)
     new = len(after.keys() - before.keys())
-    for count, sentence in (
-        (still_there, "should be gone and still there"),
-        (harmed, "should have been left alone and gone or changed"),
-        (new, "new, though nobody was to write any"),
+    for count, one, more in (
+        (still_there, "should be gone and is still there", "should be gone and are still there"),
+        (harmed, "should have been left alone and is gone or changed", "should have been left alone and are gone or changed"),
+        (new, "is new, though nobody was to write any", "are new, though nobody was to write any"),
     ):
         if count:
-            raise DemoFailed(f"{count} {what}{'s are' if count > 1 else ' is'} {sentence}")
+            raise DemoFailed(f"{count} {what} {one}" if count == 1 else f"{count} {what}s {more}")
 
 
 def _check_images(stage: Stage, sample: Sample) -> int:
@@ -359,7 +362,7 @@ def _left_in_project(world: World, sample: Sample, before: Inventory, after: Inv
     rows = world.rows_of(artifacts)
 
     def counts(now: Inventory) -> dict[str, int]:
-        kinds = Counter(_kind(key) for key in now.objects if scope in key)
+        kinds = Counter(kind_of(key) for key in now.objects if scope in key)
         elsewhere = sum(scope not in key for key in now.objects)
         return {
             "artifacts": sum(_is_artifact_of(table, row, project.id) for (table, _), row in now.rows.items()),
@@ -378,7 +381,7 @@ def _is_artifact_of(table: str, row: Mapping[str, Any], project_id: int) -> bool
     return table == "sentry_preprodartifact" and bool(row["project_id"] == project_id)
 
 
-def _kind(key: str) -> str:
+def kind_of(key: str) -> str:
     return next((name for name, pattern in _KINDS if re.search(f"{pattern}$", key)), "other")
 
 

@@ -7,7 +7,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,21 +18,44 @@ from mypy_boto3_s3 import S3Client
 from sqlalchemy import text
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 from temporalio.exceptions import ApplicationError
+from temporalio.testing import ActivityEnvironment
 
 import starter
 import worker
 from activities.storage.database import Database
-from activities.storage.objects import s3_client
+from activities.storage.objects import ObjectStore, s3_client
+from activities.storage.traces import SqlTraces
 from demo.servers import ObjectStoreServer
 from demo.world import Snapshot, World, screen
 from settings import PREFIX, Settings
 from workflows.converter import data_converter
-from workflows.messages import DeletionReceipt, DeletionRequest
+from workflows.messages import (
+    CLOSE_DELETION,
+    COLLECT_KEYS,
+    DELETE_OBJECTS,
+    DELETE_ROWS,
+    DELETE_TRACE_ITEMS,
+    OPEN_DELETION,
+    SWEEP_PREFIXES,
+    Chunk,
+    Deletion,
+    DeletionReceipt,
+    DeletionRequest,
+    In,
+    Out,
+    Pace,
+    PageRange,
+    RowsDeleted,
+    SealedChunk,
+    Step,
+    Sweep,
+)
 
 ROOT = Path(__file__).parents[1]
 # Every test has organizations of its own, so that no two ask for the same deletion of the Temporal server that they share.
 _numbers = itertools.count(1)
 _PATIENCE_S = 40
+Answer = TypeVar("Answer")
 
 
 def s3_of(server: ObjectStoreServer) -> S3Client:
@@ -71,6 +95,17 @@ class Stack:
                 values = {"name": "sentry_organization", "seq": self.organization_id - 1}
                 session.execute(text("INSERT INTO sqlite_sequence (name, seq) VALUES (:name, :seq)"), values)
         self.world = World(self.database.engine, self.s3, self.bucket)
+
+    def use_bucket(self, bucket: str, server: ObjectStoreServer | None = None) -> None:
+        """Put what follows into another bucket, of another server if one is given."""
+        if server is not None:
+            self.server, self.s3 = server, s3_of(server)
+        self.bucket = bucket
+        self.world = World(self.database.engine, self.s3, bucket)
+
+    def use_temporal(self, client: Client) -> None:
+        """Run what follows on another Temporal server."""
+        self.client, self.temporal_address = client, client.service_client.config.target_host
 
     def settings(self, **changes: Any) -> Settings:
         """A worker's settings, without a quiet period unless a test is about it."""
@@ -215,3 +250,88 @@ async def connect(address: str) -> Client:
 
 def lines(output: str) -> Iterator[str]:
     return (line for line in output.splitlines() if line.strip())
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The activities of a worker called one by one, without Temporal, so that a test can act between two of them."""
+
+    database: Database
+    activities: dict[str, Callable[..., Any]]
+    environment: ActivityEnvironment = field(default_factory=ActivityEnvironment)
+
+    def run(self, step: Step[In, Out], given: In) -> Out:
+        done: Out = self.environment.run(self.activities[step.name], given)
+        return done
+
+    def open(self, request: DeletionRequest) -> list[Chunk]:
+        """The chunks that are not finished."""
+        opened = self.run(OPEN_DELETION, request)
+        return [Chunk(deletion_id=request.deletion_id, chunk=number) for number in opened.chunks]
+
+    def collect(self, chunk: Chunk) -> SealedChunk:
+        found = self.run(COLLECT_KEYS, chunk)
+        return SealedChunk(**chunk.model_dump(), epoch=found.epoch, pages=found.pages, digest=found.digest)
+
+    def open_and_collect(self, request: DeletionRequest) -> SealedChunk:
+        """The one chunk of a small request, sealed."""
+        (chunk,) = self.open(request)
+        return self.collect(chunk)
+
+    def delete_rows(self, sealed: SealedChunk) -> RowsDeleted:
+        return self.run(DELETE_ROWS, sealed)
+
+    def delete_what_was_released(self, sealed: SealedChunk, deleted: RowsDeleted) -> None:
+        chunk = {"deletion_id": sealed.deletion_id, "chunk": sealed.chunk}
+        if deleted.first_page < deleted.pages:
+            self.run(DELETE_OBJECTS, PageRange(**chunk, first=deleted.first_page, last=deleted.pages - 1))
+        if deleted.trace_groups:
+            self.run(DELETE_TRACE_ITEMS, Chunk(**chunk))
+        for confirm in (False, True):
+            self.run(SWEEP_PREFIXES, Sweep(**chunk, confirm=confirm, last=confirm))
+
+    def close(self, request: DeletionRequest) -> DeletionReceipt:
+        """The ledger's receipt."""
+        self.run(CLOSE_DELETION, Deletion(deletion_id=request.deletion_id))
+        found = starter.receipt(self.database, request.workflow_id)
+        assert found is not None
+        return found
+
+    def finish(self, request: DeletionRequest, sealed: SealedChunk) -> DeletionReceipt:
+        """From a sealed chunk to the end."""
+        self.delete_what_was_released(sealed, self.delete_rows(sealed))
+        return self.close(request)
+
+
+@contextlib.contextmanager
+def steps_of(stack: Stack, store: ObjectStore | None = None, **changes: Any) -> Iterator[Steps]:
+    """The steps over the stack's database and bucket, or over another store."""
+    settings = stack.settings(**changes)
+    with ThreadPoolExecutor(settings.store_requests, thread_name_prefix="store") as requests:
+        by_queue = worker.activities_for(
+            settings,
+            stack.database,
+            store or worker.open_store(settings),
+            SqlTraces(stack.database),
+            requests=requests,
+            pace=Pace(),
+        )
+        yield Steps(stack.database, {one.__name__: one for queue in by_queue for one in queue})
+
+
+async def eventually(ask: Callable[[], Awaitable[Answer | None]]) -> Answer:
+    """Ask until there is an answer: for what another process has come to, which nothing but asking can tell."""
+    async with asyncio.timeout(_PATIENCE_S):
+        while not (found := await ask()):
+            await asyncio.sleep(0.02)
+    return found
+
+
+async def pending_failures(handle: WorkflowHandle[Any, Any]) -> dict[str, str]:
+    """What an operator sees of the steps that are to be tried again: the last failure of each."""
+    described = await handle.describe()
+    return {
+        pending.activity_type.name: pending.last_failure.message
+        for pending in described.raw_description.pending_activities
+        if pending.HasField("last_failure")
+    }

@@ -363,6 +363,9 @@ def _validated(raw: RawValue) -> DeletionRequest:
         request = None
     if not isinstance(request, DeletionRequest):
         raise to_application_error(InvalidRequest("the request is not JSON of a deletion request"))
+    if workflow.info().workflow_id != request.workflow_id:
+        # Under one id Temporal runs a deletion once at a time, whoever asks for it.
+        raise to_application_error(InvalidRequest(f"this deletion's workflow id is {request.workflow_id}"))
     return request
 
 

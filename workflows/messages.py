@@ -70,7 +70,10 @@ class DeletionRequest(Message):
 
     @property
     def deletion_id(self) -> str:
-        """32 hex digits: the same artifacts asked for in the same way are the same deletion, whoever asks."""
+        """32 hex digits: the same artifacts asked for in the same way are the same deletion, whoever asks.
+
+        The first half of the SHA-256 of JSON without spaces, names in order, ids sorted: what other languages compute too.
+        """
         asked = {
             "organization": self.organization_id,
             "artifacts": self.artifact_ids,
@@ -78,7 +81,7 @@ class DeletionRequest(Message):
             "mode": "delete",
             "images": "keep",
         }
-        return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:32]
+        return hashlib.sha256(json.dumps(asked, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:32]
 
     @property
     def workflow_id(self) -> str:
