@@ -91,13 +91,7 @@ async def start_deletion(client: Client, request: DeletionRequest) -> WorkflowHa
         return await client.start_workflow(
             WORKFLOW_NAME,
             request,
-            id=request.workflow_id,
-            task_queue=TASK_QUEUE,
-            result_type=DeletionReceipt,
-            id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
-            id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY,
-            static_summary=request.summary,
-            static_details=request.details,
+            **_start_options(request),
         )
     except WorkflowAlreadyStartedError:
         return client.get_workflow_handle(request.workflow_id, result_type=DeletionReceipt)
@@ -111,13 +105,7 @@ async def wait_rows_deleted(client: Client, request: DeletionRequest) -> AllRows
     start: WithStartWorkflowOperation[Any, DeletionReceipt] = WithStartWorkflowOperation(
         WORKFLOW_NAME,
         request,
-        id=request.workflow_id,
-        task_queue=TASK_QUEUE,
-        result_type=DeletionReceipt,
-        id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
-        id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY,
-        static_summary=request.summary,
-        static_details=request.details,
+        **_start_options(request),
     )
     try:
         answer: AllRowsDeleted = await client.execute_update_with_start_workflow(
@@ -128,6 +116,19 @@ async def wait_rows_deleted(client: Client, request: DeletionRequest) -> AllRows
         receipt = await completed.result()
         return AllRowsDeleted(artifacts=receipt.requested_artifacts, rows=sum(receipt.rows.values()))
     return answer
+
+
+def _start_options(request: DeletionRequest) -> dict[str, Any]:
+    """Once at a time, and again only after a failure: what completed has its receipt."""
+    return {
+        "id": request.workflow_id,
+        "task_queue": TASK_QUEUE,
+        "result_type": DeletionReceipt,
+        "id_conflict_policy": WorkflowIDConflictPolicy.USE_EXISTING,
+        "id_reuse_policy": WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY,
+        "static_summary": request.summary,
+        "static_details": request.details,
+    }
 
 
 async def progress(client: Client, workflow: str) -> Progress:

@@ -14,7 +14,7 @@ from threading import BoundedSemaphore
 from sqlalchemy.orm import Session
 from temporalio import activity
 
-from activities.heartbeat import between_requests
+from activities.requests import between_requests
 from activities.storage import ledger, rows
 from activities.storage.database import Database
 from activities.storage.keys import (

@@ -6,21 +6,20 @@ fails this attempt, so that Temporal retries it with backoff, where an operator 
 """
 
 from collections import Counter
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 
 from temporalio import activity
 
 from activities.delete_rows import icons_still_named
-from activities.heartbeat import between_requests
+from activities.requests import run_all
 from activities.storage import ledger
 from activities.storage.database import Database
 from activities.storage.ledger import Page, PageSource
 from activities.storage.objects import ObjectStore, Outcome
-from workflows.errors import DeletionError, KeysNotDeletedYet
+from workflows.errors import KeysNotDeletedYet
 from workflows.messages import DELETE_OBJECTS, ObjectsDeleted, PageRange
-
-_HEARTBEAT_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -40,24 +39,8 @@ class DeleteObjects:
         """
         with self.database.read() as session:
             owed = list(ledger.read_pages(session, pages.deletion_id, pages.chunk, first=pages.first, last=pages.last))
-        not_yet: Counter[str] = Counter()
-        failures: list[DeletionError] = []
-        running: set[Future[Outcome]] = {self.requests.submit(self._delete_page, page) for page in owed}
-        try:
-            while running:
-                between_requests(len(owed) - len(running), len(owed))
-                done, running = wait(running, timeout=_HEARTBEAT_S, return_when=FIRST_COMPLETED)
-                for future in done:
-                    try:
-                        not_yet.update(future.result().not_yet.values())
-                    except DeletionError as error:
-                        failures.append(error)  # the other pages are finished first: one failure costs only its own page
-        finally:
-            for future in running:
-                future.cancel()
-            wait(running)
-        if failures:
-            raise failures[0]
+        outcomes = run_all(self.requests, [partial(self._delete_page, page) for page in owed])
+        not_yet = Counter(code for outcome in outcomes for code in outcome.not_yet.values())
         if not_yet:
             codes = ", ".join(f"{code} {count}" for code, count in sorted(not_yet.items()))
             raise KeysNotDeletedYet(f"{not_yet.total()} keys are to be tried again ({codes})")

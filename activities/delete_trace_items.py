@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import func
 from temporalio import activity
 
-from activities.heartbeat import between_requests
+from activities.requests import between_requests
 from activities.storage import ledger
 from activities.storage.database import Database
 from activities.storage.ledger import ChunkState, DeletionChunk

@@ -6,24 +6,23 @@ code invents next, and late writers. What the store itself listed is deleted lit
 
 import hashlib
 from collections import Counter
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import partial
 
 from temporalio import activity
 
-from activities.heartbeat import between_requests
+from activities.requests import run_all
 from activities.storage import ledger
 from activities.storage.database import Database
 from activities.storage.ledger import ChunkState, Prefix, PrefixState
 from activities.storage.objects import MAX_KEYS, ObjectStore
-from workflows.errors import DeletionError, KeysNotDeletedYet, StaleAttempt
+from workflows.errors import KeysNotDeletedYet, StaleAttempt
 from workflows.messages import SWEEP_PREFIXES, Sweep, Swept
 
 STILL_WRITTEN = "StillWritten"
 """The code of objects that somebody kept on writing while sweep after sweep deleted them."""
 _LISTINGS = 3
-_HEARTBEAT_S = 5.0
 
 
 @dataclass
@@ -62,36 +61,13 @@ class SweepPrefixes:
         exact = [prefix for prefix in prefixes if prefix.exact and sweep.confirm]
         batches = [exact[start : start + MAX_KEYS] for start in range(0, len(exact), MAX_KEYS)]
         jobs += [partial(self._delete_exact, sweep, batch, in_pages) for batch in batches]
-        total = self._run(jobs)
-        if total.not_yet:
-            codes = ", ".join(f"{code} {count}" for code, count in sorted(total.not_yet.items()))
-            raise KeysNotDeletedYet(f"{total.not_yet.total()} listed objects are to be tried again ({codes})")
-        return Swept(found=total.deleted + total.codes.total(), left_over=total.codes.total())
-
-    def _run(self, jobs: list[partial[Listing]]) -> Listing:
-        total = Listing()
-        failures: list[DeletionError] = []
-        running: set[Future[Listing]] = {self.requests.submit(job) for job in jobs}
-        try:
-            while running:
-                between_requests(len(jobs) - len(running), len(jobs))
-                done, running = wait(running, timeout=_HEARTBEAT_S, return_when=FIRST_COMPLETED)
-                for future in done:
-                    try:
-                        one = future.result()
-                    except DeletionError as error:
-                        failures.append(error)
-                        continue
-                    total.deleted += one.deleted
-                    total.codes += one.codes
-                    total.not_yet += one.not_yet
-        finally:
-            for future in running:
-                future.cancel()
-            wait(running)
-        if failures:
-            raise failures[0]
-        return total
+        listings = run_all(self.requests, jobs)
+        not_yet = sum((listing.not_yet for listing in listings), Counter[str]())
+        if not_yet:
+            codes = ", ".join(f"{code} {count}" for code, count in sorted(not_yet.items()))
+            raise KeysNotDeletedYet(f"{not_yet.total()} listed objects are to be tried again ({codes})")
+        left_over = sum(listing.codes.total() for listing in listings)
+        return Swept(found=sum(listing.deleted for listing in listings) + left_over, left_over=left_over)
 
     def _sweep_one(self, sweep: Sweep, prefix: Prefix, in_pages: set[int]) -> Listing:
         """Empty a prefix; to confirm, list again after deleting, until a listing finds nothing that could be deleted."""
