@@ -106,7 +106,7 @@ class Settings(DatabaseSettings):
     activity_threads: Annotated[int, Field(ge=4)] = Field(32, description="activities this worker runs at a time")
     manifest_readers: PositiveInt = Field(8, description="manifests a chunk reads at a time")
     manifests_parsed: PositiveInt = Field(2, description="manifests the worker holds parsed at a time")
-    manifest_limit_bytes: PositiveInt = Field(64 * 2**20, description="a larger manifest counts as unreadable")
+    manifest_limit_bytes: PositiveInt = Field(32 * 2**20, description="a larger manifest counts as unreadable")
     quiet_period_s: Annotated[float, Field(ge=0)] = Field(
         60,
         description="seconds before the listing that confirms a sweep: longer than a comparison's last writes take",

@@ -25,10 +25,11 @@ from temporalio.client import (
     WorkflowExecutionStatus,
     WorkflowFailureError,
     WorkflowHandle,
+    WorkflowUpdateFailedError,
 )
 from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.envconfig import ClientConfig
-from temporalio.exceptions import ApplicationError, WorkflowAlreadyStartedError
+from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
 from activities.storage import ledger
@@ -36,7 +37,7 @@ from activities.storage.database import Database
 from activities.storage.ledger import Deletion, DeletionState
 from settings import DatabaseSettings, load
 from workflows.converter import data_converter
-from workflows.errors import DeletionError
+from workflows.errors import AskAgain, DeletionError
 from workflows.messages import (
     ROWS_DELETED_UPDATE_ID,
     SEARCH_ATTRIBUTES,
@@ -87,14 +88,7 @@ def accept_deletion(session: Session | Connection, request: DeletionRequest, *, 
 
 async def start_deletion(client: Client, request: DeletionRequest) -> WorkflowHandle[Any, DeletionReceipt]:
     """Start a deletion, or find it running or completed. One that failed or was cancelled runs again and does what is left."""
-    try:
-        return await client.start_workflow(
-            WORKFLOW_NAME,
-            request,
-            **_start_options(request),
-        )
-    except WorkflowAlreadyStartedError:
-        return client.get_workflow_handle(request.workflow_id, result_type=DeletionReceipt)
+    return await client.start_workflow(WORKFLOW_NAME, request, **_start_options(request))
 
 
 async def wait_rows_deleted(client: Client, request: DeletionRequest) -> AllRowsDeleted:
@@ -102,30 +96,28 @@ async def wait_rows_deleted(client: Client, request: DeletionRequest) -> AllRows
 
     Raises temporalio's WorkflowUpdateFailedError if the deletion ends before its rows are gone (its cause names why).
     """
-    start: WithStartWorkflowOperation[Any, DeletionReceipt] = WithStartWorkflowOperation(
-        WORKFLOW_NAME,
-        request,
-        **_start_options(request),
-    )
-    try:
-        answer: AllRowsDeleted = await client.execute_update_with_start_workflow(
-            "rows_deleted", start_workflow_operation=start, id=ROWS_DELETED_UPDATE_ID, result_type=AllRowsDeleted
-        )
-    except WorkflowAlreadyStartedError:
-        completed = client.get_workflow_handle(request.workflow_id, result_type=DeletionReceipt)
-        receipt = await completed.result()
-        return AllRowsDeleted(artifacts=receipt.requested_artifacts, rows=sum(receipt.rows.values()))
-    return answer
+    while True:
+        start: WithStartWorkflowOperation[Any, DeletionReceipt]
+        start = WithStartWorkflowOperation(WORKFLOW_NAME, request, **_start_options(request))
+        try:
+            answer: AllRowsDeleted = await client.execute_update_with_start_workflow(
+                "rows_deleted", start_workflow_operation=start, id=ROWS_DELETED_UPDATE_ID, result_type=AllRowsDeleted
+            )
+        except WorkflowUpdateFailedError as error:
+            if not isinstance(error.cause, ApplicationError) or error.cause.type != AskAgain.__name__:
+                raise
+        else:
+            return answer
 
 
 def _start_options(request: DeletionRequest) -> dict[str, Any]:
-    """Once at a time, and again only after a failure: what completed has its receipt."""
+    """Once at a time. A run of what is complete already finds that in the ledger, and returns the receipt."""
     return {
         "id": request.workflow_id,
         "task_queue": TASK_QUEUE,
         "result_type": DeletionReceipt,
         "id_conflict_policy": WorkflowIDConflictPolicy.USE_EXISTING,
-        "id_reuse_policy": WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY,
+        "id_reuse_policy": WorkflowIDReusePolicy.ALLOW_DUPLICATE,
         "static_summary": request.summary,
         "static_details": request.details,
     }

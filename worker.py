@@ -58,17 +58,21 @@ def activities_for(
     schema = Schema(database)
     scopes = Scopes(settings.scope_template, settings.usecases)
     configured = traces is not None
+    elsewhere = FindOwedElsewhere(database, configured)
     parsing = BoundedSemaphore(settings.manifests_parsed)
     with_database: list[Callable[..., Any]] = [
         OpenDeletion(database, schema, settings.chunk_artifacts, configured, pace).open_deletion,
         DeleteRows(database, schema, scopes, store.listable).delete_rows,
         DeleteTraceItems(database, traces).delete_trace_items,
-        FindOwedElsewhere(database, configured).find_owed_elsewhere,
+        elsewhere.find_owed_elsewhere,
+        elsewhere.read_request,
         CancelDeletion(database).cancel_deletion,
         CloseDeletion(database, configured).close_deletion,
     ]
     with_store: list[Callable[..., Any]] = [
-        CollectKeys(database, store, scopes, settings.manifest_limit_bytes, settings.manifest_readers, parsing).collect_keys,
+        CollectKeys(
+            database, store, scopes, settings.manifest_limit_bytes, requests, settings.manifest_readers, parsing
+        ).collect_keys,
         DeleteObjects(database, store, requests).delete_objects,
         SweepPrefixes(database, store, requests).sweep_prefixes,
     ]
@@ -143,7 +147,7 @@ def open_store(settings: Settings) -> ObjectStore:
         region=settings.s3_region,
         access_key=settings.s3_access_key,
         secret_key=settings.s3_secret_key.get_secret_value() if settings.s3_secret_key else None,
-        connections=settings.store_requests + settings.manifest_readers * settings.chunks_at_once,
+        connections=settings.store_requests,
         connect_timeout_s=settings.s3_connect_timeout_s,
         read_timeout_s=settings.s3_read_timeout_s,
     )

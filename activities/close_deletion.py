@@ -22,6 +22,7 @@ from activities.storage.ledger import (
     PrefixState,
     RowsState,
 )
+from workflows.errors import NotOpen
 from workflows.messages import (
     CLOSE_DELETION,
     ArtifactsReceipt,
@@ -55,6 +56,8 @@ class CloseDeletion:
             state = ledger.lock_deletion(session, deletion.deletion_id)
             if state is DeletionState.CLOSED:
                 return stored_receipt(session, deletion.deletion_id).for_history()
+            if state is not DeletionState.RUNNING:
+                raise NotOpen("the deletion is not running; nothing was closed")
             receipt = self._add_up(session, deletion.deletion_id)
             ledger.close(session, receipt)
         return receipt.for_history()
@@ -88,6 +91,7 @@ class CloseDeletion:
                 evicted=collected["manifests_evicted"],
                 unreadable=collected["manifests_unreadable"],
                 strays=collected["strays"],
+                named_elsewhere=collected["named_elsewhere"],
                 images_kept=collected["images_kept"],
             ),
             trace_items=self._trace_items(session, deletion_id, chunks),

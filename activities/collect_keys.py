@@ -6,7 +6,7 @@ Nothing is deleted here, and nothing may be missed: an error is never an empty l
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from dataclasses import dataclass, field
 from itertools import islice
 from threading import BoundedSemaphore
@@ -69,11 +69,11 @@ class Seal:
 
     def add(self, kind: str, scopes: Iterable[str], source: PageSource, keys: Iterable[str]) -> None:
         """Seal keys, once for each scope."""
-        keys = list(keys)
+        keys = set(keys)
         for scope in scopes:
-            self.kinds[kind] += len(keys)
             for key in keys:
                 page = self._open[scope, source]
+                self.kinds[kind] += key not in page
                 page.add(key)
                 if len(page) == PAGE_KEYS:
                     self._full.append((scope, source, self._open.pop((scope, source))))
@@ -98,6 +98,7 @@ class CollectKeys:
     store: ObjectStore
     scopes: Scopes
     manifest_limit_bytes: int
+    requests: Executor
     readers: int
     parsing: BoundedSemaphore
     """How many manifests the whole process holds parsed at a time."""
@@ -116,14 +117,16 @@ class CollectKeys:
                     artifacts=len(artifacts),
                     sealed=found.sealed,
                 )
-            epoch = ledger.begin_epoch(session, found)
-            request = ledger.request_of(session, chunk.deletion_id)
+            icons = ledger.begin_epoch(session, found)
+            epoch = found.epoch
+            organization_id = ledger.request_of(session, chunk.deletion_id).organization_id
         with self.database.read() as session:
-            ids = [artifact.id for artifact in artifacts]
-            places = rows.find_places(session, ids, request.organization_id, gone_project_id=request.project_id)
-            comparisons = rows.comparisons_of(session, places)
-            named = rows.keys_named_by_columns(session, places)
+            known = {artifact.id: artifact.project_id for artifact in artifacts}
+            places = rows.find_places(session, known, organization_id)
+            comparisons, named = rows.named_by_columns(session, places)
         seal = Seal(self.database, chunk, epoch)
+        for scope, key in icons:
+            seal.add("icon", [scope], PageSource.ICON, [key])
         counts = self._seal_objects(seal, places, comparisons, named)
         with self.database.write() as session:
             found = ledger.lock_sealing(session, chunk.deletion_id, chunk.chunk, epoch)
@@ -159,7 +162,7 @@ class CollectKeys:
         for one in named:
             if one.kind == "head_images" and counts.owned(one):
                 seal.add(one.kind, self._likely(one.artifact, found_in), PageSource.COLUMN, [str(one.key)])
-            elif one.kind == "icon" and (key := icon_key(one.artifact, str(one.key))):
+            elif one.kind == "icon" and counts.owned(one) and (key := icon_key(one.artifact, str(one.key))):
                 seal.add(one.kind, self._of(one.artifact), PageSource.ICON, [key])
         for comparison in comparisons:
             response = f"{comparison.prefix}snapshot_comparison_response.json"
@@ -196,23 +199,24 @@ class CollectKeys:
     def _read(self, manifests: list[Manifest]) -> Iterator[ReadManifest]:
         """Read in parallel, at most `readers` at a time and no further ahead of whoever consumes them."""
         waiting = iter(manifests)
-        with ThreadPoolExecutor(self.readers, thread_name_prefix="manifest") as pool:
-            running: set[Future[ReadManifest]] = {pool.submit(self._read_one, one) for one in islice(waiting, self.readers)}
-            try:
-                while running:
-                    done, running = wait(running, return_when=FIRST_COMPLETED)
-                    for future in done:
-                        yield future.result()
-                        running |= {pool.submit(self._read_one, one) for one in islice(waiting, 1)}
-            finally:
-                pool.shutdown(cancel_futures=True)
+        running: set[Future[ReadManifest]] = {
+            self.requests.submit(self._read_one, one) for one in islice(waiting, self.readers)
+        }
+        try:
+            while running:
+                done, running = wait(running, return_when=FIRST_COMPLETED)
+                for future in done:
+                    yield future.result()
+                    running |= {self.requests.submit(self._read_one, one) for one in islice(waiting, 1)}
+        finally:
+            wait({future for future in running if not future.cancel()})
 
     def _read_one(self, manifest: Manifest) -> ReadManifest:
         read = ReadManifest(manifest)
         for scope in manifest.scopes:
             try:
+                content = self.store.read(scope + str(manifest.named.key), self.manifest_limit_bytes)
                 with self.parsing:
-                    content = self.store.read(scope + str(manifest.named.key), self.manifest_limit_bytes)
                     images = parse_manifest(content)
                     del content
                     if manifest.named.kind == "manifest":
@@ -220,6 +224,7 @@ class CollectKeys:
                     else:
                         for key in diff_mask_keys(images):
                             read.masks.sort(key, manifest.prefixes)
+                    del images
             except ObjectAbsent:
                 continue
             except (ObjectTooLarge, UnreadableManifest):
@@ -247,6 +252,7 @@ class Counts:
         """True if a column's key is the artifacts' own; counts it as a stray otherwise."""
         if named.owned:
             return True
+        self.collected["named_elsewhere"] += named.elsewhere
         self.stray([str(named.key)])
         return False
 

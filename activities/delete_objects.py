@@ -38,6 +38,7 @@ class DeleteObjects:
         Raises KeysNotDeletedYet, StoreUnavailable: then the step is run again on what is left.
         """
         with self.database.read() as session:
+            ledger.refuse_living(session, pages.deletion_id, pages.chunk)
             owed = list(ledger.read_pages(session, pages.deletion_id, pages.chunk, first=pages.first, last=pages.last))
         outcomes = run_all(self.requests, [partial(self._delete_page, page) for page in owed])
         not_yet = Counter(code for outcome in outcomes for code in outcome.not_yet.values())

@@ -78,11 +78,10 @@ class DeleteRows:
                 present = self._lock_artifacts(session, found, organization_id)
                 cascade = _cascade(session, present, organization_id)
                 self._seal_the_rest(session, found, present, cascade)
-                _keep_shared_icons(session, found)
                 _count_absent(session, found)
                 found.files = files.delete_files(session, cascade.file_ids, organization_id, references)
                 found.rows = {**cascade.rows, **files.rows_deleted(found.files)}
-                self._release(session, found, present)
+                self._release(session, found, present, organization_id)
             return RowsDeleted(
                 rows=sum(found.rows.values()),
                 first_page=ledger.first_page(session, found),
@@ -159,7 +158,7 @@ class DeleteRows:
         )
         found.pages, found.sealed, found.digest = ledger.seal_digest(session, found)
 
-    def _release(self, session: Session, found: DeletionChunk, present: Sequence[ArtifactRef]) -> None:
+    def _release(self, session: Session, found: DeletionChunk, present: Sequence[ArtifactRef], organization_id: int) -> None:
         deleted = {artifact.id for artifact in present}
         disappeared = [
             artifact.id
@@ -170,10 +169,10 @@ class DeleteRows:
         ledger.set_artifacts(session, found.deletion_id, disappeared, rows_state=RowsState.GONE)
         found.state = ChunkState.ROWS_DELETED
         session.flush()
-        session.execute(
-            ledger.update_chunk(found).values(rows_deleted_at=func.now()),
-            execution_options={"synchronize_session": False},
-        )
+        times = {"rows_deleted_at": func.now()}
+        if not ledger.owned_artifacts(session, found.deletion_id, found.chunk, organization_id):
+            times["trace_items_confirmed_at"] = func.now()  # there are none to ask for
+        session.execute(ledger.update_chunk(found).values(times), execution_options={"synchronize_session": False})
 
 
 def _cascade(session: Session, present: Sequence[ArtifactRef], organization_id: int) -> Cascade:
@@ -236,12 +235,6 @@ def icons_still_named(session: Session, icon_keys: Iterable[str]) -> set[str]:
         if session.execute(select(named)).scalar():
             surviving.add(key)
     return surviving
-
-
-def _keep_shared_icons(session: Session, found: DeletionChunk) -> None:
-    for page in list(ledger.read_pages(session, found.deletion_id, found.chunk, sources=[PageSource.ICON])):
-        if kept := icons_still_named(session, page.keys):
-            ledger.drop_keys(session, found, page, kept=kept)
 
 
 def _count_absent(session: Session, found: DeletionChunk) -> None:

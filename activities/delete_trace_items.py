@@ -1,7 +1,7 @@
 """Step 4: delete the artifacts' trace items, and count until there are none.
 
 An event store accepts a deletion long before it happens, so the same request is made again until nothing is matched any more:
-twice here, for stores that delete at once, then by the workflow on a durable timer.
+at once for stores that delete at once, by the workflow on a durable timer for all others.
 """
 
 from collections import defaultdict
@@ -37,6 +37,7 @@ class DeleteTraceItems:
             organization_id = ledger.request_of(session, chunk.deletion_id).organization_id
             if found.state != ChunkState.ROWS_DELETED:
                 raise StaleAttempt(f"chunk {chunk.chunk}: its rows are not deleted")
+            ledger.refuse_living(session, chunk.deletion_id, chunk.chunk)
             if found.trace_items_confirmed_at is not None:
                 return TraceItemsAsked(matched=0, settled=True)
             trace_ids = defaultdict(list)
@@ -47,7 +48,8 @@ class DeleteTraceItems:
             between_requests(done, len(trace_ids))
             first = self.traces.delete(organization_id, project_id, ids)
             matched += first
-            still_matched += self.traces.delete(organization_id, project_id, ids) if first else 0
+            again = first and self.traces.deletes_at_once
+            still_matched += self.traces.delete(organization_id, project_id, ids) if again else first
         confirmed = still_matched == 0
         with self.database.write() as session:
             found = ledger.lock_chunk(session, chunk.deletion_id, chunk.chunk)

@@ -9,9 +9,7 @@ from temporalio import activity
 
 from activities.storage import ledger
 from activities.storage.database import Database
-from activities.storage.ledger import DeletionState
-from workflows.messages import FIND_OWED_ELSEWHERE, Owed, OwedElsewhere
-from workflows.messages import Deletion as DeletionRef
+from workflows.messages import FIND_OWED_ELSEWHERE, READ_REQUEST, Deletion, DeletionRequest, Owed, OwedElsewhere
 
 
 @dataclass(frozen=True)
@@ -22,7 +20,7 @@ class FindOwedElsewhere:
     traces_configured: bool
 
     @activity.defn(name=FIND_OWED_ELSEWHERE.name, no_thread_cancel_exception=True)
-    def find_owed_elsewhere(self, deletion: DeletionRef) -> Owed:
+    def find_owed_elsewhere(self, deletion: Deletion) -> Owed:
         """Returns the other deletions. None are looked for while this one has leftovers of its own: it fails in any case.
 
         So nobody waits for a deletion that waits, and no two can wait for each other.
@@ -30,8 +28,16 @@ class FindOwedElsewhere:
         with self.database.read() as session:
             if ledger.unfinished_chunks(session, deletion.deletion_id, traces_configured=self.traces_configured):
                 return Owed()
-            others = []
-            for other in ledger.deletions_owing(session, deletion.deletion_id, traces_configured=self.traces_configured):
-                failed = other.state is DeletionState.FAILED
-                others.append(OwedElsewhere(artifacts=other.artifacts, failed=failed, request=other.request))
-            return Owed(deletions=tuple(others))
+            owing = ledger.deletions_owing(session, deletion.deletion_id, traces_configured=self.traces_configured)
+            return Owed(
+                deletions=tuple(
+                    OwedElsewhere(deletion_id=other.id, workflow_id=other.workflow_id, artifacts=other.artifacts)
+                    for other in owing
+                )
+            )
+
+    @activity.defn(name=READ_REQUEST.name, no_thread_cancel_exception=True)
+    def read_request(self, deletion: Deletion) -> DeletionRequest:
+        """The request of another deletion, to run it again."""
+        with self.database.read() as session:
+            return ledger.request_of(session, deletion.deletion_id)

@@ -47,21 +47,22 @@ class OpenDeletion:
                 ledger.accept(session, request)
             state = ledger.lock_deletion(session, request.deletion_id)
             ledger.refuse_cancelled_run(session, request.deletion_id, activity.info().workflow_run_id or "")
-            if state is DeletionState.CLOSED:
-                return Opened(chunks=(), rows_owed=(), pace=self.pace)
             if not ledger.has_chunks(session, request.deletion_id):
                 places = _places(session, request)
-                ledger.make_chunks(
-                    session,
-                    request.deletion_id,
-                    [(artifact, places.get(artifact, request.project_id)) for artifact in request.artifact_ids],
-                    self.chunk_size,
-                )
-            ledger.set_state(session, request.deletion_id, DeletionState.RUNNING)
+                asked = [(artifact, places.get(artifact, request.project_id)) for artifact in request.artifact_ids]
+            else:
+                # Rows that came back, from a backup or another organization, are deleted again.
+                settled = ledger.settled_artifacts(session, request.deletion_id)
+                asked = [pair for pair in ledger.living_artifacts(session, request).items() if pair[0] in settled]
+            ledger.make_chunks(session, request.deletion_id, asked, self.chunk_size)
+            if state is not DeletionState.CLOSED or asked:
+                ledger.set_state(session, request.deletion_id, DeletionState.RUNNING)
+            rows = ledger.rows_deleted(session, request.deletion_id)
             chunks = ledger.unfinished_chunks(session, request.deletion_id, traces_configured=self.traces_configured)
         return Opened(
             chunks=tuple(chunk for chunk, _ in chunks),
             rows_owed=tuple(chunk for chunk, rows_deleted in chunks if not rows_deleted),
+            rows_deleted=rows,
             pace=self.pace,
         )
 

@@ -51,6 +51,7 @@ class SweepPrefixes:
             chunk = ledger.read_chunk(session, sweep.deletion_id, sweep.chunk)
             if chunk.state != ChunkState.ROWS_DELETED:
                 raise StaleAttempt(f"chunk {sweep.chunk}: its rows are not deleted")
+            ledger.refuse_living(session, sweep.deletion_id, sweep.chunk)
             prefixes = ledger.prefixes_to_sweep(session, sweep.deletion_id, sweep.chunk)
             in_pages = {
                 _short(page.scope + key)
@@ -67,7 +68,9 @@ class SweepPrefixes:
             codes = ", ".join(f"{code} {count}" for code, count in sorted(not_yet.items()))
             raise KeysNotDeletedYet(f"{not_yet.total()} listed objects are to be tried again ({codes})")
         left_over = sum(listing.codes.total() for listing in listings)
-        return Swept(found=sum(listing.deleted for listing in listings) + left_over, left_over=left_over)
+        with self.database.read() as session:
+            quiet = all(prefix.exact for prefix in ledger.prefixes_owed(session, sweep.deletion_id, sweep.chunk))
+        return Swept(found=sum(listing.deleted for listing in listings) + left_over, left_over=left_over, quiet=quiet)
 
     def _sweep_one(self, sweep: Sweep, prefix: Prefix, in_pages: set[int]) -> Listing:
         """Empty a prefix; to confirm, list again after deleting, until a listing finds nothing that could be deleted."""
@@ -81,7 +84,7 @@ class SweepPrefixes:
                 break
         if sweep.last and not quiet:
             total.codes[STILL_WRITTEN] += listing.deleted
-        self._settle(sweep, [(prefix, _state(sweep, total), total.deleted, dict(total.codes + total.not_yet))])
+        self._settle(sweep, [(prefix, _state(sweep, prefix, total), total.deleted, dict(total.codes + total.not_yet))])
         return total
 
     def _empty(self, prefix: str, in_pages: set[int]) -> Listing:
@@ -114,14 +117,16 @@ class SweepPrefixes:
         with self.database.write() as session:
             found = ledger.lock_released(session, sweep.deletion_id, sweep.chunk, settled[0][0].epoch)
             for prefix, state, deleted, codes in settled:
-                ledger.settle_prefix(session, found, prefix, state, deleted=deleted, codes=codes)
+                ledger.settle_prefix(session, found, prefix, state, deleted=deleted, codes=codes, sweep=sweep.number)
 
 
-def _state(sweep: Sweep, listing: Listing) -> PrefixState:
+def _state(sweep: Sweep, prefix: Prefix, listing: Listing) -> PrefixState:
     if listing.codes or listing.refused or listing.not_yet:
         return PrefixState.LEFT_OVER
     # Something that was found after the quiet period says that it was not quiet: only another one can confirm.
-    if not sweep.confirm or (listing.deleted and not sweep.last):
+    # That holds for an earlier attempt of the same sweep too.
+    noisy = listing.deleted or prefix.noisy_sweep == sweep.number
+    if not sweep.confirm or (noisy and not sweep.last):
         return PrefixState.OWED
     return PrefixState.EMPTY
 

@@ -7,18 +7,25 @@ data, does what is left and nothing else.
 
 import asyncio
 from collections.abc import Coroutine, Iterable, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from temporalio import workflow
+from temporalio.api.common.v1 import Payload
 from temporalio.common import Priority, RawValue, RetryPolicy, SearchAttributeKey, WorkflowIDReusePolicy
-from temporalio.exceptions import ActivityError, ApplicationError, ChildWorkflowError, WorkflowAlreadyStartedError
+from temporalio.exceptions import (
+    ActivityError,
+    ApplicationError,
+    ChildWorkflowError,
+    WorkflowAlreadyStartedError,
+    is_cancelled_exception,
+)
 from temporalio.workflow import ActivityConfig, ChildWorkflowCancellationType, ParentClosePolicy
 
 with workflow.unsafe.imports_passed_through():
     from pydantic import ValidationError
 
-    from workflows.errors import InvalidRequest, ObjectsRemain, RowsNotDeleted, StaleSeal, to_application_error
+    from workflows.errors import AskAgain, InvalidRequest, ObjectsRemain, RowsNotDeleted, StaleSeal, to_application_error
     from workflows.messages import (
         CANCEL_DELETION,
         CLOSE_DELETION,
@@ -31,6 +38,7 @@ with workflow.unsafe.imports_passed_through():
         OBJECTS_TASK_QUEUE,
         OPEN_DELETION,
         ORGANIZATION_ATTRIBUTE,
+        READ_REQUEST,
         STAGE_ATTRIBUTE,
         SWEEP_PREFIXES,
         TASK_QUEUE,
@@ -55,6 +63,7 @@ with workflow.unsafe.imports_passed_through():
     )
 
 T = TypeVar("T")
+NO_REQUEST = RawValue(Payload())
 
 # A worker says every few seconds that it lives; a step lost with its worker is run elsewhere after this.
 LOST_AFTER = timedelta(seconds=15)
@@ -97,25 +106,28 @@ TRACE_ITEMS = ActivityConfig(
     retry_policy=AGAIN,
 )
 
-TRACE_ITEMS_EVERY = timedelta(minutes=1)
-"""An event store's consumer deletes minutes after it accepted."""
-TRACE_ITEMS_ASKED = 120
-"""How often at most: two hours, after which the trace items are reported as unconfirmed."""
-OTHERS_EVERY = timedelta(seconds=5)
+# An event store's consumer deletes minutes after it accepted; what it has not deleted after two hours is reported.
+TRACE_ITEMS_FIRST_PAUSE, TRACE_ITEMS_LONGEST_PAUSE = timedelta(minutes=1), timedelta(minutes=15)
+TRACE_ITEMS_WITHIN = timedelta(hours=2)
+# Another deletion takes seconds, or days where its store is down.
+OTHERS_FIRST_PAUSE, OTHERS_LONGEST_PAUSE = timedelta(seconds=1), timedelta(minutes=5)
 SEALS_TRIED = 20
 """Rows that change faster than their keys can be collected twenty times over are somebody's bug."""
 SWEEPS = 5
 """A writer that is still at work after so many quiet periods is reported."""
 
 
-@workflow.defn(name=WORKFLOW_NAME)
+# A client that hands over more than a request gets a failure, and not a task that is retried for ever.
+@workflow.defn(name=WORKFLOW_NAME, failure_exception_types=[TypeError])
 class DeleteArtifactsWorkflow:
     """See the module. Its input is JSON of a DeletionRequest from any client."""
 
     def __init__(self) -> None:
+        self._trace_items_until: datetime | None = None
         self._progress = Progress()
         self._pace = Pace()
         self._rows_owed: set[int] = set()
+        self._rows_under_way: set[int] = set()
         self._rows_settled = False
         self._ended = False
         self._settled_keys: dict[int, int] = {}
@@ -123,22 +135,26 @@ class DeleteArtifactsWorkflow:
         self._activities_at_once = asyncio.Semaphore()
 
     @workflow.run
-    async def run(self, raw: RawValue) -> DeletionReceipt:
+    async def run(self, raw: RawValue = NO_REQUEST) -> DeletionReceipt:
         """Returns the receipt of a complete deletion; fails with ObjectsRemain when anything is left over."""
-        self._request = _validated(raw)
-        self._deletion = Deletion(deletion_id=self._request.deletion_id)
-        work = asyncio.create_task(self._delete())
+        receipt: DeletionReceipt | None = None
+        failure: BaseException | None = None
         try:
-            receipt = await self._finish(work)
+            self._request = _validated(raw)
+            self._deletion = Deletion(deletion_id=self._request.deletion_id)
+            receipt = await self._finish(asyncio.create_task(self._delete()))
         except ActivityError as error:
-            self._note(stage=Stage.FAILED)
-            raise _named(error) from None
-        finally:
-            # Whoever waits for the rows gets an answer before the workflow ends.
-            self._ended = True
-            await workflow.wait_condition(workflow.all_handlers_finished)
+            failure = _named(error)
+        except (ApplicationError, asyncio.CancelledError) as error:
+            failure = error
+        # Whoever waits for the rows gets an answer before the run ends.
+        self._ended = True
+        await workflow.wait_condition(workflow.all_handlers_finished)
+        if failure is not None:
+            raise failure
         if receipt is None:
-            workflow.continue_as_new(self._request)
+            until = self._trace_items_until
+            workflow.continue_as_new(self._request, memo={_TRACE_ITEMS_UNTIL: until} if until else {})
         if not receipt.complete:
             raise _leftovers(receipt)
         return receipt
@@ -150,20 +166,22 @@ class DeleteArtifactsWorkflow:
 
     @workflow.update
     async def rows_deleted(self) -> AllRowsDeleted:
-        """Returns once no row is left; raises RowsNotDeleted if the deletion ends before that."""
-        await workflow.wait_condition(lambda: self._rows_settled or self._ended)
-        if not self._rows_settled:
+        """Returns once no row is left; raises RowsNotDeleted if the deletion ends before, AskAgain if it goes on elsewhere."""
+        await workflow.wait_condition(lambda: self._rows_settled or self._ended or self._history_is_long())
+        if self._rows_settled:
+            return AllRowsDeleted(artifacts=self._progress.artifacts, rows=self._progress.rows_deleted)
+        if self._ended:
             raise to_application_error(RowsNotDeleted("the deletion ended before all rows were deleted; its own end says why"))
-        return AllRowsDeleted(artifacts=self._progress.artifacts, rows=self._progress.rows_deleted)
+        raise to_application_error(AskAgain("the deletion goes on in another run; ask again"))
 
     async def _delete(self) -> DeletionReceipt | None:
         """The whole deletion. None if the history is so long that another run is to go on."""
         opened = await self._open()
         chunks = await self._delete_chunks(opened.chunks)
         await self._sweep_until_quiet(chunks)
+        await self._wait_for_others()
         if self._history_is_long():
             return None
-        await self._wait_for_others()
         self._note(stage=Stage.CLOSING)
         receipt = await self._step(CLOSE_DELETION, self._deletion, LEDGER, "add up the receipt")
         left_over = sum(receipt.left_over.values())
@@ -192,8 +210,9 @@ class DeleteArtifactsWorkflow:
         self._chunks_at_once = asyncio.Semaphore(opened.pace.chunks_at_once)
         self._activities_at_once = asyncio.Semaphore(opened.pace.activities_at_once)
         self._rows_owed = set(opened.rows_owed)
+        self._rows_under_way = set(opened.rows_owed)
         self._rows_settled = not opened.rows_owed
-        self._note(stage=Stage.COLLECTING, chunks=len(opened.chunks))
+        self._note(stage=Stage.COLLECTING, chunks=len(opened.chunks), rows_deleted=opened.rows_deleted)
         return opened
 
     async def _delete_chunks(self, numbers: Sequence[int]) -> list[int]:
@@ -203,38 +222,46 @@ class DeleteArtifactsWorkflow:
 
     async def _delete_chunk(self, number: int) -> None:
         chunk = Chunk(deletion_id=self._deletion.deletion_id, chunk=number)
+        if number not in self._rows_owed:
+            # Rows that came back are in chunks of their own; until those are gone, this one's objects may be theirs.
+            await workflow.wait_condition(lambda: not self._rows_under_way)
         async with self._chunks_at_once:
-            try:
-                deleted = await self._delete_rows(chunk)
-            except ActivityError as error:
-                workflow.logger.error("chunk %s: %s", number, _named(error).message)
-                return
+            deleted = await self._delete_rows(chunk)
+        self._rows_under_way.discard(number)
+        if deleted is None:
+            return
         await _all([self._delete_objects(chunk, deleted), self._delete_trace_items(chunk, deleted)])
-        await self._sweep(Sweep(**chunk.model_dump(), confirm=False))
+        await self._sweep(Sweep(**chunk.model_dump(), number=0))
 
-    async def _delete_rows(self, chunk: Chunk) -> RowsDeleted:
-        """Collect and delete; collect again as long as the rows say something else by then."""
+    async def _delete_rows(self, chunk: Chunk) -> RowsDeleted | None:
+        """Collect and delete; collect again as long as the rows say something else by then. None if their time is over."""
+        first_time = chunk.chunk in self._rows_owed
         for _ in range(SEALS_TRIED):
-            collected = await self._step(COLLECT_KEYS, chunk, READS, f"collect keys of chunk {chunk.chunk}")
-            sealed = SealedChunk(**chunk.model_dump(), epoch=collected.epoch, pages=collected.pages, digest=collected.digest)
+            if self._history_is_long():
+                return None
             try:
+                collected = await self._step(COLLECT_KEYS, chunk, READS, f"collect keys of chunk {chunk.chunk}")
+                sealed = SealedChunk(
+                    **chunk.model_dump(), epoch=collected.epoch, pages=collected.pages, digest=collected.digest
+                )
                 deleted = await self._step(DELETE_ROWS, sealed, ROWS, f"delete rows of chunk {chunk.chunk}")
             except ActivityError as error:
-                if _named(error).type != StaleSeal.__name__:
-                    raise
-                stale = error
-            else:
-                self._note_rows(chunk, deleted)
-                return deleted
-        raise stale
+                if _named(error).type == StaleSeal.__name__:
+                    continue
+                _log_failure(f"chunk {chunk.chunk}", error)
+                return None
+            self._note_rows(chunk, deleted, first_time=first_time)
+            return deleted
+        workflow.logger.error("chunk %s: its rows change faster than its keys can be collected", chunk.chunk)
+        return None
 
-    def _note_rows(self, chunk: Chunk, deleted: RowsDeleted) -> None:
+    def _note_rows(self, chunk: Chunk, deleted: RowsDeleted, *, first_time: bool) -> None:
         self._rows_owed.discard(chunk.chunk)
         self._rows_settled = not self._rows_owed
         self._note(
             stage=Stage.DELETING_OBJECTS if self._rows_settled else Stage.COLLECTING,
             chunks_rows_deleted=self._progress.chunks_rows_deleted + 1,
-            rows_deleted=self._progress.rows_deleted + deleted.rows,
+            rows_deleted=self._progress.rows_deleted + (deleted.rows if first_time else 0),
             pages=self._progress.pages + deleted.pages,
             keys=self._progress.keys + deleted.sealed,
         )
@@ -260,55 +287,63 @@ class DeleteArtifactsWorkflow:
     async def _delete_trace_items(self, chunk: Chunk, deleted: RowsDeleted) -> None:
         if not deleted.trace_groups:
             return
-        for asked in range(TRACE_ITEMS_ASKED):
-            if asked:
-                await workflow.sleep(TRACE_ITEMS_EVERY)
+        if self._trace_items_until is None:
+            handed_on: datetime | None = workflow.memo_value(_TRACE_ITEMS_UNTIL, None, type_hint=datetime)
+            self._trace_items_until = handed_on or workflow.now() + TRACE_ITEMS_WITHIN
+        matched, pause = 0, TRACE_ITEMS_FIRST_PAUSE
+        while True:
             answer = await self._try(DELETE_TRACE_ITEMS, chunk, TRACE_ITEMS, f"trace items of chunk {chunk.chunk}")
             if answer is None:
                 return
-            self._note(trace_items_matched=self._progress.trace_items_matched + (0 if asked else answer.matched))
-            if answer.settled:
+            self._note(trace_items_matched=self._progress.trace_items_matched + max(0, answer.matched - matched))
+            matched = max(matched, answer.matched)
+            if answer.settled or workflow.now() + pause > self._trace_items_until:
                 return
+            await workflow.sleep(pause)
+            pause = min(2 * pause, TRACE_ITEMS_LONGEST_PAUSE)
 
     async def _sweep_until_quiet(self, chunks: Sequence[int]) -> None:
         """After a quiet period list every prefix again; where something new was found, wait and list once more."""
         self._note(stage=Stage.SWEEPING)
         noisy = list(chunks)
-        for sweeps in range(1, SWEEPS + 1):
+        for number in range(1, SWEEPS + 1):
             if not noisy or self._history_is_long():
                 return
             if self._pace.quiet_period:
                 await workflow.sleep(self._pace.quiet_period)
-            found = await _all(
-                self._sweep(Sweep(deletion_id=self._deletion.deletion_id, chunk=number, confirm=True, last=sweeps == SWEEPS))
-                for number in noisy
+            quiet = await _all(
+                self._sweep(Sweep(deletion_id=self._deletion.deletion_id, chunk=chunk, number=number, last=number == SWEEPS))
+                for chunk in noisy
             )
-            noisy = [number for number, count in zip(noisy, found, strict=True) if count]
+            noisy = [chunk for chunk, is_quiet in zip(noisy, quiet, strict=True) if not is_quiet]
 
-    async def _sweep(self, sweep: Sweep) -> int:
-        """How many objects a sweep found and deleted."""
+    async def _sweep(self, sweep: Sweep) -> bool:
+        """Whether no further sweep is needed, or none would help."""
         label = f"{'list again' if sweep.confirm else 'sweep'}: prefixes of chunk {sweep.chunk}"
         if (swept := await self._try(SWEEP_PREFIXES, sweep, OBJECTS, label)) is None:
-            return 0
+            return True
         self._note(found_by_listing=self._progress.found_by_listing + swept.found)
-        return swept.found - swept.left_over
+        return swept.quiet
 
     async def _wait_for_others(self) -> None:
-        """Wait until other deletions have deleted what they took of ours; those that nobody runs are run again, once."""
-        run_again: set[str] = set()
-        while True:
+        """Wait until other deletions have deleted what they took of ours; one that nobody runs is run to its end, once."""
+        run_to_their_end: set[str] = set()
+        pause = OTHERS_FIRST_PAUSE
+        while not self._history_is_long():
             owed = await self._step(FIND_OWED_ELSEWHERE, self._deletion, LEDGER, "what other deletions owe")
-            waiting = [other for other in owed.deletions if not other.failed or other.request.deletion_id not in run_again]
-            self._note(waiting_for=tuple(other.request.workflow_id for other in waiting))
+            waiting = [other for other in owed.deletions if other.deletion_id not in run_to_their_end]
+            self._note(waiting_for=tuple(other.workflow_id for other in waiting))
             if not waiting:
                 return
             for other in waiting:
-                if other.request.deletion_id not in run_again and await _run(other.request):
-                    run_again.add(other.request.deletion_id)
-            await workflow.sleep(OTHERS_EVERY)
+                request = await self._step(READ_REQUEST, Deletion(deletion_id=other.deletion_id), LEDGER, "read its request")
+                if await _run(request):
+                    run_to_their_end.add(other.deletion_id)
+            await workflow.sleep(pause)
+            pause = min(2 * pause, OTHERS_LONGEST_PAUSE)
 
     def _history_is_long(self) -> bool:
-        return self._rows_settled and workflow.info().is_continue_as_new_suggested()
+        return workflow.info().is_continue_as_new_suggested()
 
     async def _step(self, step: Step[In, Out], given: In, options: ActivityConfig, summary: str) -> Out:
         where: Any = {"task_queue": TASK_QUEUE, **options}
@@ -329,7 +364,7 @@ class DeleteArtifactsWorkflow:
             try:
                 return await self._step(step, given, options, summary)
             except ActivityError as error:
-                workflow.logger.error("%s: %s", step.name, _named(error).message)
+                _log_failure(step.name, error)
                 return None
 
     def _note(self, **changes: Any) -> None:
@@ -347,6 +382,7 @@ class DeleteArtifactsWorkflow:
             workflow.upsert_search_attributes([_ATTRIBUTES[name].value_set(value) for name, value in shown.items()])
 
 
+_TRACE_ITEMS_UNTIL = "trace_items_until"
 _ATTRIBUTES: dict[str, SearchAttributeKey[Any]] = {
     ORGANIZATION_ATTRIBUTE: SearchAttributeKey.for_keyword(ORGANIZATION_ATTRIBUTE),
     STAGE_ATTRIBUTE: SearchAttributeKey.for_keyword(STAGE_ATTRIBUTE),
@@ -355,11 +391,12 @@ _ATTRIBUTES: dict[str, SearchAttributeKey[Any]] = {
 
 
 def _validated(raw: RawValue) -> DeletionRequest:
+    """What a client handed over. Whatever else it is, the answer is final and names no value."""
     try:
-        request = workflow.payload_converter().from_payload(raw.payload, DeletionRequest)
+        request: object = workflow.payload_converter().from_payload(raw.payload, DeletionRequest)
     except ValidationError as error:
         raise to_application_error(InvalidRequest(refused_fields(error))) from None
-    except Exception:  # noqa: BLE001  whatever another client sent, the answer is a final one
+    except Exception:  # noqa: BLE001  nothing that a client sends may be retried for ever
         request = None
     if not isinstance(request, DeletionRequest):
         raise to_application_error(InvalidRequest("the request is not JSON of a deletion request"))
@@ -399,6 +436,13 @@ async def _run(request: DeletionRequest) -> bool:
     except ChildWorkflowError:
         workflow.logger.warning("deletion %s failed again", request.deletion_id)
     return True
+
+
+def _log_failure(what: str, error: ActivityError) -> None:
+    """Raises a cancellation; anything else the ledger knows, and the receipt will say."""
+    if is_cancelled_exception(error):
+        raise error
+    workflow.logger.error("%s: %s", what, _named(error).message)
 
 
 def _named(error: ActivityError) -> ApplicationError:

@@ -63,6 +63,18 @@ class StaleSeal(DeletionError):
     final = True
 
 
+class ArtifactReappeared(DeletionError):
+    """An artifact that was gone has a row again: its objects are left alone until a re-run deletes it."""
+
+    final = True
+
+
+class AskAgain(DeletionError):
+    """The deletion goes on in another run, which answers."""
+
+    final = True
+
+
 class ObjectsRemain(DeletionError):
     """All else is done, but something is left over; the receipt says what and why."""
 
@@ -97,6 +109,12 @@ class KeysNotDeletedYet(DeletionError):
 
 class TraceStoreUnavailable(DeletionError):
     """The trace store could not be reached, or asked to try again."""
+
+
+class TraceStoreRefused(DeletionError):
+    """The trace store will never do what was asked; the trace items are reported as unconfirmed."""
+
+    final = True
 
 
 class UnexpectedFailure(DeletionError):

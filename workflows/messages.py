@@ -154,6 +154,8 @@ class Opened(Message):
     """Chunks that are not finished: all of them at first, what is left when a deletion is run again."""
     rows_owed: tuple[int, ...]
     """Those of them whose rows are not deleted yet."""
+    rows_deleted: int
+    """Rows that earlier runs deleted."""
     pace: Pace
 
 
@@ -215,10 +217,15 @@ class ObjectsDeleted(Message):
 class Sweep(Chunk):
     """List what is still under the chunk's own prefixes and delete it."""
 
-    confirm: bool
-    """After the quiet period: what is listed empty now is recorded as gone."""
+    number: int
+    """0 right after the rows, then one after each quiet period."""
     last: bool = False
     """No further sweep follows: what is still being written is left over."""
+
+    @property
+    def confirm(self) -> bool:
+        """After a quiet period: what is listed empty now is recorded as gone."""
+        return self.number > 0
 
 
 class Swept(Message):
@@ -226,6 +233,8 @@ class Swept(Message):
 
     found: int
     left_over: int
+    quiet: bool
+    """Nothing is left to be confirmed by another sweep."""
 
 
 class TraceItemsAsked(Message):
@@ -239,10 +248,9 @@ class TraceItemsAsked(Message):
 class OwedElsewhere(Message):
     """Another deletion deleted the rows of artifacts of ours, and still owes their objects."""
 
+    deletion_id: str
+    workflow_id: str
     artifacts: int
-    failed: bool
-    """It ended with leftovers, and waits for a re-run."""
-    request: DeletionRequest
 
 
 class Owed(Message):
@@ -395,6 +403,9 @@ class ManifestsReceipt(Message):
     """Not what a manifest looks like; the prefix they stand for was swept all the same."""
     strays: int = 0
     """Keys that they, or columns, named outside the artifact's own prefixes: neither read nor deleted."""
+    named_elsewhere: int = 0
+    """Those of them that columns name under another project or organization but with the artifact's own id: it was moved. They
+    are left over, for a person to look at."""
     images_kept: int = 0
     """References to images, which the project's snapshots share: kept for the store's expiry."""
 
@@ -449,6 +460,7 @@ class DeletionReceipt(Message):
                 counts[code] = counts.get(code, 0) + count
         artifacts = {
             "Moved": self.artifacts.moved.count,
+            "NamedElsewhere": self.manifests.named_elsewhere,
             "RowsNotDeleted": self.artifacts.not_reached.count,
             "TraceItemsUnconfirmed": self.trace_items.unconfirmed_artifacts,
             "OwedByOthers": self.owed_by_others,
@@ -496,6 +508,7 @@ DELETE_ROWS = Step("delete_rows", SealedChunk, RowsDeleted)
 DELETE_OBJECTS = Step("delete_objects", PageRange, ObjectsDeleted)
 DELETE_TRACE_ITEMS = Step("delete_trace_items", Chunk, TraceItemsAsked)
 SWEEP_PREFIXES = Step("sweep_prefixes", Sweep, Swept)
+READ_REQUEST = Step("read_request", Deletion, DeletionRequest)
 FIND_OWED_ELSEWHERE = Step("find_owed_elsewhere", Deletion, Owed)
 CANCEL_DELETION = Step("cancel_deletion", DeletionRequest, Cancelled)
 CLOSE_DELETION = Step("close_deletion", Deletion, DeletionReceipt)
@@ -506,6 +519,7 @@ STEPS = (
     DELETE_OBJECTS,
     DELETE_TRACE_ITEMS,
     SWEEP_PREFIXES,
+    READ_REQUEST,
     FIND_OWED_ELSEWHERE,
     CANCEL_DELETION,
     CLOSE_DELETION,

@@ -1,9 +1,8 @@
 """Connections to the backend's database, and what a transaction means on PostgreSQL and on SQLite."""
 
-import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
@@ -14,7 +13,16 @@ from workflows.errors import DatabaseUnavailable
 LEDGER_SCHEMA = "artifact_deletion"
 """The ledger's own schema. SQLite has no schemas: there the tables stand beside the backend's."""
 
-_log = logging.getLogger(__name__)
+_IDS_A_QUERY = 5000
+"""PostgreSQL's protocol takes 65,535 parameters a statement, SQLite 32,766."""
+
+T = TypeVar("T")
+
+
+def slices(ids: Iterable[T]) -> Iterator[list[T]]:
+    """Ids in parts that fit into one statement."""
+    every = list(ids)
+    return (every[start : start + _IDS_A_QUERY] for start in range(0, len(every), _IDS_A_QUERY))
 
 
 def ledger_schema(dialect: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import String, column, delete, exists, literal, select, table
 from sqlalchemy.orm import Session
 
+from activities.storage.database import slices
 from activities.storage.drift import Reference
 from activities.storage.tables import (
     Artifact,
@@ -40,17 +41,19 @@ def delete_files(
 
     Returns {"deleted": n, "index_rows": n, "kept": {reason: [file ids]}, "blobs": [ids of blobs that the deleted files named]}.
     """
-    locked = session.execute(select(File.id, File.blob_id).where(File.id.in_(file_ids)).order_by(File.id).with_for_update())
-    blobs: dict[int, set[int]] = {file: {blob} if blob is not None else set() for file, blob in locked}
     index = FileBlobIndex
-    for file, blob in session.execute(select(index.file_id, index.blob_id).where(index.file_id.in_(blobs))):
-        blobs[file].add(blob)
+    blobs: dict[int, set[int]] = {}
+    for ids in slices(sorted(file_ids)):
+        locked = session.execute(select(File.id, File.blob_id).where(File.id.in_(ids)).order_by(File.id).with_for_update())
+        blobs |= {file: {blob} if blob is not None else set() for file, blob in locked}
+    for ids in slices(blobs):
+        for file, blob in session.execute(select(index.file_id, index.blob_id).where(index.file_id.in_(ids))):
+            blobs[file].add(blob)
     owners: dict[int, set[int]] = defaultdict(set)
-    every_blob = set().union(*blobs.values())
-    for blob, owner in session.execute(
-        select(FileBlobOwner.blob_id, FileBlobOwner.organization_id).where(FileBlobOwner.blob_id.in_(every_blob))
-    ):
-        owners[blob].add(owner)
+    owned = select(FileBlobOwner.blob_id, FileBlobOwner.organization_id)
+    for ids in slices(set().union(*blobs.values())):
+        for blob, owner in session.execute(owned.where(FileBlobOwner.blob_id.in_(ids))):
+            owners[blob].add(owner)
     kept: dict[str, list[int]] = defaultdict(list)
     going = []
     for file in sorted(blobs):
@@ -58,11 +61,13 @@ def delete_files(
             kept[reason].append(file)
         else:
             going.append(file)
-    index_rows = session.execute(delete(index).where(index.file_id.in_(going)).returning(index.id)).all()
-    deleted = session.execute(delete(File).where(File.id.in_(going)).returning(File.id)).all()
+    index_rows = deleted = 0
+    for ids in slices(going):
+        index_rows += len(session.execute(delete(index).where(index.file_id.in_(ids)).returning(index.id)).all())
+        deleted += len(session.execute(delete(File).where(File.id.in_(ids)).returning(File.id)).all())
     return {
-        "deleted": len(deleted),
-        "index_rows": len(index_rows),
+        "deleted": deleted,
+        "index_rows": index_rows,
         "kept": dict(kept),
         "blobs": sorted(set().union(*(blobs[file] for file in going))),
     }

@@ -108,13 +108,13 @@ def column_key(extras: Any, name: str) -> object | None:
 class SortedKeys:
     """The keys that a manifest or column named, sorted into ours and not ours."""
 
-    owned: list[str] = field(default_factory=list)
+    owned: set[str] = field(default_factory=set)
     strays: list[str] = field(default_factory=list)
 
     def sort(self, key: object, prefixes: Iterable[str]) -> None:
         """Put a named key where it belongs. A stray is neither read nor deleted."""
         if lies_under(key, prefixes):
-            self.owned.append(str(key))
+            self.owned.add(str(key))
         else:
             self.strays.append(key if isinstance(key, str) else f"({type(key).__name__})")
 

@@ -12,6 +12,7 @@ what is owed. Three rules hold everywhere:
 
 import hashlib
 import json
+import secrets
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -49,10 +50,10 @@ from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, aliased, mapped_column
 
-from activities.storage.database import LEDGER_SCHEMA, ledger_schema
+from activities.storage.database import LEDGER_SCHEMA, ledger_schema, slices
 from activities.storage.keys import ArtifactRef
-from activities.storage.tables import Json
-from workflows.errors import NotOpen, StaleAttempt
+from activities.storage.tables import Artifact, Json, Project
+from workflows.errors import ArtifactReappeared, NotOpen, StaleAttempt
 from workflows.messages import DeletionReceipt, DeletionRequest, workflow_id
 
 PAGE_KEYS = 1000
@@ -160,6 +161,8 @@ class DeletionArtifact(LedgerTable):
     chunk: Mapped[int]
     project_id: Mapped[int | None]
     rows_state: Mapped[str] = mapped_column(String(16), default=RowsState.PENDING)
+    reopened_from: Mapped[int | None]
+    """The chunk that it was in before its rows came back; that one may still owe objects of it."""
 
 
 class DeletionChunk(LedgerTable):
@@ -234,6 +237,8 @@ class DeletionPrefix(LedgerTable):
     found: Mapped[int] = mapped_column(default=0)
     """Objects that were found by listing and deleted."""
     codes: Mapped[dict[str, int]] = mapped_column(default=dict)
+    noisy_sweep: Mapped[int] = mapped_column(Integer, default=0)
+    """The number of the last sweep that found something new here: it cannot confirm the prefix as quiet."""
     listed_empty_at: Mapped[datetime | None]
 
 
@@ -259,6 +264,8 @@ class Prefix:
     scope: str
     prefix: str
     exact: bool
+    state: str
+    noisy_sweep: int
 
 
 @dataclass(frozen=True)
@@ -288,13 +295,66 @@ def accept(session: Session, request: DeletionRequest, reason: str | None = None
     inserted = session.execute(statement.on_conflict_do_nothing().returning(Deletion.id), execution_options=options).all()
     if inserted:
         return DeletionState.ACCEPTED
+    # No lock unless something changes: a running deletion holds its row while it deletes others, and a backend would wait.
     found = session.execute(
-        select(Deletion.state).where(Deletion.id == request.deletion_id).with_for_update(), execution_options=options
+        select(Deletion.state).where(Deletion.id == request.deletion_id), execution_options=options
     ).scalar_one()
-    if found in {DeletionState.FAILED, DeletionState.REFUSED, DeletionState.CANCELLED}:
-        reopened = update(Deletion).where(Deletion.id == request.deletion_id).values(state=DeletionState.ACCEPTED)
+    ended = {DeletionState.FAILED, DeletionState.REFUSED, DeletionState.CANCELLED}
+    if found in ended or (found == DeletionState.CLOSED and living_artifacts(session, request)):
+        reopened = (
+            update(Deletion)
+            .where(Deletion.id == request.deletion_id, Deletion.state.in_([*ended, DeletionState.CLOSED]))
+            .values(state=DeletionState.ACCEPTED)
+        )
         session.execute(reopened, execution_options=options)
     return DeletionState(found)
+
+
+def living_artifacts(session: Session, request: DeletionRequest) -> dict[int, int]:
+    """Project by artifact, of those of the request's artifacts that have rows in its organization."""
+    living: dict[int, int] = {}
+    for ids in slices(request.artifact_ids):
+        rows = session.execute(
+            select(Artifact.id, Artifact.project_id)
+            .join(Project, Project.id == Artifact.project_id)
+            .where(Artifact.id.in_(ids), Project.organization_id == request.organization_id)
+        )
+        living |= {row.id: row.project_id for row in rows}
+    return living
+
+
+def settled_artifacts(session: Session, deletion_id: str) -> set[int]:
+    """The artifacts whose chunks are past the point of no return."""
+    rows = session.execute(
+        select(DeletionArtifact.artifact_id)
+        .join(
+            DeletionChunk,
+            and_(DeletionChunk.deletion_id == DeletionArtifact.deletion_id, DeletionChunk.chunk == DeletionArtifact.chunk),
+        )
+        .where(DeletionArtifact.deletion_id == deletion_id, DeletionChunk.state == ChunkState.ROWS_DELETED)
+    )
+    return set(rows.scalars())
+
+
+def refuse_living(session: Session, deletion_id: str, chunk: int) -> None:
+    """Raises ArtifactReappeared if an artifact of the chunk has a row: then its objects are not ours to delete."""
+    of_chunk = or_(DeletionArtifact.chunk == chunk, DeletionArtifact.reopened_from == chunk)
+    living = session.execute(
+        select(func.count())
+        .select_from(DeletionArtifact)
+        .join(Artifact, Artifact.id == DeletionArtifact.artifact_id)
+        .where(DeletionArtifact.deletion_id == deletion_id, of_chunk, DeletionArtifact.rows_state != RowsState.MOVED)
+    ).scalar_one()
+    if living:
+        raise ArtifactReappeared(
+            f"{living} artifacts whose rows were gone have rows again; their objects are left alone until a re-run deletes them"
+        )
+
+
+def rows_deleted(session: Session, deletion_id: str) -> int:
+    """How many rows the deletion has deleted so far."""
+    chunks = session.execute(select(DeletionChunk.rows).where(DeletionChunk.deletion_id == deletion_id)).scalars()
+    return sum(sum(rows.values()) for rows in chunks)
 
 
 def lock_deletion(session: Session, deletion_id: str, *, shared: bool = False) -> DeletionState | None:
@@ -339,16 +399,40 @@ def request_of(session: Session, deletion_id: str) -> DeletionRequest:
 
 
 def make_chunks(session: Session, deletion_id: str, artifacts: Sequence[tuple[int, int | None]], chunk_size: int) -> None:
-    """Cut (artifact id, project id) pairs into chunks, artifacts of one project next to each other."""
+    """Cut (artifact id, project id) pairs into further chunks, artifacts of one project next to each other.
+
+    An artifact that was in a chunk before leaves it: what that one still owes of it stays owed.
+    """
+    if not artifacts:
+        return
     ordered = sorted(artifacts, key=lambda pair: (pair[1] or 0, pair[0]))
+    last = session.execute(select(func.max(DeletionChunk.chunk)).where(DeletionChunk.deletion_id == deletion_id)).scalar()
+    first = 0 if last is None else last + 1
+    came_from: dict[int, int] = {}
+    for ids in slices(artifact for artifact, _ in ordered):
+        again = DeletionArtifact.deletion_id == deletion_id, DeletionArtifact.artifact_id.in_(ids)
+        left = session.execute(
+            delete(DeletionArtifact).where(*again).returning(DeletionArtifact.artifact_id, DeletionArtifact.chunk)
+        )
+        came_from |= {row.artifact_id: row.chunk for row in left}
     session.execute(
         insert(DeletionChunk),
-        [{"deletion_id": deletion_id, "chunk": number} for number in range(-(-len(ordered) // chunk_size))],
+        [
+            # Epochs begin anywhere: a step that is left from before a cancel must not meet its own number again.
+            {"deletion_id": deletion_id, "chunk": number, "epoch": secrets.randbelow(2**40)}
+            for number in range(first, first - (-len(ordered) // chunk_size))
+        ],
     )
     session.execute(
         insert(DeletionArtifact),
         [
-            {"deletion_id": deletion_id, "artifact_id": artifact, "chunk": place // chunk_size, "project_id": project}
+            {
+                "deletion_id": deletion_id,
+                "artifact_id": artifact,
+                "chunk": first + place // chunk_size,
+                "project_id": project,
+                "reopened_from": came_from.get(artifact),
+            }
             for place, (artifact, project) in enumerate(ordered)
         ],
     )
@@ -380,8 +464,7 @@ class OtherDeletion:
     """A deletion that took rows of ours, and still owes objects or trace items of those artifacts."""
 
     id: str
-    state: DeletionState
-    request: DeletionRequest
+    workflow_id: str
     artifacts: int
 
 
@@ -389,7 +472,7 @@ def deletions_owing(session: Session, deletion_id: str, *, traces_configured: bo
     """The other deletions that deleted artifacts which this one found gone, where their chunk still owes anything."""
     ours, theirs = aliased(DeletionArtifact), aliased(DeletionArtifact)
     rows = session.execute(
-        select(Deletion.id, Deletion.state, func.count())
+        select(Deletion.id, Deletion.organization_id, func.count())
         .select_from(ours)
         .join(theirs, and_(theirs.artifact_id == ours.artifact_id, theirs.deletion_id != ours.deletion_id))
         .join(Deletion, Deletion.id == theirs.deletion_id)
@@ -402,10 +485,10 @@ def deletions_owing(session: Session, deletion_id: str, *, traces_configured: bo
             Deletion.organization_id == _organization_of(deletion_id),
             _owes(traces_configured=traces_configured),
         )
-        .group_by(Deletion.id, Deletion.state)
+        .group_by(Deletion.id, Deletion.organization_id)
         .order_by(Deletion.id)
     ).all()
-    return [OtherDeletion(other, DeletionState(state), request_of(session, other), count) for other, state, count in rows]
+    return [OtherDeletion(other, workflow_id(organization, other), count) for other, organization, count in rows]
 
 
 def deleted_by_others(session: Session, deletion_id: str) -> list[tuple[int, str]]:
@@ -489,14 +572,22 @@ def lock_sealing(session: Session, deletion_id: str, chunk: int, epoch: int) -> 
     return found
 
 
-def begin_epoch(session: Session, found: DeletionChunk) -> int:
-    """Take over an open chunk: whatever earlier attempts sealed is forgotten, and they can seal nothing more."""
+def begin_epoch(session: Session, found: DeletionChunk) -> list[tuple[str, str]]:
+    """Take over an open chunk: whatever earlier attempts sealed is forgotten, and they can seal nothing more.
+
+    Returns the (scope, key) of icons that were sealed: if their rows have disappeared since, nothing else names them any more.
+    """
+    icons = [
+        (page.scope, key)
+        for page in read_pages(session, found.deletion_id, found.chunk, sources=[PageSource.ICON])
+        for key in page.keys
+    ]
     found.epoch += 1
     found.pages = 0
     for table in (DeletionPage, DeletionPrefix):
         session.execute(delete(table).where(table.deletion_id == found.deletion_id, table.chunk == found.chunk))
     session.flush()
-    return found.epoch
+    return icons
 
 
 def seal_page(session: Session, found: DeletionChunk, scope: str, source: PageSource, keys: Iterable[str]) -> None:
@@ -535,6 +626,7 @@ def seal_prefixes(
             "state": state,
             "found": 0,
             "codes": {},
+            "noisy_sweep": 0,
         }
         for scope, prefix, exact in sorted(set(prefixes))
     ]
@@ -707,7 +799,14 @@ def keys_owed(session: Session, deletion_id: str, chunk: int, *, first: int = 0,
 def prefixes_to_sweep(session: Session, deletion_id: str, chunk: int) -> list[Prefix]:
     """The prefixes that are not known to be empty."""
     rows = session.execute(
-        select(DeletionPrefix.epoch, DeletionPrefix.scope, DeletionPrefix.prefix, DeletionPrefix.exact)
+        select(
+            DeletionPrefix.epoch,
+            DeletionPrefix.scope,
+            DeletionPrefix.prefix,
+            DeletionPrefix.exact,
+            DeletionPrefix.state,
+            DeletionPrefix.noisy_sweep,
+        )
         .where(
             DeletionPrefix.deletion_id == deletion_id,
             DeletionPrefix.chunk == chunk,
@@ -718,10 +817,22 @@ def prefixes_to_sweep(session: Session, deletion_id: str, chunk: int) -> list[Pr
     return [Prefix(*row) for row in rows]
 
 
+def prefixes_owed(session: Session, deletion_id: str, chunk: int) -> list[Prefix]:
+    """Those of them that are left over for no other reason than that nobody has listed them empty yet."""
+    return [prefix for prefix in prefixes_to_sweep(session, deletion_id, chunk) if prefix.state == PrefixState.OWED]
+
+
 def settle_prefix(
-    session: Session, found: DeletionChunk, prefix: Prefix, state: PrefixState, *, deleted: int, codes: dict[str, int]
+    session: Session,
+    found: DeletionChunk,
+    prefix: Prefix,
+    state: PrefixState,
+    *,
+    deleted: int,
+    codes: dict[str, int],
+    sweep: int,
 ) -> None:
-    """Write down what a listing of the prefix found. The chunk is locked."""
+    """Write down what the listing of sweep number `sweep` found. The chunk is locked."""
     session.execute(
         update(DeletionPrefix)
         .where(
@@ -735,6 +846,7 @@ def settle_prefix(
             state=state,
             found=DeletionPrefix.found + deleted,
             codes=codes,
+            noisy_sweep=sweep if deleted else DeletionPrefix.noisy_sweep,
             listed_empty_at=func.now() if state == PrefixState.EMPTY and not prefix.exact else None,
         )
     )

@@ -5,6 +5,8 @@ one bad key harms no other; whatever concerns the whole request is raised as Sto
 API reference (DeleteObjects, ListObjectVersions, GetBucketVersioning), and of what S3-compatible servers were seen to do.
 """
 
+import base64
+import hashlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -39,6 +41,13 @@ _TRANSIENT = frozenset(
         "503",
         "504",
     }
+)
+_TRANSIENT_STATUS = frozenset({408, 429, 500, 502, 503, 504})
+# A store without the call, or one that cannot read what another reads: one key at a time is slower, but it goes.
+_BATCH_REFUSED = frozenset({"NotImplemented", "MethodNotAllowed", "MalformedXML", "405", "501"})
+# These say nothing of the key that was asked for.
+_WHOLE_REQUEST = frozenset(
+    {"NoSuchBucket", "ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch", "TokenRefreshRequired"}
 )
 _ABSENT = frozenset({"NoSuchKey", "NoSuchVersion"})
 # XML 1.0 has no way to write most control characters, and some stores turn a backslash into a slash inside DeleteObjects.
@@ -115,7 +124,7 @@ class S3Objects:
             with answer["Body"] as body:
                 content: bytes = body.read(limit + 1) if answer["ContentLength"] <= limit else bytes(limit + 1)
         except ClientError as error:
-            if error.response["Error"].get("Code") == "NoSuchKey":
+            if _code(error) == "NoSuchKey":
                 raise ObjectAbsent from None
             raise _unavailable(error) from None
         except BotoCoreError as error:
@@ -173,23 +182,35 @@ class S3Objects:
         ]
         try:
             answer = self.client.delete_objects(Bucket=self.bucket, Delete={"Objects": objects, "Quiet": True})
-        except (ClientError, BotoCoreError) as error:
+        except ClientError as error:
+            if _code(error) not in _BATCH_REFUSED:
+                raise _unavailable(error) from None
+            for one in found:
+                self._delete_singly(one, outcome)
+            return
+        except BotoCoreError as error:
             raise _unavailable(error) from None
-        failed = {(error.get("Key"), error.get("VersionId")): error.get("Code") for error in answer.get("Errors", ())}
+        failed = {
+            (error.get("Key"), error.get("VersionId")): error.get("Code") or "Unknown" for error in answer.get("Errors", ())
+        }
         by_key = {key: code for (key, _), code in failed.items()}
+        if not by_key.keys() <= {one.key for one in found}:
+            raise StoreUnavailable(
+                "the object store reported an error for a key that was not asked for: nothing is taken as deleted"
+            )
         for one in found:
             # Some servers name the version in an error, some do not; either way the key is not gone.
-            code = failed.get((one.key, one.version), by_key.get(one.key)) if failed else None
-            _sort(one.key, code, outcome)
+            _sort(one.key, failed.get((one.key, one.version), by_key.get(one.key)), outcome)
 
     def _delete_singly(self, one: Found, outcome: Outcome) -> None:
         version: Any = {} if one.version is None else {"VersionId": one.version}
         try:
             self.client.delete_object(Bucket=self.bucket, Key=one.key, **version)
         except ClientError as error:
-            if error.response["Error"].get("Code") == "NoSuchBucket":
+            if _code(error) in _WHOLE_REQUEST:
                 raise _unavailable(error) from None
-            _sort(one.key, error.response["Error"].get("Code") or "Unknown", outcome)
+            transient = error.response["ResponseMetadata"]["HTTPStatusCode"] in _TRANSIENT_STATUS
+            _sort(one.key, _code(error), outcome, transient=transient)
         except BotoCoreError as error:
             raise _unavailable(error) from None
         else:
@@ -207,7 +228,7 @@ class S3Objects:
         """Every version and marker of these keys, which lie beside each other: one listing from the first to the last."""
         wanted, last = set(keys), max(key.encode() for key in keys)
         versions = []
-        for page in self._list_versions(_common_prefix(keys)):
+        for page in self._list_versions(_common_prefix(keys), after=min(keys)[:-1]):
             versions += [found for found in page if found.key in wanted]
             if all(found.key.encode() > last for found in page):
                 break
@@ -235,7 +256,15 @@ def s3_client(
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
     )
-    return session.client("s3", endpoint_url=endpoint, config=config)
+    client = session.client("s3", endpoint_url=endpoint, config=config)
+    client.meta.events.register("before-call.s3.DeleteObjects", _add_content_md5)
+    return client
+
+
+def _add_content_md5(params: dict[str, Any], **_: object) -> None:
+    # S3's first checksum: some servers still demand it for this call, and boto3 has sent newer ones instead since 1.36.
+    digest = hashlib.md5(params["body"], usedforsecurity=False).digest()
+    params["headers"]["Content-MD5"] = base64.b64encode(digest).decode()
 
 
 def bucket_keeps_versions(client: "S3Client", bucket: str) -> bool:
@@ -246,12 +275,16 @@ def bucket_keeps_versions(client: "S3Client", bucket: str) -> bool:
         raise _unavailable(error) from None
 
 
-def _sort(key: str, code: str | None, outcome: Outcome) -> None:
+def _code(error: ClientError) -> str:
+    return error.response.get("Error", {}).get("Code") or "Unknown"
+
+
+def _sort(key: str, code: str | None, outcome: Outcome, *, transient: bool = False) -> None:
     if code is None:
         outcome.deleted.append(key)
     elif code in _ABSENT:
         outcome.absent.append(key)
-    elif code in _TRANSIENT:
+    elif transient or code in _TRANSIENT:
         outcome.not_yet[key] = plain_code(code)
     else:
         outcome.refused[key] = plain_code(code)
@@ -284,6 +317,6 @@ def _unavailable(error: ClientError | BotoCoreError) -> StoreUnavailable:
     """What may be said of a failed request: the call and the code. Messages carry keys and bucket names."""
     if isinstance(error, ClientError):
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-        code = plain_code(error.response.get("Error", {}).get("Code"))
+        code = plain_code(_code(error))
         return StoreUnavailable(f"the object store answered {code} (HTTP {status}) to {plain_code(error.operation_name)}")
     return StoreUnavailable(f"the object store could not be reached ({type(error).__name__})")

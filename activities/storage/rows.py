@@ -1,13 +1,14 @@
 """What the backend's rows say of artifacts: where they are, and which keys and files their columns name."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session, aliased
 
-from activities.storage.keys import ArtifactRef, Scopes, column_key, icon_file_id, icon_key, lies_under
+from activities.storage.database import slices
+from activities.storage.keys import ArtifactRef, Scopes, column_key, icon_file_id, icon_key, lies_under, well_formed
 from activities.storage.tables import Artifact, MobileAppInfo, Project, SnapshotComparison, SnapshotMetrics
 
 
@@ -17,7 +18,7 @@ class Places:
 
     present: list[ArtifactRef] = field(default_factory=list)
     gone: list[ArtifactRef] = field(default_factory=list)
-    """No row any more; the request says in which project they were."""
+    """No row any more; the ledger or the request knows in which project they were."""
     lost: list[int] = field(default_factory=list)
     """No row any more, and nothing says where they were."""
     moved: list[int] = field(default_factory=list)
@@ -54,14 +55,22 @@ class NamedKey:
             return isinstance(self.key, str) and icon_key(self.artifact, self.key) is not None
         return lies_under(self.key, (prefix,))
 
+    @property
+    def elsewhere(self) -> bool:
+        """True if it names the artifact's own object under another organization or project: the artifact was moved."""
+        own = [str(self.artifact.id)] if self.base_id is None else [str(self.artifact.id), str(self.base_id)]
+        if self.owned or not isinstance(self.key, str) or not well_formed(self.key):
+            return False
+        return self.key.split("/")[2 : 2 + len(own)] == own
 
-def find_places(session: Session, ids: Sequence[int], organization_id: int, *, gone_project_id: int | None) -> Places:
-    """Where each of the artifacts is now."""
+
+def find_places(session: Session, known: Mapping[int, int | None], organization_id: int) -> Places:
+    """Where each of the artifacts is now, given the projects in which they were last known."""
     places = Places()
     rows = session.execute(
         select(Artifact.id, Artifact.project_id, Project.organization_id)
         .join(Project, Project.id == Artifact.project_id)
-        .where(Artifact.id.in_(ids))
+        .where(Artifact.id.in_(known))
         .order_by(Artifact.id)
     ).all()
     for artifact, project, organization in rows:
@@ -69,21 +78,16 @@ def find_places(session: Session, ids: Sequence[int], organization_id: int, *, g
             places.present.append(ArtifactRef(organization, project, artifact))
         else:
             places.moved.append(artifact)
-    for artifact in sorted(set(ids) - {row.id for row in rows}):
-        if gone_project_id is None:
+    for artifact in sorted(set(known) - {row.id for row in rows}):
+        if (project_id := known[artifact]) is None:
             places.lost.append(artifact)
         else:
-            places.gone.append(ArtifactRef(organization_id, gone_project_id, artifact))
+            places.gone.append(ArtifactRef(organization_id, project_id, artifact))
     return places
 
 
-def comparisons_of(session: Session, places: Places) -> list[Comparison]:
-    """The comparisons of the present artifacts, as head or base, whose head is in the same organization."""
-    return [comparison for comparison, _ in _comparisons(session, places.present)]
-
-
-def keys_named_by_columns(session: Session, places: Places) -> list[NamedKey]:
-    """Every object key that a column of the present artifacts' rows names."""
+def named_by_columns(session: Session, places: Places) -> tuple[list[Comparison], list[NamedKey]]:
+    """The present artifacts' comparisons, as head or base, and every object key that a column of all these rows names."""
     by_id = {artifact.id: artifact for artifact in places.present}
     metrics = session.execute(
         select(SnapshotMetrics.preprod_artifact_id, SnapshotMetrics.extras).where(
@@ -95,10 +99,9 @@ def keys_named_by_columns(session: Session, places: Places) -> list[NamedKey]:
     )
     named = [key for artifact, extras in metrics for key in keys_of_metrics(by_id[artifact], extras)]
     named += [key for artifact, icon in icons for key in keys_of_app_info(by_id[artifact], icon)]
-    named += [
-        key for comparison, extras in _comparisons(session, places.present) for key in keys_of_comparison(comparison, extras)
-    ]
-    return named
+    comparisons = _comparisons(session, places.present)
+    named += [key for comparison, extras in comparisons for key in keys_of_comparison(comparison, extras)]
+    return [comparison for comparison, _ in comparisons], named
 
 
 def keys_of_metrics(artifact: ArtifactRef, extras: Any) -> list[NamedKey]:
@@ -142,14 +145,15 @@ def comparison_places(
 ) -> dict[tuple[int, int], Comparison]:
     """Comparisons by their (head, base) snapshot metrics, where the head is in the organization."""
     pairs = set(metrics_pairs)
-    ids = {metrics for pair in pairs for metrics in pair}
-    rows = session.execute(
-        select(SnapshotMetrics.id, Artifact.id, Artifact.project_id, Project.organization_id)
-        .join(Artifact, Artifact.id == SnapshotMetrics.preprod_artifact_id)
-        .join(Project, Project.id == Artifact.project_id)
-        .where(SnapshotMetrics.id.in_(ids))
-    )
-    place = {metrics: ArtifactRef(organization, project, artifact) for metrics, artifact, project, organization in rows}
+    place: dict[int, ArtifactRef] = {}
+    for ids in slices({metrics for pair in pairs for metrics in pair}):
+        rows = session.execute(
+            select(SnapshotMetrics.id, Artifact.id, Artifact.project_id, Project.organization_id)
+            .join(Artifact, Artifact.id == SnapshotMetrics.preprod_artifact_id)
+            .join(Project, Project.id == Artifact.project_id)
+            .where(SnapshotMetrics.id.in_(ids))
+        )
+        place |= {metrics: ArtifactRef(organization, project, artifact) for metrics, artifact, project, organization in rows}
     return {
         (head, base): Comparison(place[head], place[base].id)
         for head, base in pairs

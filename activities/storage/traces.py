@@ -29,6 +29,10 @@ class TraceItem(BackendTable):
 class TraceStore(Protocol):
     """What a deletion needs of an event store. Methods may be called from many threads."""
 
+    @property
+    def deletes_at_once(self) -> bool:
+        """True if asking again at once can confirm a deletion; False if a consumer deletes minutes later."""
+
     def delete(self, organization_id: int, project_id: int, trace_ids: Sequence[str]) -> int:
         """Ask for the deletion of the preprod trace items with these trace ids, and count what was matched.
 
@@ -42,6 +46,11 @@ class SqlTraces:
     """The embedded default: trace items in the backend's own database."""
 
     database: Database
+
+    @property
+    def deletes_at_once(self) -> bool:
+        """See TraceStore."""
+        return True
 
     def delete(self, organization_id: int, project_id: int, trace_ids: Sequence[str]) -> int:
         """See TraceStore."""

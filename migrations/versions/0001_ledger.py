@@ -51,6 +51,7 @@ def upgrade() -> None:
         _number("chunk"),
         _number("project_id", nullable=True),
         sa.Column("rows_state", sa.String(16), nullable=False),
+        _number("reopened_from", nullable=True),
         schema=schema,
     )
     op.create_index("artifact_deletion_artifact_by_artifact", "artifact_deletion_artifact", ["artifact_id"], schema=schema)
@@ -101,6 +102,7 @@ def upgrade() -> None:
         sa.Column("state", sa.String(16), nullable=False),
         _number("found"),
         sa.Column("codes", _json, nullable=False),
+        sa.Column("noisy_sweep", sa.Integer, nullable=False),
         sa.Column("listed_empty_at", _time),
         of_chunk(),
         schema=schema,
