@@ -1,0 +1,149 @@
+"""Rows that come back, icons that others share, steps that come late: what a deletion must not take for done."""
+
+import pytest
+from sqlalchemy import text, update
+from temporalio.testing import ActivityEnvironment
+
+import starter
+from activities.cancel_deletion import CancelDeletion
+from activities.close_deletion import CloseDeletion
+from activities.storage import ledger
+from activities.storage.tables import Artifact, Project, SnapshotMetrics
+from demo.world import Snapshot
+from tests.stack import Seen, Stack
+from workflows.errors import ArtifactReappeared, NotOpen
+from workflows.messages import Deletion
+
+on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+on_postgresql = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+
+
+def restore(stack: Stack, snapshot: Snapshot) -> str:
+    """The snapshot's rows and manifest as a backup would bring them back. Returns the object's key."""
+    ref = snapshot.artifact
+    key = f"{ref.prefix}manifest.json"
+    with stack.database.write() as session:
+        session.add(Artifact(id=ref.id, project_id=ref.project_id))
+        session.flush()
+        session.add(SnapshotMetrics(preprod_artifact_id=ref.id, is_selective=False, extras={"manifest_key": key}))
+    physical = stack.world.physical("snapshots", ref.organization_id, ref.project_id, key)
+    stack.s3.put_object(Bucket=stack.bucket, Key=physical, Body=b'{"images": {}}')
+    return physical
+
+
+@on_postgresql
+async def test_an_icon_goes_with_the_last_build_that_names_it(stack: Stack) -> None:
+    """Two transactions at once each see the other's app info still there: only a look after the commit finds none."""
+    organization = stack.world.organization("acme")
+    project = stack.world.project(organization, "shop")
+    builds = [stack.world.mobile_build(project, icon="icn_same") for _ in range(4)]
+    kept = stack.world.mobile_build(project, icon="icn_other")
+    before = Seen.of(stack.world)
+    async with stack.worker(chunk_artifacts=1):
+        receipt = await stack.delete([build.id for build in builds])
+    assert receipt.complete
+    stack.assert_only_these_are_gone([build.id for build in builds], before)
+    assert kept.id in stack.world.rows()["sentry_preprodartifact"]
+
+
+async def test_rows_that_came_back_are_deleted_when_asked_again(stack: Stack) -> None:
+    """A database restored to an earlier point brings artifacts back: the old receipt must not stand in the way."""
+    one, two = stack.snapshots("home", "menu")
+    async with stack.worker():
+        first = await stack.delete([one.id, two.id])
+        manifest = restore(stack, one)
+        second = await stack.delete([one.id, two.id])
+    assert first.complete
+    assert second.complete
+    assert manifest not in stack.world.objects()
+    assert one.id not in stack.world.rows()["sentry_preprodartifact"]
+    assert second.rows["sentry_preprodartifact"] == 3
+
+
+@on_sqlite
+async def test_asking_again_for_a_finished_one_changes_nothing(stack: Stack) -> None:
+    (one,) = stack.snapshots("home")
+    async with stack.worker():
+        first = await stack.delete([one.id])
+        again = await (await stack.start([one.id])).result()
+    assert again == first
+
+
+@on_sqlite
+async def test_objects_of_an_artifact_with_a_row_are_left_alone(stack: Stack) -> None:
+    """Whatever the ledger owes: no live row may lose an object."""
+    (one,) = stack.snapshots("home")
+    request = stack.request([one.id])
+    with stack.database.write() as session:
+        ledger.accept(session, request)
+        ledger.make_chunks(session, request.deletion_id, [(one.id, one.artifact.project_id)], 100)
+        ledger.set_artifacts(session, request.deletion_id, [one.id], rows_state=ledger.RowsState.GONE)
+    with stack.database.read() as session, pytest.raises(ArtifactReappeared):
+        ledger.refuse_living(session, request.deletion_id, 0)
+
+
+@on_sqlite
+async def test_an_artifact_that_moved_away_and_back_is_deleted_by_a_re_run(stack: Stack) -> None:
+    one, two = stack.snapshots("home", "menu")
+    other = stack.world.organization("globex")
+
+    def transfer(organization: int) -> None:
+        with stack.database.write() as session:
+            session.execute(update(Project).where(Project.id == one.artifact.project_id).values(organization_id=organization))
+
+    async with stack.worker():
+        request = stack.request([one.id, two.id])
+        stack.accept(request)
+        with stack.database.write() as session:
+            ledger.make_chunks(session, request.deletion_id, [(one.id, one.artifact.project_id), (two.id, None)], 100)
+        transfer(other)
+        failed = await stack.failure(await starter.start_deletion(stack.client, request))
+        assert failed.type == "ObjectsRemain"
+        assert "Moved 2" in failed.message
+        assert one.id in stack.world.rows()["sentry_preprodartifact"]
+        transfer(stack.organization_id)
+        receipt = await stack.delete([one.id, two.id])
+    assert receipt.complete
+    assert receipt.artifacts.deleted.ids == (one.id, two.id)
+
+
+@on_sqlite
+async def test_objects_that_stayed_where_an_artifact_was_before_it_moved_are_reported(stack: Stack) -> None:
+    """They carry its id under another project: not ours to delete there, but not to be forgotten either."""
+    (one,) = stack.snapshots("home")
+    elsewhere = stack.world.project(stack.organization_id, "new-shop")
+    with stack.database.write() as session:
+        session.execute(update(Artifact).where(Artifact.id == one.id).values(project_id=elsewhere.id))
+    async with stack.worker():
+        failed = await stack.failure(await stack.start([one.id]))
+    assert failed.type == "ObjectsRemain"
+    assert "NamedElsewhere 2" in failed.message
+
+
+@on_sqlite
+async def test_a_close_that_comes_after_the_cancel_closes_nothing(stack: Stack) -> None:
+    (one,) = stack.snapshots("home")
+    request = stack.request([one.id])
+    stack.accept(request)
+    assert ActivityEnvironment().run(CancelDeletion(stack.database).cancel_deletion, request).nothing_deleted
+    with pytest.raises(NotOpen):
+        ActivityEnvironment().run(
+            CloseDeletion(stack.database, traces_configured=True).close_deletion, Deletion(deletion_id=request.deletion_id)
+        )
+
+
+@on_sqlite
+async def test_a_project_that_was_known_is_not_forgotten_when_rows_disappear(stack: Stack) -> None:
+    """Somebody else deletes the rows after the deletion was opened: its objects are found all the same."""
+    (one,) = stack.snapshots("home")
+    request = stack.request([one.id])
+    stack.accept(request)
+    with stack.database.write() as session:
+        ledger.make_chunks(session, request.deletion_id, [(one.id, one.artifact.project_id)], 100)
+        session.execute(text("DELETE FROM sentry_preprodsnapshotmetrics"))
+        session.execute(text("DELETE FROM sentry_preprodartifact"))
+    async with stack.worker():
+        receipt = await stack.delete([one.id])
+    assert receipt.complete
+    assert receipt.artifacts.gone_before.swept.ids == (one.id,)
+    assert not stack.world.objects_of([one.id]) & stack.world.objects().keys()
