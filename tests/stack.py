@@ -2,16 +2,19 @@
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from mypy_boto3_s3 import S3Client
@@ -23,7 +26,7 @@ from temporalio.testing import ActivityEnvironment
 import starter
 import worker
 from activities.storage.database import Database
-from activities.storage.objects import ObjectStore, s3_client
+from activities.storage.objects import ObjectStore, S3Objects, s3_client
 from activities.storage.traces import SqlTraces
 from demo.servers import ObjectStoreServer
 from demo.world import Snapshot, World, screen
@@ -58,6 +61,7 @@ _PATIENCE_S = 40
 Answer = TypeVar("Answer")
 
 
+@functools.cache  # a client takes a tenth of a second to make
 def s3_of(server: ObjectStoreServer) -> S3Client:
     return s3_client(
         endpoint=server.endpoint,
@@ -270,8 +274,10 @@ class Steps:
         return [Chunk(deletion_id=request.deletion_id, chunk=number) for number in opened.chunks]
 
     def collect(self, chunk: Chunk) -> SealedChunk:
-        found = self.run(COLLECT_KEYS, chunk)
-        return SealedChunk(**chunk.model_dump(), epoch=found.epoch, pages=found.pages, digest=found.digest)
+        found = self.run(COLLECT_KEYS, Chunk(deletion_id=chunk.deletion_id, chunk=chunk.chunk))
+        return SealedChunk(
+            deletion_id=chunk.deletion_id, chunk=chunk.chunk, epoch=found.epoch, pages=found.pages, digest=found.digest
+        )
 
     def open_and_collect(self, request: DeletionRequest) -> SealedChunk:
         """The one chunk of a small request, sealed."""
@@ -282,13 +288,13 @@ class Steps:
         return self.run(DELETE_ROWS, sealed)
 
     def delete_what_was_released(self, sealed: SealedChunk, deleted: RowsDeleted) -> None:
-        chunk = {"deletion_id": sealed.deletion_id, "chunk": sealed.chunk}
+        chunk = Chunk(deletion_id=sealed.deletion_id, chunk=sealed.chunk)
         if deleted.first_page < deleted.pages:
-            self.run(DELETE_OBJECTS, PageRange(**chunk, first=deleted.first_page, last=deleted.pages - 1))
+            self.run(DELETE_OBJECTS, PageRange(**chunk.model_dump(), first=deleted.first_page, last=deleted.pages - 1))
         if deleted.trace_groups:
-            self.run(DELETE_TRACE_ITEMS, Chunk(**chunk))
-        for confirm in (False, True):
-            self.run(SWEEP_PREFIXES, Sweep(**chunk, confirm=confirm, last=confirm))
+            self.run(DELETE_TRACE_ITEMS, chunk)
+        for number in (0, 1):
+            self.run(SWEEP_PREFIXES, Sweep(**chunk.model_dump(), number=number, last=number == 1))
 
     def close(self, request: DeletionRequest) -> DeletionReceipt:
         """The ledger's receipt."""
@@ -304,19 +310,29 @@ class Steps:
 
 
 @contextlib.contextmanager
-def steps_of(stack: Stack, store: ObjectStore | None = None, **changes: Any) -> Iterator[Steps]:
-    """The steps over the stack's database and bucket, or over another store."""
+def steps_of(
+    stack: Stack, store: ObjectStore | None = None, database: Database | None = None, **changes: Any
+) -> Iterator[Steps]:
+    """The steps over the stack's database and bucket, or over others; changed settings may name another store too."""
+    database = database or stack.database
     settings = stack.settings(**changes)
+    if store is None:
+        same = not {"bucket", "s3_endpoint", "s3_secret_key"} & changes.keys()
+        store = (
+            S3Objects(stack.s3, stack.bucket, versioned=False, listable=settings.bucket_listable)
+            if same
+            else worker.open_store(settings)
+        )
     with ThreadPoolExecutor(settings.store_requests, thread_name_prefix="store") as requests:
         by_queue = worker.activities_for(
             settings,
-            stack.database,
-            store or worker.open_store(settings),
-            SqlTraces(stack.database),
+            database,
+            store,
+            SqlTraces(database),
             requests=requests,
             pace=Pace(),
         )
-        yield Steps(stack.database, {one.__name__: one for queue in by_queue for one in queue})
+        yield Steps(database, {one.__name__: one for queue in by_queue for one in queue})
 
 
 async def eventually(ask: Callable[[], Awaitable[Answer | None]]) -> Answer:
@@ -335,3 +351,36 @@ async def pending_failures(handle: WorkflowHandle[Any, Any]) -> dict[str, str]:
         for pending in described.raw_description.pending_activities
         if pending.HasField("last_failure")
     }
+
+
+def wait_for_waiters(database: Database, count: int = 1, *, patience_s: float = 10) -> None:
+    """Return when so many sessions of this PostgreSQL database wait for a lock."""
+    waiting = text("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'")
+    deadline = time.monotonic() + patience_s
+    while True:
+        with database.read() as session:
+            if (found := session.execute(waiting).scalar_one()) == count:
+                return
+        assert time.monotonic() < deadline, f"{found} sessions wait for a lock"
+
+
+class Held:
+    """Holds every call of a method until it is let go, so that a fault can strike exactly there; the call itself is real."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, owner: type, name: str) -> None:
+        whole = getattr(owner, name)
+        self._reached, self._open = threading.Event(), threading.Event()
+
+        @functools.wraps(whole)
+        def held(*given: Any) -> Any:
+            self._reached.set()
+            self._open.wait()
+            return whole(*given)
+
+        monkeypatch.setattr(owner, name, held)
+
+    async def reached(self) -> None:
+        assert await asyncio.to_thread(self._reached.wait, 30)
+
+    def let_go(self) -> None:
+        self._open.set()

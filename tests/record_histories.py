@@ -1,0 +1,215 @@
+"""Record the histories that the tests replay: `python -m tests.record_histories`, after the workflow was changed on purpose.
+
+One file for each way that a deletion can go, from real runs on servers of their own.
+"""
+
+import asyncio
+import contextlib
+import json
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
+
+import starter
+from activities.storage.database import Database
+from activities.storage.objects import S3Objects
+from demo.servers import ObjectStoreServer, TemporalServer
+from demo.world import create_schema, sample_world
+from migrations import migrate
+from tests.stack import Held, Stack, eventually, s3_of
+from workflows.converter import data_converter
+from workflows.errors import StoreUnavailable
+from workflows.messages import SEARCH_ATTRIBUTES
+
+HISTORIES = Path(__file__).with_name("histories")
+Handle = WorkflowHandle[Any, Any]
+Recorded = dict[str, Handle]
+
+
+async def plain(stack: Stack, _: pytest.MonkeyPatch) -> Recorded:
+    """Two chunks, comparisons, builds; somebody waits for the rows."""
+    sample = sample_world(stack.world)
+    async with stack.worker(chunk_artifacts=2):
+        handle = await stack.start(sample.to_delete, requested_by="user:7")
+        await starter.wait_rows_deleted(stack.client, stack.request(sample.to_delete, requested_by="user:7"))
+        await handle.result()
+    return {"plain": handle}
+
+
+async def retried(stack: Stack, changed: pytest.MonkeyPatch) -> Recorded:
+    """The store fails at first, in each of the steps that call it, and there is a quiet period."""
+    (one,) = stack.snapshots("one")
+    for name in ("read", "delete", "list_under"):
+        changed.setattr(S3Objects, name, _failing_once(getattr(S3Objects, name)))
+    async with stack.worker(quiet_period_s=0.1):
+        handle = await stack.start([one.id])
+        await handle.result()
+    return {"retried": handle}
+
+
+async def left_over(stack: Stack, _: pytest.MonkeyPatch) -> Recorded:
+    """One object under a legal hold."""
+    _use_locking_bucket(stack)
+    (one,) = stack.snapshots("one")
+    _hold(stack, one.id, "ON")
+    async with stack.worker():
+        handle = await stack.start([one.id])
+        await _failed(handle)
+    return {"left_over": handle}
+
+
+async def taken_over(stack: Stack, _: pytest.MonkeyPatch) -> Recorded:
+    """Another deletion owes objects of the same artifact; it is run again to its end."""
+    _use_locking_bucket(stack)
+    one, two = stack.snapshots("one", "two")
+    _hold(stack, one.id, "ON")
+    async with stack.worker():
+        first = await stack.start([one.id])
+        await _failed(first)
+        _hold(stack, one.id, "OFF")
+        handle = await stack.start([one.id, two.id])
+        await handle.result()
+    return {"taken_over": handle}
+
+
+async def refused(stack: Stack, _: pytest.MonkeyPatch) -> Recorded:
+    """An artifact of another organization."""
+    (one,) = stack.snapshots("one")
+    project = stack.world.project(stack.world.organization("globex"), "app")
+    stranger = stack.world.snapshot(project, one.images)
+    async with stack.worker():
+        handle = await stack.start([one.id, stranger.id])
+        await _failed(handle)
+    return {"refused": handle}
+
+
+async def cancelled(stack: Stack, changed: pytest.MonkeyPatch) -> Recorded:
+    """Before any row is deleted."""
+    (one,) = stack.snapshots("one")
+    held = Held(changed, S3Objects, "read")
+    async with stack.worker():
+        handle = await stack.start([one.id])
+        await held.reached()
+        await handle.cancel()
+        await _failed(handle)
+        held.let_go()
+    return {"cancelled": handle}
+
+
+async def cancel_refused(stack: Stack, changed: pytest.MonkeyPatch) -> Recorded:
+    """After rows were deleted."""
+    (one,) = stack.snapshots("one")
+    held = Held(changed, S3Objects, "delete")
+    async with stack.worker():
+        handle = await stack.start([one.id])
+        await held.reached()
+        await handle.cancel()
+
+        async def heard() -> bool:
+            return (await starter.progress(stack.client, handle.id)).cancel_refused
+
+        await eventually(heard)
+        held.let_go()
+        await handle.result()
+    return {"cancel_refused": handle}
+
+
+async def continued(stack: Stack, _: pytest.MonkeyPatch) -> Recorded:
+    """A history that is long for its server, and the run that followed it."""
+    snapshots = stack.snapshots("a", "b", "c", "d")
+    with TemporalServer(
+        stack.folder / "temporal", in_memory=True, ui=False, dynamic_config={"limit.historyCount.suggestContinueAsNew": 120}
+    ) as server:
+        stack.use_temporal(await _connect(server))
+        async with stack.worker(chunk_artifacts=1):
+            handle = await stack.start(one.id for one in snapshots)
+            await handle.result()
+        last = (await handle.describe()).run_id
+        first = stack.client.get_workflow_handle(handle.id, run_id=handle.first_execution_run_id)
+        await _write({"continued": first, "continued_run": stack.client.get_workflow_handle(handle.id, run_id=last)})
+    return {}
+
+
+SCENARIOS: tuple[Callable[[Stack, pytest.MonkeyPatch], Awaitable[Recorded]], ...] = (
+    plain,
+    retried,
+    left_over,
+    taken_over,
+    refused,
+    cancelled,
+    cancel_refused,
+    continued,
+)
+
+
+def _failing_once(whole: Callable[..., Any]) -> Callable[..., Any]:
+    failed = False
+
+    def call(*given: Any) -> Any:
+        nonlocal failed
+        if not failed:
+            failed = True
+            raise StoreUnavailable("the object store could not be reached (EndpointConnectionError)")
+        return whole(*given)
+
+    return call
+
+
+def _use_locking_bucket(stack: Stack) -> None:
+    name = f"{stack.bucket}-locking"
+    stack.s3.create_bucket(Bucket=name, ObjectLockEnabledForBucket=True)
+    stack.use_bucket(name)
+
+
+def _hold(stack: Stack, artifact_id: int, status: Any) -> None:
+    key = min(stack.world.objects_of([artifact_id]))
+    stack.s3.put_object_legal_hold(Bucket=stack.bucket, Key=key, LegalHold={"Status": status})
+
+
+async def _failed(handle: Handle) -> None:
+    with contextlib.suppress(WorkflowFailureError):
+        await handle.result()
+        raise AssertionError("the deletion completed")
+
+
+async def _write(recorded: Recorded) -> None:
+    for name, handle in recorded.items():
+        history = json.loads((await handle.fetch_history()).to_json())
+        (HISTORIES / f"{name}.json").write_text(f"{json.dumps(history, indent=1)}\n")
+
+
+async def _connect(server: TemporalServer) -> Client:
+    return await Client.connect(server.address, data_converter=data_converter, identity="recorder")
+
+
+@contextlib.asynccontextmanager
+async def _stack(folder: Path, temporal: TemporalServer, store: ObjectStoreServer, number: int) -> AsyncIterator[Stack]:
+    folder.mkdir()
+    url, bucket = f"sqlite:///{folder / 'backend.db'}", f"recorded-{number}"
+    database = Database(url)
+    create_schema(database.engine)
+    migrate(database)
+    s3_of(store).create_bucket(Bucket=bucket)
+    yield Stack(database, url, store, s3_of(store), bucket, await _connect(temporal), temporal.address, folder)
+    database.dispose()
+
+
+async def main() -> None:
+    """Run every scenario, and write down what it left in Temporal."""
+    with (
+        tempfile.TemporaryDirectory() as name,
+        TemporalServer(Path(name) / "temporal", in_memory=True, ui=False, search_attributes=SEARCH_ATTRIBUTES) as temporal,
+        ObjectStoreServer(Path(name) / "objects") as store,
+    ):
+        for number, scenario in enumerate(SCENARIOS):
+            with pytest.MonkeyPatch.context() as changed:
+                async with _stack(Path(name) / scenario.__name__, temporal, store, number) as stack:
+                    await _write(await scenario(stack, changed))
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

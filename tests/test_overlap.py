@@ -1,0 +1,241 @@
+"""Several deletions of the same artifacts: what each of them may say is gone, and who finishes what another left behind."""
+
+import asyncio
+import contextlib
+import itertools
+from collections.abc import AsyncIterator, Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from sqlalchemy import delete
+from temporalio.client import WorkflowExecutionStatus
+from temporalio.worker import Worker
+
+import starter
+import worker
+from activities.storage import tables
+from activities.storage.ledger import DeletionState
+from activities.storage.traces import SqlTraces
+from demo.world import Snapshot
+from tests.stack import Seen, Stack, connect, steps_of
+from workflows.delete_artifacts import DeleteArtifactsWorkflow
+from workflows.messages import (
+    CLOSE_DELETION,
+    DELETE_OBJECTS,
+    FIND_OWED_ELSEWHERE,
+    OBJECTS_TASK_QUEUE,
+    SWEEP_PREFIXES,
+    TASK_QUEUE,
+    Deletion,
+    DeletionReceipt,
+    Pace,
+    Step,
+)
+
+SQLITE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+POSTGRESQL = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+
+
+@contextlib.asynccontextmanager
+async def worker_without(stack: Stack, *steps: Step[Any, Any]) -> AsyncIterator[None]:
+    """A worker that does not know these steps, so that whatever needs them gets no further."""
+    settings = stack.settings()
+    missing = {step.name for step in steps}
+
+    def known(activities: Iterable[Callable[..., Any]]) -> list[Callable[..., Any]]:
+        return [one for one in activities if one.__name__ not in missing]
+
+    with ThreadPoolExecutor(8) as threads, ThreadPoolExecutor(8) as requests:
+        traces = SqlTraces(stack.database)
+        store = worker.open_store(settings)
+        with_database, with_store = worker.activities_for(
+            settings, stack.database, store, traces, requests=requests, pace=Pace()
+        )
+        common: dict[str, Any] = {"activity_executor": threads, "max_concurrent_activities": 8}
+        async with (
+            Worker(
+                stack.client,
+                task_queue=TASK_QUEUE,
+                workflows=[DeleteArtifactsWorkflow],
+                activities=known(with_database),
+                **common,
+            ),
+            Worker(stack.client, task_queue=OBJECTS_TASK_QUEUE, activities=known(with_store), **common),
+        ):
+            yield
+
+
+def gone_before(receipt: DeletionReceipt) -> dict[str, tuple[int, ...]]:
+    return {other: ids.ids for other, ids in receipt.artifacts.gone_before.by_deletion.items()}
+
+
+def assert_each_is_accounted_for_once(first: DeletionReceipt, second: DeletionReceipt, wanted: Iterable[Snapshot]) -> None:
+    """Every artifact was deleted by exactly one of them, and the other says by whom."""
+    deleted = [*first.artifacts.deleted.ids, *second.artifacts.deleted.ids]
+    assert sorted(deleted) == sorted(one.id for one in wanted)
+    assert (first.complete, second.complete) == (True, True)
+    for ours, theirs in ((first, second), (second, first)):
+        named = gone_before(ours).get(theirs.workflow_id, ())
+        assert set(named) <= set(theirs.artifacts.deleted.ids)
+        assert len(named) + ours.artifacts.deleted.count == ours.requested_artifacts
+        assert not ours.artifacts.gone_before.objects_unchecked.ids
+
+
+def test_two_deletions_that_each_took_an_artifact_of_both_name_each_other(stack: Stack) -> None:
+    """One step at a time: both have collected both artifacts, one comes first here, the other there."""
+    left, shared, also_shared, right = wanted = stack.snapshots("a", "b", "c", "d")
+    stack.world.comparison(shared, also_shared)
+    stack.world.comparison(left, shared)
+    requests = [
+        stack.request([left.id, shared.id, also_shared.id]),
+        stack.request([shared.id, also_shared.id, right.id]),
+    ]
+    before = Seen.of(stack.world)
+    with steps_of(stack, chunk_artifacts=1) as steps:
+        sealed = [[steps.collect(chunk) for chunk in steps.open(request)] for request in requests]
+        first, second = sealed
+        in_turn = (first[1], second[1], second[0], first[2], first[0], second[2])  # `shared` first here, the other there
+        released = [(chunk, steps.delete_rows(chunk)) for chunk in in_turn]
+        for request, theirs in zip(requests, reversed(requests), strict=True):
+            for chunk, rows in released:
+                if chunk.deletion_id == request.deletion_id:
+                    steps.delete_what_was_released(chunk, rows)
+            owed = steps.run(FIND_OWED_ELSEWHERE, Deletion(deletion_id=request.deletion_id)).deletions
+            assert [other.artifacts for other in owed] == ([1] if request is requests[0] else []), theirs.deletion_id
+        receipts = [steps.close(request) for request in reversed(requests)]
+    assert_each_is_accounted_for_once(receipts[0], receipts[1], wanted)
+    assert [len(gone_before(receipt)) for receipt in receipts] == [1, 1]
+    stack.assert_only_these_are_gone([one.id for one in wanted], before)
+
+
+def test_no_artifact_is_reported_as_gone_while_another_deletion_owes_its_objects(stack: Stack) -> None:
+    """The rows say that it is gone; the ledger knows that its manifest can still be read."""
+    one, two = stack.snapshots("a", "b")
+    first, second = stack.request([one.id]), stack.request([one.id, two.id])
+    with steps_of(stack) as steps:
+        sealed = steps.open_and_collect(first)
+        released = steps.delete_rows(sealed)
+        theirs = steps.open_and_collect(second)
+        steps.delete_what_was_released(theirs, steps.delete_rows(theirs))
+        assert steps.run(FIND_OWED_ELSEWHERE, Deletion(deletion_id=second.deletion_id)).deletions
+        receipt = steps.close(second)
+        assert (receipt.complete, receipt.left_over) == (False, {"OwedByOthers": 1})
+        assert gone_before(receipt) == {first.workflow_id: (one.id,)}
+
+        steps.delete_what_was_released(sealed, released)
+        assert steps.close(first).complete
+        stack.accept(second)
+        assert steps.open(second) == []
+        assert not steps.run(FIND_OWED_ELSEWHERE, Deletion(deletion_id=second.deletion_id)).deletions
+        assert steps.close(second).complete
+
+
+@POSTGRESQL
+async def test_two_overlapping_deletions_at_once_delete_everything_exactly_once(stack: Stack) -> None:
+    """The whole path: neither waits for ever, and what both were asked for is deleted in one receipt and gone in the other."""
+    wanted = stack.snapshots("a", "b", "c", "d", "e")
+    for head, base in itertools.pairwise(wanted):
+        stack.world.comparison(head, base, chunks=0)
+    ids, before = [one.id for one in wanted], Seen.of(stack.world)
+    async with stack.worker(chunk_artifacts=2):
+        receipts = await asyncio.gather(stack.delete(ids[:4]), stack.delete(ids[1:]))
+    assert_each_is_accounted_for_once(receipts[0], receipts[1], wanted)
+    traces = sum(table == "trace_items" for table, _ in stack.world.rows_of(ids))
+    assert sum(sum(one.rows.values()) for one in receipts) == len(stack.world.rows_of(ids)) - traces
+    stack.assert_only_these_are_gone(ids, before)
+
+
+@SQLITE
+async def test_what_a_deletion_that_died_still_owes_is_done_by_the_next_that_asks_for_the_same(stack: Stack) -> None:
+    """Terminated after its rows were deleted and before its objects: nobody runs it, and nothing else knows its keys."""
+    one, two, three = stack.snapshots("a", "b", "c")
+    stack.world.comparison(one, two)
+    before = Seen.of(stack.world)
+    async with worker_without(stack, DELETE_OBJECTS, SWEEP_PREFIXES):
+        died = await stack.start([one.id, two.id])
+        await starter.wait_rows_deleted(stack.client, stack.request([one.id, two.id]))
+        await died.terminate()
+    assert starter.recorded(stack.database, died.id).state is DeletionState.RUNNING
+    assert Seen.of(stack.world).objects == before.objects
+
+    async with stack.worker():
+        receipt = await stack.delete([two.id, three.id])
+    assert (receipt.complete, receipt.artifacts.deleted.ids) == (True, (three.id,))
+    assert gone_before(receipt) == {died.id: (two.id,)}
+    theirs = stack.receipt(died.id)
+    assert (theirs.complete, theirs.artifacts.deleted.ids) == (True, (one.id, two.id))
+    assert theirs.times.closed <= receipt.times.closed
+    stack.assert_only_these_are_gone([one.id, two.id, three.id], before)
+
+
+@SQLITE
+async def test_a_deletion_that_died_is_finished_when_it_is_asked_for_again(stack: Stack) -> None:
+    """The same request after a terminate is the same deletion: its rows are counted as before, its objects go now."""
+    (one,) = stack.snapshots("a")
+    before = Seen.of(stack.world)
+    async with worker_without(stack, CLOSE_DELETION):
+        died = await stack.start([one.id])
+        await starter.wait_rows_deleted(stack.client, stack.request([one.id]))
+        await died.terminate()
+    async with stack.worker():
+        receipt = await stack.delete([one.id])
+    assert (receipt.complete, receipt.workflow_id) == (True, died.id)
+    assert receipt.artifacts.deleted.ids == (one.id,)
+    stack.assert_only_these_are_gone([one.id], before)
+
+
+@POSTGRESQL
+async def test_ten_clients_that_ask_for_the_same_at_once_get_one_deletion_and_one_receipt(stack: Stack) -> None:
+    """Asking twice is asking once, in whatever order the ids stand and whoever asks."""
+    wanted = stack.snapshots("a", "b")
+    ids, before = [one.id for one in wanted], Seen.of(stack.world)
+    clients = await asyncio.gather(*(connect(stack.temporal_address) for _ in range(10)))
+    async with stack.worker():
+
+        async def ask(number: int) -> tuple[str | None, DeletionReceipt, int]:
+            request = stack.request(ids[:: 1 if number % 2 else -1], requested_by=f"user:{number}")
+            await asyncio.to_thread(stack.accept, request)
+            handle = await starter.start_deletion(clients[number], request)
+            rows = await starter.wait_rows_deleted(clients[number], request)
+            return handle.first_execution_run_id or handle.result_run_id, await handle.result(), rows.rows
+
+        answers = await asyncio.gather(*(ask(number) for number in range(10)))
+    runs, receipts, rows = zip(*answers, strict=True)
+    assert (len(set(runs)), len(set(rows))) == (1, 1)
+    assert all(receipt == receipts[0] for receipt in receipts)
+    assert (receipts[0].complete, receipts[0].artifacts.deleted.ids) == (True, tuple(sorted(ids)))
+    described = await stack.client.get_workflow_handle(receipts[0].workflow_id).describe()
+    assert (described.run_id, described.status) == (runs[0], WorkflowExecutionStatus.COMPLETED)
+    stack.assert_only_these_are_gone(ids, before)
+
+
+def delete_rows_by_hand(stack: Stack, one: Snapshot) -> None:
+    """As the reference implementation does, which then loses the keys."""
+    with stack.database.write() as session:
+        session.execute(delete(tables.SnapshotMetrics).where(tables.SnapshotMetrics.preprod_artifact_id == one.id))
+        session.execute(delete(tables.Artifact).where(tables.Artifact.id == one.id))
+
+
+@SQLITE
+async def test_an_artifact_gone_without_a_trace_is_said_to_be_unchecked_and_swept_if_its_project_is_named(stack: Stack) -> None:
+    """Nobody can say where the objects of an artifact lie without its project: "gone" would be a claim that nobody checked."""
+    lost, neighbour = stack.snapshots("a", "b")
+    project = lost.artifact.project_id
+    before = Seen.of(stack.world)
+    delete_rows_by_hand(stack, lost)
+    owed = stack.world.objects_of([lost.id])
+    assert owed <= stack.world.objects().keys()
+    async with stack.worker():
+        receipt = await stack.delete([lost.id])
+        assert receipt.artifacts.gone_before.objects_unchecked.ids == (lost.id,)
+        assert (receipt.artifacts.deleted.count, receipt.objects.prefixes) == (0, 0)
+        assert owed <= stack.world.objects().keys()
+
+        receipt = await stack.delete([lost.id], project_id=project)
+    assert (receipt.complete, receipt.artifacts.gone_before.swept.ids) == (True, (lost.id,))
+    assert receipt.artifacts.gone_before.objects_unchecked.ids == ()
+    assert receipt.objects.prefixes == receipt.objects.prefixes_listed_empty > 0
+    assert (receipt.trace_items.state, receipt.trace_items.matched > 0) == ("confirmed", True)
+    stack.assert_only_these_are_gone([lost.id], before)
+    assert stack.world.objects_of([neighbour.id]) <= stack.world.objects().keys()

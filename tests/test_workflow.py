@@ -1,0 +1,415 @@
+"""What the workflow promises to whoever starts, asks or replays it, from any client."""
+
+import asyncio
+import contextlib
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from temporalio import activity, workflow
+from temporalio.api.common.v1 import Payload
+from temporalio.client import (
+    Client,
+    WorkflowExecutionStatus,
+    WorkflowHistory,
+    WorkflowUpdateFailedError,
+)
+from temporalio.common import RawValue
+from temporalio.exceptions import ApplicationError
+from temporalio.worker import Replayer, UnsandboxedWorkflowRunner
+
+import starter
+import worker
+from activities.storage.objects import S3Objects
+from demo.servers import TemporalServer
+from tests.stack import ROOT, Held, Seen, Stack, connect, eventually
+from workflows.converter import data_converter
+from workflows.delete_artifacts import NO_REQUEST, DeleteArtifactsWorkflow
+from workflows.messages import (
+    COLLECT_KEYS,
+    DELETE_OBJECTS,
+    MAX_ARTIFACTS,
+    SEARCH_ATTRIBUTES,
+    STEPS,
+    SWEEP_PREFIXES,
+    TASK_QUEUE,
+    WORKFLOW_NAME,
+    AllRowsDeleted,
+    Chunk,
+    DeletionReceipt,
+    DeletionRequest,
+    Pace,
+    RowsDeleted,
+    Stage,
+    Sweep,
+)
+
+on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+HISTORIES = sorted(Path(__file__).with_name("histories").glob("*.json"))
+MARKER = "PRIVATE"
+NUMBER = 770_077
+
+
+@pytest.fixture
+def held_deletes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Held]:
+    """Rows are gone, and the first request to delete their objects is not made yet."""
+    held = Held(monkeypatch, S3Objects, "delete")
+    yield held
+    held.let_go()
+
+
+# Requests ---------------------------------------------------------------------------------------------------------------
+
+
+def request_with(**changes: Any) -> dict[str, Any]:
+    """JSON of a good request, but for the changes."""
+    return {"organization_id": 1, "artifact_ids": [NUMBER]} | changes
+
+
+def payload(data: bytes, encoding: str | None = "json/plain") -> RawValue:
+    return RawValue(Payload(data=data, metadata={} if encoding is None else {"encoding": encoding.encode()}))
+
+
+REFUSED: Mapping[str, tuple[Any, str]] = {
+    "no ids": (request_with(artifact_ids=[]), "artifact_ids: "),
+    "zero": (request_with(artifact_ids=[NUMBER, 0]), "artifact_ids: "),
+    "a negative id": (request_with(artifact_ids=[-NUMBER]), "artifact_ids: "),
+    "text for an id": (request_with(artifact_ids=[str(NUMBER)]), "artifact_ids: must be a whole number"),
+    "text for ids": (request_with(artifact_ids=MARKER), "artifact_ids: "),
+    "a fraction": (request_with(artifact_ids=[NUMBER + 0.5]), "artifact_ids: must be a whole number"),
+    "a truth value": (request_with(artifact_ids=[True]), "artifact_ids: must be a whole number"),
+    "null for ids": (request_with(artifact_ids=None), "artifact_ids: "),
+    "too many ids": (request_with(artifact_ids=list(range(NUMBER, NUMBER + MAX_ARTIFACTS + 1))), "artifact_ids: "),
+    "more than 64 bits": (request_with(artifact_ids=[NUMBER, 2**63]), "artifact_ids: "),
+    "thousands of digits": (payload(b'{"organization_id":1,"artifact_ids":[' + b"7" * 5000 + b"]}"), "request: "),
+    "no organization": ({"artifact_ids": [NUMBER]}, "organization_id: Field required"),
+    "text for the organization": (request_with(organization_id=MARKER), "organization_id: must be a whole number"),
+    "two wrong fields": ({"artifact_ids": [MARKER]}, "organization_id: Field required; artifact_ids: must be a whole number"),
+    "a field nobody knows": (request_with(**{MARKER: MARKER}), "an unknown field: "),
+    "an e-mail address": (request_with(requested_by=f"{MARKER}@example.com"), "requested_by: "),
+    "a sentence": (request_with(reference=f"because {MARKER} said so"), "reference: "),
+    "a line break": (request_with(reference=f"{MARKER}\n"), "reference: "),
+    "a list": ([request_with()], "request: Input should be an object"),
+    "text": (MARKER, "request: Input should be an object"),
+    "null": (payload(b"null"), "request: Input should be an object"),
+    "no JSON": (payload(f"{{{MARKER}".encode()), "request: Invalid JSON"),
+    "no UTF-8": (payload(b'"\xff\xfe"'), "request: Invalid JSON"),
+    "deep JSON": (payload(b"[" * 50_000), "request: Invalid JSON"),
+    "another workflow id than its own": (request_with(), "this deletion's workflow id is delete-artifacts/1/"),
+    "a binary null": (payload(b"", "binary/null"), "the request is not JSON"),
+    "bytes": (payload(MARKER.encode(), "binary/plain"), "the request is not JSON"),
+    "an encoding nobody knows": (payload(MARKER.encode(), f"json/{MARKER}"), "the request is not JSON"),
+    "no encoding": (payload(json.dumps(request_with()).encode(), None), "the request is not JSON"),
+}
+
+
+@on_sqlite
+async def test_a_bad_request_fails_once_in_words_that_name_fields_and_no_values(stack: Stack) -> None:
+    """Whoever starts this from another language sees what is wrong, instead of a workflow task that is tried for ever."""
+    handles = {
+        name: await stack.client.start_workflow(
+            WORKFLOW_NAME, given, id=f"refused/{stack.organization_id}/{name}", task_queue=TASK_QUEUE
+        )
+        for name, (given, _) in REFUSED.items()
+    }
+    async with stack.worker():
+        failures = dict(zip(handles, await asyncio.gather(*map(stack.failure, handles.values())), strict=True))
+    assert {name: failure.type for name, failure in failures.items()} == dict.fromkeys(REFUSED, "InvalidRequest")
+    unexpected = {name: failures[name].message for name, (_, words) in REFUSED.items() if words not in failures[name].message}
+    assert unexpected == {}
+    for name, handle in handles.items():
+        events = [event async for event in handle.fetch_history_events()]
+        assert len(events) == 5, f"{name}: started, one workflow task, failed"
+        said = b"".join(event.SerializeToString() for event in events[1:])
+        assert MARKER.encode() not in said, name
+        assert str(NUMBER).encode() not in said, name
+
+
+@on_sqlite
+@pytest.mark.parametrize("inputs", [[], [request_with(), request_with()]], ids=["none", "two"])
+async def test_a_start_with_another_number_of_inputs_fails_too(stack: Stack, inputs: list[Any]) -> None:
+    """A client that forgets the input must hear of it: a workflow task that fails is tried again for ever, and nobody hears."""
+    handle = await stack.client.start_workflow(
+        WORKFLOW_NAME, args=inputs, id=f"refused/{stack.organization_id}", task_queue=TASK_QUEUE
+    )
+
+    async def ended_or_tried_again() -> str:
+        described = await handle.describe()
+        again = described.raw_description.pending_workflow_task.attempt > 1
+        ended = described.status is not WorkflowExecutionStatus.RUNNING
+        return "the workflow task is tried again" if again else "it ended" if ended else ""
+
+    async with stack.worker():
+        assert await eventually(ended_or_tried_again) == "it ended"
+        assert (await stack.failure(handle)).type == ("UnexpectedFailure" if inputs else "InvalidRequest")
+
+
+@on_sqlite
+async def test_plain_json_from_a_client_of_any_kind_is_enough(stack: Stack) -> None:
+    """No converter, no class of ours, no row in the ledger beforehand, ids in any order and twice."""
+    one, two = stack.snapshots("one", "two")
+    request = stack.request([one.id, two.id])
+    before = Seen.of(stack.world)
+    client = await Client.connect(stack.temporal_address)
+    given = {"organization_id": stack.organization_id, "artifact_ids": [two.id, one.id, two.id]}
+    async with stack.worker():
+        handle = await client.start_workflow(
+            "DeleteArtifactsWorkflow", given, id=request.workflow_id, task_queue="artifact-deletion"
+        )
+        result = await handle.result()
+    assert (result["complete"], result["requested_artifacts"]) == (True, 2)
+    stack.assert_only_these_are_gone([one.id, two.id], before)
+    assert stack.receipt(request.workflow_id).complete
+
+
+def test_the_same_artifacts_are_the_same_deletion_whoever_asks_and_how() -> None:
+    """Asking twice is asking once, so the id must not depend on order, repetition, or on who asks and why."""
+
+    def workflow_id(*ids: int, organization_id: int = 1, **more: Any) -> str:
+        return DeletionRequest(organization_id=organization_id, artifact_ids=ids, **more).workflow_id
+
+    same = workflow_id(1, 2, 30)
+    assert {workflow_id(30, 2, 1), workflow_id(2, 2, 1, 30, 30), workflow_id(1, 2, 30, requested_by="a", reference="b")} == {
+        same
+    }
+    others = {workflow_id(1, 2), workflow_id(1, 23, 0 + 1), workflow_id(12, 30), workflow_id(1, 2, 30, project_id=7)}
+    assert len({same, workflow_id(1, 2, 30, organization_id=11), *others}) == 6
+
+
+# Updates and queries ----------------------------------------------------------------------------------------------------
+
+
+@on_sqlite
+async def test_every_caller_hears_that_the_rows_are_gone_while_objects_are_still_there(
+    stack: Stack, held_deletes: Held
+) -> None:
+    """A backend's DELETE handler answers in one round trip; ten of them, of users who click twice, and one that comes late."""
+    (one,) = stack.snapshots("one")
+    objects = stack.world.objects()
+    request = stack.request([one.id])
+    stack.accept(request)
+    async with stack.worker():
+        answers = await asyncio.gather(*(starter.wait_rows_deleted(stack.client, request) for _ in range(10)))
+        assert one.id not in stack.world.rows()["sentry_preprodartifact"]
+        assert stack.world.objects() == objects
+        held_deletes.let_go()
+        receipt = await stack.client.get_workflow_handle(request.workflow_id, result_type=DeletionReceipt).result()
+        answers.append(await starter.wait_rows_deleted(stack.client, request))
+    assert answers == 11 * [AllRowsDeleted(artifacts=1, rows=sum(receipt.rows.values()))]
+
+
+@on_sqlite
+async def test_whoever_waits_for_rows_hears_that_they_stay(stack: Stack) -> None:
+    """An artifact of another organization: the deletion is refused, and nobody waits for ever."""
+    (one,) = stack.snapshots("one")
+    stranger = stack.world.snapshot(stack.world.project(stack.world.organization("globex"), "app"), one.images)
+    before = Seen.of(stack.world)
+    request = stack.request([one.id, stranger.id])
+    stack.accept(request)
+    async with stack.worker():
+        waiting = (starter.wait_rows_deleted(stack.client, request) for _ in range(3))
+        errors = await asyncio.gather(*waiting, return_exceptions=True)
+        failure = await stack.failure(stack.client.get_workflow_handle(request.workflow_id, result_type=DeletionReceipt))
+    assert failure.type == "ArtifactNotInOrganization"
+    for error in errors:
+        assert isinstance(error, WorkflowUpdateFailedError)
+        assert isinstance(error.cause, ApplicationError)
+        assert error.cause.type == "RowsNotDeleted"
+    assert Seen.of(stack.world) == before
+
+
+@on_sqlite
+async def test_progress_counts_what_is_done(stack: Stack, held_deletes: Held) -> None:
+    """What an operator sees in the middle, and at the end, agrees with the receipt."""
+    one, two = stack.snapshots("one", "two")
+    stack.world.comparison(one, two, masks=5)
+    async with stack.worker(chunk_artifacts=1):
+        handle = await stack.start([one.id, two.id])
+        await starter.wait_rows_deleted(stack.client, stack.request([one.id, two.id]))
+        middle = await starter.progress(stack.client, handle.id)
+        held_deletes.let_go()
+        await handle.result()
+        end = await starter.progress(stack.client, handle.id)
+    receipt = stack.receipt(handle.id)
+    assert (middle.stage, middle.artifacts, middle.chunks, middle.chunks_rows_deleted) == (Stage.DELETING_OBJECTS, 2, 2, 2)
+    assert (middle.keys_done, middle.pages_done, middle.left_over) == (0, 0, 0)
+    assert middle.rows_deleted == end.rows_deleted == sum(receipt.rows.values())
+    assert (end.stage, end.pages_done, end.left_over) == (Stage.COMPLETED, end.pages, 0)
+    assert end.keys_done == end.keys == middle.keys == receipt.objects.sealed
+    assert (end.found_by_listing, end.trace_items_matched) == (receipt.objects.found_by_listing, receipt.trace_items.matched)
+
+
+# Temporal servers of other kinds ----------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def bare_temporal(folder: Path, events: int) -> Iterator[TemporalServer]:
+    """Without our search attributes, and with histories that are long after so many events, not after 4,096."""
+    long = {"limit.historyCount.suggestContinueAsNew": events}
+    with TemporalServer(folder / "temporal", in_memory=True, ui=False, dynamic_config=long) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def bare_temporal_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with bare_temporal(tmp_path_factory.mktemp("bare"), 120) as server:
+        yield server.address
+
+
+async def runs(client: Client, workflow: str) -> list[WorkflowExecutionStatus | None]:
+    return [found.status async for found in client.list_workflows(f'WorkflowId = "{workflow}"')]
+
+
+@on_sqlite
+async def test_a_namespace_without_our_search_attributes_is_good_enough(stack: Stack, bare_temporal_address: str) -> None:
+    """Registering them takes rights that not everyone has: without them lists cannot be filtered, and no more."""
+    (one,) = stack.snapshots("one")
+    before = Seen.of(stack.world)
+    stack.use_temporal(await connect(bare_temporal_address))
+    async with stack.worker():
+        receipt = await stack.delete([one.id])
+    stack.assert_only_these_are_gone([one.id], before)
+    assert receipt.complete
+
+
+@on_sqlite
+async def test_a_history_that_grows_long_is_continued_in_another(stack: Stack, bare_temporal_address: str) -> None:
+    """A large deletion goes on as a new run: with the same receipt, and nothing done twice."""
+    snapshots = stack.snapshots("a", "b", "c", "d")
+    before = Seen.of(stack.world)
+    stack.use_temporal(await connect(bare_temporal_address))
+    async with stack.worker(chunk_artifacts=1):
+        receipt = await stack.delete([one.id for one in snapshots])
+
+        async def more_than_one() -> bool:
+            return len(await runs(stack.client, receipt.workflow_id)) > 1
+
+        assert await eventually(more_than_one)
+    stack.assert_only_these_are_gone([one.id for one in snapshots], before)
+    assert receipt.complete
+    assert receipt.artifacts.deleted.count == 4
+    assert receipt.objects.sealed == receipt.objects.deleted + receipt.objects.absent
+
+
+@on_sqlite
+async def test_a_deletion_that_does_not_fit_into_one_run_comes_to_an_end(stack: Stack, tmp_path: Path) -> None:
+    """Eight chunks where a run has room for two: as with 10,000 artifacts in small chunks, each run must bring it further."""
+    snapshots = stack.snapshots(*"abcdefgh")
+    before = Seen.of(stack.world)
+    request = stack.request(one.id for one in snapshots)
+    stack.accept(request)
+
+    async def ended_or_going_round() -> list[WorkflowExecutionStatus | None] | None:
+        found = await runs(stack.client, request.workflow_id)
+        return found if WorkflowExecutionStatus.COMPLETED in found or len(found) > 12 else None
+
+    with bare_temporal(tmp_path, 80) as server:
+        stack.use_temporal(await connect(server.address))
+        async with stack.worker(chunk_artifacts=1, chunks_at_once=1):
+            waiting = asyncio.create_task(starter.wait_rows_deleted(stack.client, request))
+            assert WorkflowExecutionStatus.COMPLETED in await eventually(ended_or_going_round)
+            answer = await waiting
+    stack.assert_only_these_are_gone([one.id for one in snapshots], before)
+    receipt = stack.receipt(request.workflow_id)
+    assert receipt.complete
+    assert answer == AllRowsDeleted(artifacts=8, rows=sum(receipt.rows.values()))
+
+
+@on_sqlite
+async def test_where_they_are_registered_lists_can_be_filtered_by_them(stack: Stack) -> None:
+    """Operators ask for deletions of an organization, in a stage, with leftovers."""
+    (one,) = stack.snapshots("one")
+    async with stack.worker():
+        receipt = await stack.delete([one.id])
+    described = await stack.client.get_workflow_handle(receipt.workflow_id).describe()
+    found = {pair.key.name: pair.value for pair in described.typed_search_attributes}
+    assert {name: found[name] for name in SEARCH_ATTRIBUTES} == {
+        "OrganizationId": str(stack.organization_id),
+        "DeletionStage": "completed",
+        "Leftovers": 0,
+    }
+
+
+# What the workflow knows of its steps -----------------------------------------------------------------------------------
+
+
+@on_sqlite
+def test_the_worker_has_every_step_with_the_types_that_the_workflow_expects(stack: Stack) -> None:
+    """The workflow knows its steps by name alone: a name or type that differs would only show when it is run."""
+    settings = stack.settings()
+    with ThreadPoolExecutor(1) as pool:
+        queues = worker.activities_for(
+            settings, stack.database, S3Objects(stack.s3, stack.bucket, versioned=False), None, requests=pool, pace=Pace()
+        )
+    definitions = [activity._Definition.must_from_callable(one) for queue in queues for one in queue]  # noqa: SLF001
+    assert {(one.name, *(one.arg_types or ()), one.ret_type) for one in definitions} == {
+        (step.name, step.takes, step.returns) for step in STEPS
+    }
+    assert len(definitions) == len(STEPS)
+    of_store = {activity._Definition.must_from_callable(one).name for one in queues[1]}  # noqa: SLF001
+    assert of_store == {COLLECT_KEYS.name, DELETE_OBJECTS.name, SWEEP_PREFIXES.name}
+
+
+def test_the_workflow_imports_neither_database_nor_store() -> None:
+    """What it does not import it cannot call: a workflow that did would not replay."""
+    program = "import sys, workflows.delete_artifacts; print(*{name.partition('.')[0] for name in sys.modules})"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    imported = set(done.stdout.split())
+    assert "workflows" in imported
+    assert imported.isdisjoint({"sqlalchemy", "boto3", "botocore", "psycopg", "activities", "settings", "worker", "starter"})
+
+
+# Replay -----------------------------------------------------------------------------------------------------------------
+
+
+def history_of(recorded: Path) -> WorkflowHistory:
+    history = json.loads(recorded.read_text())
+    started = history["events"][0]["workflowExecutionStartedEventAttributes"]
+    return WorkflowHistory.from_json(started["workflowId"], history)
+
+
+@pytest.mark.parametrize("recorded", HISTORIES, ids=lambda path: path.stem)
+async def test_a_recorded_history_replays(recorded: Path) -> None:
+    """Deletions run for days, and a worker of the next version takes over in the middle (see `record_histories.py`)."""
+    replayer = Replayer(workflows=[DeleteArtifactsWorkflow], data_converter=data_converter)
+    await replayer.replay_workflow(history_of(recorded))
+
+
+def test_histories_of_every_ending_are_recorded() -> None:
+    """Without files the replay above would pass, having replayed nothing."""
+    assert {path.stem for path in HISTORIES} >= {
+        "cancel_refused",
+        "cancelled",
+        "continued",
+        "continued_run",
+        "left_over",
+        "plain",
+        "refused",
+        "retried",
+        "taken_over",
+    }
+
+
+@workflow.defn(name=WORKFLOW_NAME)
+class SweepsFirst(DeleteArtifactsWorkflow):
+    """The same steps in another order."""
+
+    @workflow.run
+    async def run(self, raw: RawValue = NO_REQUEST) -> DeletionReceipt:
+        return await super().run(raw)
+
+    async def _delete_objects(self, chunk: Chunk, deleted: RowsDeleted) -> None:
+        await self._sweep(Sweep(**chunk.model_dump(), number=0))
+        await super()._delete_objects(chunk, deleted)
+
+
+async def test_a_workflow_whose_order_was_changed_does_not_replay() -> None:
+    """The replay of recorded histories is worth something only if it can fail."""
+    replayer = Replayer(workflows=[SweepsFirst], data_converter=data_converter, workflow_runner=UnsandboxedWorkflowRunner())
+    with pytest.raises(workflow.NondeterminismError, match=r"does not match activity type .* 'sweep_prefixes'"):
+        await replayer.replay_workflow(history_of(next(path for path in HISTORIES if path.stem == "plain")))
