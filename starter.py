@@ -6,12 +6,13 @@ A backend accepts a deletion inside its own transaction (`accept_deletion`), the
 
 import argparse
 import asyncio
+import contextlib
 import json
 import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from pydantic import ValidationError
@@ -52,6 +53,8 @@ from workflows.messages import (
 )
 
 DONE, FAILED, BAD_USAGE, UNREACHABLE = range(4)
+_ANSWERS_WITHIN = timedelta(seconds=3)
+_NO_WORKER = "no worker answers; the deletion waits for one"
 _OPEN = (DeletionState.ACCEPTED, DeletionState.RUNNING)
 
 
@@ -124,8 +127,9 @@ def _start_options(request: DeletionRequest) -> dict[str, Any]:
 
 
 async def progress(client: Client, workflow: str) -> Progress:
-    """How far a deletion is, in counts. Raises RPCError where Temporal knows no such workflow."""
-    answer: Progress = await client.get_workflow_handle(workflow).query("progress", result_type=Progress)
+    """How far a deletion is, in counts. Raises RPCError where Temporal knows no such workflow, or no worker answers in time."""
+    handle = client.get_workflow_handle(workflow)
+    answer: Progress = await handle.query("progress", result_type=Progress, rpc_timeout=_ANSWERS_WITHIN)
     return answer
 
 
@@ -260,9 +264,9 @@ async def follow(client: Client, workflow: str, *, quiet: bool = False, every_s:
     shown = ""
     while not ended.done():
         try:
-            line = progress_line(await asyncio.wait_for(progress(client, workflow), timeout=5))
-        except (RPCError, TimeoutError):
-            line = "no worker answers; the deletion waits for one"
+            line = progress_line(await progress(client, workflow))
+        except RPCError:
+            line = _NO_WORKER
         if line != shown and not quiet:
             print(shown := line, flush=True)
         await asyncio.wait([ended], timeout=every_s)
@@ -347,14 +351,17 @@ async def _status(arguments: argparse.Namespace) -> int:
     if arguments.follow and await _is_running(client, workflow):
         return await follow(client, workflow)
     running = await _is_running(client, workflow)
-    now = await progress(client, workflow) if running else None
+    now = None
+    if running:
+        with contextlib.suppress(RPCError):  # no worker answers: what the ledger knows is shown all the same
+            now = await progress(client, workflow)
     if arguments.json:
         answer = {"workflow_id": workflow, "state": found.state, "running": running}
         print(json.dumps(answer | ({"progress": now.model_dump(mode="json")} if now else {})))
     else:
         print(f"{workflow}: {found.state}{'' if running else ', not running'}")
-        if now:
-            print(progress_line(now))
+        if running:
+            print(progress_line(now) if now else _NO_WORKER)
     return FAILED if found.state in {DeletionState.FAILED, DeletionState.REFUSED} else DONE
 
 

@@ -63,15 +63,17 @@ class Seal:
     database: Database
     chunk: Chunk
     epoch: int
+    reserved: frozenset[str]
+    """Keys that columns and ids name: a manifest that names them too does not have them sealed twice."""
     kinds: Counter[str] = field(default_factory=Counter)
     _open: dict[tuple[str, PageSource], set[str]] = field(default_factory=lambda: defaultdict(set))
     _full: list[tuple[str, PageSource, set[str]]] = field(default_factory=list)
 
     def add(self, kind: str, scopes: Iterable[str], source: PageSource, keys: Iterable[str]) -> None:
         """Seal keys, once for each scope."""
-        keys = set(keys)
+        wanted = set(keys) - self.reserved if source is PageSource.MANIFEST else set(keys)
         for scope in scopes:
-            for key in keys:
+            for key in wanted:
                 page = self._open[scope, source]
                 self.kinds[kind] += key not in page
                 page.add(key)
@@ -124,9 +126,12 @@ class CollectKeys:
             known = {artifact.id: artifact.project_id for artifact in artifacts}
             places = rows.find_places(session, known, organization_id)
             comparisons, named = rows.named_by_columns(session, places)
-        seal = Seal(self.database, chunk, epoch)
+            living_icons = rows.icon_ids(session, places.moved)
+        reserved = {str(one.key) for one in named} | {_response_key(one) for one in comparisons}
+        seal = Seal(self.database, chunk, epoch, frozenset(reserved))
         for scope, key in icons:
-            seal.add("icon", [scope], PageSource.ICON, [key])
+            if key.rpartition("/")[2] not in living_icons:
+                seal.add("icon", [scope], PageSource.ICON, [key])
         counts = self._seal_objects(seal, places, comparisons, named)
         with self.database.write() as session:
             found = ledger.lock_sealing(session, chunk.deletion_id, chunk.chunk, epoch)
@@ -165,8 +170,8 @@ class CollectKeys:
             elif one.kind == "icon" and counts.owned(one) and (key := icon_key(one.artifact, str(one.key))):
                 seal.add(one.kind, self._of(one.artifact), PageSource.ICON, [key])
         for comparison in comparisons:
-            response = f"{comparison.prefix}snapshot_comparison_response.json"
-            seal.add("comparison_response", self._likely(comparison.head, found_in), PageSource.DERIVED, [response])
+            likely = self._likely(comparison.head, found_in)
+            seal.add("comparison_response", likely, PageSource.DERIVED, [_response_key(comparison)])
         for artifact in (*places.present, *places.gone):
             seal.add("archive", self._of(artifact), PageSource.DERIVED, [artifact.archive_key])
         return counts
@@ -260,6 +265,10 @@ class Counts:
         """Count keys that are left alone, and keep some of them for a look."""
         self.collected["strays"] += len(keys)
         self.strays += keys[: PAGE_KEYS - len(self.strays)]
+
+
+def _response_key(comparison: Comparison) -> str:
+    return f"{comparison.prefix}snapshot_comparison_response.json"
 
 
 def _by_project(artifacts: Iterable[ArtifactRef]) -> dict[int, list[int]]:

@@ -9,6 +9,7 @@ import pytest
 from temporalio.client import Client
 
 from activities.storage.database import Database
+from activities.storage.objects import S3Objects
 from demo.servers import ObjectStoreServer, PostgresServer, TemporalServer
 from demo.world import create_schema
 from migrations import migrate
@@ -72,11 +73,21 @@ def database(database_url: str) -> Iterator[Database]:
     opened.dispose()
 
 
-@pytest.fixture
-def bucket(object_store: ObjectStoreServer) -> str:
+@pytest.fixture(scope="session")
+def shared_bucket(object_store: ObjectStoreServer) -> str:
+    # SeaweedFS reserves volumes for every bucket, and has no more after some two hundred.
     name = next(_buckets)
     s3_of(object_store).create_bucket(Bucket=name)
     return name
+
+
+@pytest.fixture
+def bucket(object_store: ObjectStoreServer, shared_bucket: str) -> Iterator[str]:
+    """A bucket that is empty again for the next test."""
+    yield shared_bucket
+    store = S3Objects(s3_of(object_store), shared_bucket, versioned=False)
+    for found in store.list_under(""):
+        assert not store.delete_found(found).remaining
 
 
 @pytest.fixture

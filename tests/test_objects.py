@@ -99,11 +99,17 @@ def list_by(store: S3Objects, size: int) -> None:
         store.client.meta.events.register(f"provide-client-params.s3.{call}", fewer)
 
 
+def requests_of(store: S3Objects) -> list[str]:
+    """The names of the requests that are made from now on."""
+    requests: list[str] = []
+    store.client.meta.events.register("before-call.s3", lambda model, **_: requests.append(model.name))
+    return requests
+
+
 def test_a_thousand_keys_are_one_request(store: S3Objects) -> None:
     """It is the most that S3 takes, and each request costs as much as a hundred keys."""
     put(store, "o/4/0", "o/4/999", "o/4/1000", "o/42/0")
-    requests: list[object] = []
-    store.client.meta.events.register("before-call.s3", lambda model, **_: requests.append(model.name))
+    requests = requests_of(store)
     outcome = store.delete([f"o/4/{number}" for number in range(MAX_KEYS)])
     assert (len(outcome.deleted), outcome.remaining, requests) == (1000, {}, ["DeleteObjects"])
     assert keys_in(store) == {"o/4/1000", "o/42/0"}
@@ -184,8 +190,10 @@ def test_keys_that_xml_cannot_carry_go_and_harm_no_other(store: S3Objects) -> No
     odd = {"o/\x01", "o/a\x1fb", "o/tab\t", "o/new\nline", "o/\x7f"}
     put(store, *odd, "o/a", "o/b")
     assert odd < keys_in(store)
-    outcome = store.delete([*odd, "o/a"])
-    assert (set(outcome.deleted), outcome.remaining) == ({*odd, "o/a"}, {})
+    requests = requests_of(store)
+    outcome = store.delete([*odd, "o/a", "o/c"])
+    assert (set(outcome.deleted), outcome.remaining) == ({*odd, "o/a", "o/c"}, {})
+    assert requests == ["DeleteObjects"] + 5 * ["DeleteObject"]
     assert keys_in(store) == {"o/b"}
 
 

@@ -104,6 +104,12 @@ def named_by_columns(session: Session, places: Places) -> tuple[list[Comparison]
     return [comparison for comparison, _ in comparisons], named
 
 
+def icon_ids(session: Session, artifact_ids: Iterable[int]) -> set[str]:
+    """The app icon ids that these artifacts' rows name."""
+    statement = select(MobileAppInfo.app_icon_id).where(MobileAppInfo.preprod_artifact_id.in_(list(artifact_ids)))
+    return {icon for icon in session.execute(statement).scalars() if icon}
+
+
 def keys_of_metrics(artifact: ArtifactRef, extras: Any) -> list[NamedKey]:
     """What `SnapshotMetrics.extras` names."""
     pairs = (("manifest", "manifest_key"), ("head_images", "head_images_key"))
