@@ -63,7 +63,7 @@ class Seal:
     database: Database
     chunk: Chunk
     epoch: int
-    reserved: frozenset[str]
+    reserved: frozenset[str] = frozenset()
     """Keys that columns and ids name: a manifest that names them too does not have them sealed twice."""
     kinds: Counter[str] = field(default_factory=Counter)
     _open: dict[tuple[str, PageSource], set[str]] = field(default_factory=lambda: defaultdict(set))
