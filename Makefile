@@ -12,7 +12,7 @@ demo: $(STAMP)
 	@.venv/bin/python starter.py demo
 
 test: $(STAMP)
-	@.venv/bin/python -m pytest
+	@.venv/bin/python -m pytest -n 2
 
 lint: $(STAMP)
 	@.venv/bin/ruff check

@@ -95,9 +95,13 @@ class Settings(DatabaseSettings):
     usecases: Annotated[tuple[Segment, ...], NoDecode, BeforeValidator(_usecases), Field(min_length=1)] = Field(
         ("preprod", "snapshots", "preprod_size"), description="comma-separated; every one is searched, in this order"
     )
-    trace_store: Literal["sql", "none"] = Field(
+    trace_store: Literal["sql", "snuba", "none"] = Field(
         "none", description="where trace items are: “sql” is the table trace_items of the same database"
     )
+    snuba_url: Annotated[str, Field(pattern=r"^https?://[^\s@]+$")] | None = Field(
+        None, description="goes with the trace store “snuba”: where its API listens; needs the extra `snuba`"
+    )
+    snuba_timeout_s: PositiveFloat = Field(60, description="seconds to wait for Snuba's answer")
     chunk_artifacts: Annotated[int, Field(ge=1, le=1000)] = Field(100, description="artifacts a transaction")
     chunks_at_once: PositiveInt = Field(4, description="transactions of one deletion at a time")
     pages_an_activity: Annotated[int, Field(ge=1, le=100)] = Field(4, description="thousands of keys an activity deletes")
@@ -121,6 +125,8 @@ class Settings(DatabaseSettings):
     def _keys_go_together(self) -> Self:
         if (self.s3_access_key is None) != (self.s3_secret_key is None):
             raise ValueError("S3_ACCESS_KEY and S3_SECRET_KEY go together")
+        if (self.trace_store == "snuba") != (self.snuba_url is not None):
+            raise ValueError("TRACE_STORE=snuba and SNUBA_URL go together")
         return self
 
     @property

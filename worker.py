@@ -91,7 +91,7 @@ async def running(settings: Settings, client: Client) -> AsyncIterator[None]:
         quiet_period=settings.quiet_period,
         search_attributes=await has_search_attributes(client),
     )
-    traces = SqlTraces(database) if settings.trace_store == "sql" else None
+    traces = open_traces(settings, database)
     with (
         ThreadPoolExecutor(settings.activity_threads, thread_name_prefix="activity") as threads,
         ThreadPoolExecutor(settings.store_requests, thread_name_prefix="store") as requests,
@@ -155,6 +155,17 @@ def open_store(settings: Settings) -> ObjectStore:
         settings.bucket_versioned == "ask" and bucket_keeps_versions(client, settings.bucket)
     )
     return S3Objects(client, settings.bucket, versioned, settings.bucket_listable)
+
+
+def open_traces(settings: Settings, database: Database) -> TraceStore | None:
+    """The trace store, if there is one."""
+    if settings.trace_store == "sql":
+        return SqlTraces(database)
+    if settings.snuba_url is None:
+        return None
+    from activities.storage.snuba import SnubaTraces  # noqa: PLC0415  needs an extra that others need not install
+
+    return SnubaTraces(settings.snuba_url, timeout_s=settings.snuba_timeout_s)
 
 
 async def has_search_attributes(client: Client) -> bool:
