@@ -8,6 +8,7 @@ import argparse
 import asyncio
 import contextlib
 import json
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -109,6 +110,10 @@ async def wait_rows_deleted(client: Client, request: DeletionRequest) -> AllRows
         except WorkflowUpdateFailedError as error:
             if not isinstance(error.cause, ApplicationError) or error.cause.type != AskAgain.__name__:
                 raise
+        except BaseException:
+            with contextlib.suppress(Exception):  # its future fails too, and would be reported as never looked at
+                await start.workflow_handle()
+            raise
         else:
             return answer
 
@@ -484,4 +489,8 @@ def _explained(error: BaseException) -> tuple[str, int]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    ended_with = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # The SDK's threads can hold up an interpreter that ends while a call is still open, as after Ctrl-C.
+    os._exit(ended_with)

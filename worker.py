@@ -210,6 +210,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # the worker only looks up the ledger's version
     settings = load(Settings)
     try:
         asyncio.run(_work(settings))

@@ -182,7 +182,8 @@ def _objects(session: Session, deletion_id: str, chunks: list[DeletionChunk]) ->
     found_left_over: Counter[str] = Counter()
     for (codes,) in session.execute(select(DeletionPrefix.codes).where(DeletionPrefix.deletion_id == deletion_id)):
         found_left_over += Counter(codes)
-    not_listed = select(func.count()).where(DeletionPrefix.deletion_id == deletion_id, DeletionPrefix.state == PrefixState.OWED)
+    waiting = DeletionPrefix.state.in_([PrefixState.OWED, PrefixState.SWEPT])
+    not_listed = select(func.count()).where(DeletionPrefix.deletion_id == deletion_id, waiting)
     found_left_over[NOT_LISTED] = session.execute(not_listed).scalar_one()
     prefix_counts = session.execute(
         select(DeletionPrefix.state, func.count(), func.sum(DeletionPrefix.found), func.min(DeletionPrefix.listed_empty_at))

@@ -82,15 +82,8 @@ class DeleteRows:
                 found.files = files.delete_files(session, cascade.file_ids, organization_id, references)
                 found.rows = {**cascade.rows, **files.rows_deleted(found.files)}
                 self._release(session, found, present, organization_id)
-            return RowsDeleted(
-                rows=sum(found.rows.values()),
-                first_page=ledger.first_page(session, found),
-                pages=found.pages,
-                sealed=found.sealed,
-                trace_groups=len(
-                    {ref.project_id for ref in ledger.owned_artifacts(session, found.deletion_id, found.chunk, organization_id)}
-                ),
-            )
+            session.refresh(found)
+            return ledger.released(found, ledger.first_page(session, found))
 
     def _check_seal(self, session: Session, found: DeletionChunk, sealed: SealedChunk) -> None:
         pages, _, digest = ledger.seal_digest(session, found)

@@ -60,8 +60,7 @@ class OpenDeletion:
             rows = ledger.rows_deleted(session, request.deletion_id)
             chunks = ledger.unfinished_chunks(session, request.deletion_id, traces_configured=self.traces_configured)
         return Opened(
-            chunks=tuple(chunk for chunk, _ in chunks),
-            rows_owed=tuple(chunk for chunk, rows_deleted in chunks if not rows_deleted),
+            chunks=tuple(chunks),
             rows_deleted=rows,
             pace=self.pace,
         )

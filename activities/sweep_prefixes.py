@@ -127,7 +127,7 @@ def _state(sweep: Sweep, prefix: Prefix, listing: Listing) -> PrefixState:
     # That holds for an earlier attempt of the same sweep too.
     noisy = listing.deleted or prefix.noisy_sweep == sweep.number
     if not sweep.confirm or (noisy and not sweep.last):
-        return PrefixState.OWED
+        return PrefixState.SWEPT
     return PrefixState.EMPTY
 
 

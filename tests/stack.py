@@ -271,7 +271,7 @@ class Steps:
     def open(self, request: DeletionRequest) -> list[Chunk]:
         """The chunks that are not finished."""
         opened = self.run(OPEN_DELETION, request)
-        return [Chunk(deletion_id=request.deletion_id, chunk=number) for number in opened.chunks]
+        return [Chunk(deletion_id=request.deletion_id, chunk=left.chunk) for left in opened.chunks]
 
     def collect(self, chunk: Chunk) -> SealedChunk:
         found = self.run(COLLECT_KEYS, Chunk(deletion_id=chunk.deletion_id, chunk=chunk.chunk))
@@ -291,7 +291,7 @@ class Steps:
         chunk = Chunk(deletion_id=sealed.deletion_id, chunk=sealed.chunk)
         if deleted.first_page < deleted.pages:
             self.run(DELETE_OBJECTS, PageRange(**chunk.model_dump(), first=deleted.first_page, last=deleted.pages - 1))
-        if deleted.trace_groups:
+        if deleted.trace_items_owed:
             self.run(DELETE_TRACE_ITEMS, chunk)
         for number in (0, 1):
             self.run(SWEEP_PREFIXES, Sweep(**chunk.model_dump(), number=number, last=number == 1))

@@ -135,6 +135,8 @@ async def test_leftovers_are_a_failure_until_a_rerun_has_dealt_with_them(stack: 
         for command in ("receipt", "status"):
             assert (await run(command, workflow)).code == FAILED
         stack.s3.put_object_legal_hold(Bucket=stack.bucket, Key=key, LegalHold={"Status": "OFF"})
+        assert_one_sentence(await run("rerun", workflow, TEMPORAL_ADDRESS=NOBODY), UNREACHABLE)
+        assert starter.recorded(stack.database, workflow).state == DeletionState.ACCEPTED
         again = await run("rerun", workflow, "--wait")
     assert (again.code, again.err) == (DONE, "")
     assert "complete: nothing is left over" in again.out

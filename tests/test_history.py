@@ -42,6 +42,8 @@ from activities.storage.objects import S3Objects
 whole = S3Objects.delete
 
 def delete(self, keys):
+    if not any("LeakMaskNameLeak" in key for key in keys):
+        return whole(self, keys)
     S3Objects.delete = whole
     raise KeyError(sorted(keys))
 
@@ -126,6 +128,8 @@ async def test_nothing_that_users_wrote_reaches_temporal_or_the_log(stack: Stack
     }
     assert b"TICKET-9" in said["history"]
     assert b"KeyError" in said["history"]
+    assert b"Traceback" not in said["history"]
+    assert b'File "' not in said["history"]
     secrets = {
         "S3Secret": stack.server.secret_key,
         "S3AccessKey": stack.server.access_key,

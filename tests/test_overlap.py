@@ -229,7 +229,11 @@ async def test_an_artifact_gone_without_a_trace_is_said_to_be_unchecked_and_swep
     async with stack.worker():
         receipt = await stack.delete([lost.id])
         assert receipt.artifacts.gone_before.objects_unchecked.ids == (lost.id,)
-        assert (receipt.artifacts.deleted.count, receipt.objects.prefixes) == (0, 0)
+        assert (receipt.artifacts.deleted.count, receipt.artifacts.gone_before.swept.count, receipt.objects.prefixes) == (
+            0,
+            0,
+            0,
+        )
         assert owed <= stack.world.objects().keys()
 
         receipt = await stack.delete([lost.id], project_id=project)

@@ -4,6 +4,7 @@ Every race is scheduled: one side holds a lock, and the other is seen to wait fo
 """
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -331,19 +332,19 @@ def test_an_icon_of_two_builds_that_are_deleted_at_once_goes_with_the_later_one(
 def delete_at_last_moment(
     stack: Stack, steps: Steps, builds: tuple[Build, Build], others: ThreadPoolExecutor
 ) -> list[DeletionReceipt]:
-    """Two deletions that have deleted their rows, and looked whether the other needs its icon, before either commits."""
+    """Two deletions that have deleted what named their icons and files, before either has committed or looked at the files."""
     requests = [stack.request([build.id]) for build in builds]
     sealed = [steps.open_and_collect(request) for request in requests]
-    together = threading.Barrier(2, timeout=5)
+    together = threading.Barrier(2, timeout=10)
 
-    @event.listens_for(stack.database.engine, "before_cursor_execute")
     def before(_c: object, _cursor: object, sql: str, _p: object, _context: object, _many: object) -> None:
-        # The first statement behind the cascade and the look at icons: both stand here before either goes on.
-        if "FROM sentry_file " in " ".join(sql.split()) and "FOR UPDATE" in sql:
+        if sql.startswith("SELECT sentry_file.id, sentry_file.blob_id"):
             together.wait()
 
+    event.listen(stack.database.engine, "before_cursor_execute", before)
     deleting = [others.submit(steps.delete_rows, one) for one in sealed]
     released = [one.result(20) for one in deleting]
+    event.remove(stack.database.engine, "before_cursor_execute", before)
     for of, rows in zip(sealed, released, strict=True):
         steps.delete_what_was_released(of, rows)
     return [steps.close(request) for request in requests]
@@ -533,7 +534,9 @@ def test_a_deletion_does_not_wait_for_a_lock_without_end(stack: Stack, pair: tup
         sealed = steps.open_and_collect(request)
         with stack.database.write() as holder, steps_of(stack, database=impatient) as hasty:
             held_approval(holder, head)
+            began = time.monotonic()
             with pytest.raises(DatabaseUnavailable, match="55P03"):
                 hasty.delete_rows(sealed)
+            assert time.monotonic() - began < 5
         impatient.dispose()
         assert_gone_whole(stack, request, steps.finish(request, sealed))

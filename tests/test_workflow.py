@@ -170,15 +170,16 @@ async def test_plain_json_from_a_client_of_any_kind_is_enough(stack: Stack) -> N
 def test_the_same_artifacts_are_the_same_deletion_whoever_asks_and_how() -> None:
     """Asking twice is asking once, so the id must not depend on order, repetition, or on who asks and why."""
 
-    def workflow_id(*ids: int, organization_id: int = 1, **more: Any) -> str:
-        return DeletionRequest(organization_id=organization_id, artifact_ids=ids, **more).workflow_id
+    def deletion(*ids: int, organization_id: int = 1, **more: Any) -> str:
+        request = DeletionRequest(organization_id=organization_id, artifact_ids=ids, **more)
+        assert request.workflow_id == f"delete-artifacts/{organization_id}/{request.deletion_id}"
+        return request.deletion_id
 
-    same = workflow_id(1, 2, 30)
-    assert {workflow_id(30, 2, 1), workflow_id(2, 2, 1, 30, 30), workflow_id(1, 2, 30, requested_by="a", reference="b")} == {
-        same
-    }
-    others = {workflow_id(1, 2), workflow_id(1, 23, 0 + 1), workflow_id(12, 30), workflow_id(1, 2, 30, project_id=7)}
-    assert len({same, workflow_id(1, 2, 30, organization_id=11), *others}) == 6
+    same = deletion(1, 2, 30)
+    for again in (deletion(30, 2, 1), deletion(2, 2, 1, 30, 30), deletion(1, 2, 30, requested_by="a", reference="b")):
+        assert again == same
+    others = (deletion(1, 2), deletion(1, 23), deletion(12, 30), deletion(1, 2, 30, project_id=7))
+    assert len({same, deletion(1, 2, 30, organization_id=11), *others}) == 6
 
 
 # Updates and queries ----------------------------------------------------------------------------------------------------

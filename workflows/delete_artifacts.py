@@ -59,6 +59,7 @@ with workflow.unsafe.imports_passed_through():
         Stage,
         Step,
         Sweep,
+        UnfinishedChunk,
         refused_fields,
     )
 
@@ -209,33 +210,36 @@ class DeleteArtifactsWorkflow:
         self._pace = opened.pace
         self._chunks_at_once = asyncio.Semaphore(opened.pace.chunks_at_once)
         self._activities_at_once = asyncio.Semaphore(opened.pace.activities_at_once)
-        self._rows_owed = set(opened.rows_owed)
-        self._rows_under_way = set(opened.rows_owed)
-        self._rows_settled = not opened.rows_owed
+        self._rows_owed = {left.chunk for left in opened.chunks if left.released is None}
+        self._rows_under_way = set(self._rows_owed)
+        self._rows_settled = not self._rows_owed
         self._note(stage=Stage.COLLECTING, chunks=len(opened.chunks), rows_deleted=opened.rows_deleted)
         return opened
 
-    async def _delete_chunks(self, numbers: Sequence[int]) -> list[int]:
+    async def _delete_chunks(self, unfinished: Sequence[UnfinishedChunk]) -> list[int]:
         """The chunks whose rows are gone. One that fails before that does not keep the others from their end."""
-        await _all(self._delete_chunk(number) for number in numbers)
-        return [number for number in numbers if number not in self._rows_owed]
+        await _all(self._delete_chunk(left) for left in unfinished)
+        return [left.chunk for left in unfinished if left.chunk not in self._rows_owed]
 
-    async def _delete_chunk(self, number: int) -> None:
-        chunk = Chunk(deletion_id=self._deletion.deletion_id, chunk=number)
-        if number not in self._rows_owed:
+    async def _delete_chunk(self, left: UnfinishedChunk) -> None:
+        chunk = Chunk(deletion_id=self._deletion.deletion_id, chunk=left.chunk)
+        if left.released is not None:
+            deleted: RowsDeleted | None = left.released
+            self._note_rows(chunk, left.released, rows=0)
             # Rows that came back are in chunks of their own; until those are gone, this one's objects may be theirs.
             await workflow.wait_condition(lambda: not self._rows_under_way)
-        async with self._chunks_at_once:
-            deleted = await self._delete_rows(chunk)
-        self._rows_under_way.discard(number)
+        else:
+            async with self._chunks_at_once:
+                deleted = await self._delete_rows(chunk)
+            self._rows_under_way.discard(left.chunk)
         if deleted is None:
             return
         await _all([self._delete_objects(chunk, deleted), self._delete_trace_items(chunk, deleted)])
-        await self._sweep(Sweep(**chunk.model_dump(), number=0))
+        if not left.swept:
+            await self._sweep(Sweep(**chunk.model_dump(), number=0))
 
     async def _delete_rows(self, chunk: Chunk) -> RowsDeleted | None:
         """Collect and delete; collect again as long as the rows say something else by then. None if their time is over."""
-        first_time = chunk.chunk in self._rows_owed
         for _ in range(SEALS_TRIED):
             if self._history_is_long():
                 return None
@@ -250,18 +254,18 @@ class DeleteArtifactsWorkflow:
                     continue
                 _log_failure(f"chunk {chunk.chunk}", error)
                 return None
-            self._note_rows(chunk, deleted, first_time=first_time)
+            self._note_rows(chunk, deleted, rows=deleted.rows)
             return deleted
         workflow.logger.error("chunk %s: its rows change faster than its keys can be collected", chunk.chunk)
         return None
 
-    def _note_rows(self, chunk: Chunk, deleted: RowsDeleted, *, first_time: bool) -> None:
+    def _note_rows(self, chunk: Chunk, deleted: RowsDeleted, *, rows: int) -> None:
         self._rows_owed.discard(chunk.chunk)
         self._rows_settled = not self._rows_owed
         self._note(
             stage=Stage.DELETING_OBJECTS if self._rows_settled else Stage.COLLECTING,
             chunks_rows_deleted=self._progress.chunks_rows_deleted + 1,
-            rows_deleted=self._progress.rows_deleted + (deleted.rows if first_time else 0),
+            rows_deleted=self._progress.rows_deleted + rows,
             pages=self._progress.pages + deleted.pages,
             keys=self._progress.keys + deleted.sealed,
         )
@@ -285,7 +289,7 @@ class DeleteArtifactsWorkflow:
             )
 
     async def _delete_trace_items(self, chunk: Chunk, deleted: RowsDeleted) -> None:
-        if not deleted.trace_groups:
+        if not deleted.trace_items_owed:
             return
         if self._trace_items_until is None:
             handed_on: datetime | None = workflow.memo_value(_TRACE_ITEMS_UNTIL, None, type_hint=datetime)

@@ -147,13 +147,33 @@ class Pace(Message):
     """Whether the namespace has the three search attributes."""
 
 
+class RowsDeleted(Message):
+    """The rows of a chunk are gone, and its keys are released."""
+
+    rows: int
+    first_page: int
+    pages: int
+    """Pages from `first_page` up to this one, not included, are owed to the object store."""
+    sealed: int
+    trace_items_owed: bool
+    """There are artifacts whose trace items are not confirmed as gone."""
+
+
+class UnfinishedChunk(Message):
+    """A chunk that owes anything, and what: a later run does not ask again for what is done."""
+
+    chunk: int
+    released: RowsDeleted | None
+    """None: its rows are still there."""
+    swept: bool
+    """Its prefixes wait for nothing but the listing that confirms them."""
+
+
 class Opened(Message):
     """The deletion stands in the ledger, its artifacts in chunks."""
 
-    chunks: tuple[int, ...]
-    """Chunks that are not finished: all of them at first, what is left when a deletion is run again."""
-    rows_owed: tuple[int, ...]
-    """Those of them whose rows are not deleted yet."""
+    chunks: tuple[UnfinishedChunk, ...]
+    """All of them at first, what is left when a deletion is run again."""
     rows_deleted: int
     """Rows that earlier runs deleted."""
     pace: Pace
@@ -184,18 +204,6 @@ class SealedChunk(Chunk):
     epoch: int
     pages: int
     digest: str
-
-
-class RowsDeleted(Message):
-    """The rows of a chunk are gone, and its keys are released."""
-
-    rows: int
-    first_page: int
-    pages: int
-    """Pages from `first_page` up to this one, not included, are owed to the object store."""
-    sealed: int
-    trace_groups: int
-    """(organization, project) pairs whose trace items are to be deleted."""
 
 
 class PageRange(Chunk):

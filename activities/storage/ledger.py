@@ -54,7 +54,7 @@ from activities.storage.database import LEDGER_SCHEMA, ledger_schema, slices
 from activities.storage.keys import ArtifactRef
 from activities.storage.tables import Artifact, Json, Project
 from workflows.errors import ArtifactReappeared, NotOpen, StaleAttempt
-from workflows.messages import DeletionReceipt, DeletionRequest, workflow_id
+from workflows.messages import DeletionReceipt, DeletionRequest, RowsDeleted, UnfinishedChunk, workflow_id
 
 PAGE_KEYS = 1000
 """Keys a page: as many as one DeleteObjects request takes."""
@@ -116,9 +116,14 @@ class PrefixState(StrEnum):
     """What is known of a prefix."""
 
     OWED = "owed"
+    SWEPT = "swept"
+    """Listed and emptied once; to be listed empty after a quiet period."""
     EMPTY = "empty"
     LEFT_OVER = "left_over"
     UNCHECKED = "unchecked"
+
+
+_UNFINISHED = (PrefixState.OWED, PrefixState.SWEPT, PrefixState.LEFT_OVER)
 
 
 class LedgerTable(DeclarativeBase):
@@ -443,14 +448,38 @@ def has_chunks(session: Session, deletion_id: str) -> bool:
     return bool(session.execute(select(exists().where(DeletionChunk.deletion_id == deletion_id))).scalar())
 
 
-def unfinished_chunks(session: Session, deletion_id: str, *, traces_configured: bool) -> list[tuple[int, bool]]:
-    """(chunk, rows are deleted) for every chunk that owes anything: rows, pages, prefixes or trace items."""
+def unfinished_chunks(session: Session, deletion_id: str, *, traces_configured: bool) -> list[UnfinishedChunk]:
+    """Every chunk that owes anything: rows, pages, prefixes or trace items."""
+    first_pages = select(DeletionPage.chunk, func.min(DeletionPage.seq)).where(DeletionPage.deletion_id == deletion_id)
+    first_page = {row[0]: row[1] for row in session.execute(first_pages.group_by(DeletionPage.chunk))}
+    unswept = select(DeletionPrefix.chunk).where(
+        DeletionPrefix.deletion_id == deletion_id, DeletionPrefix.state == PrefixState.OWED, DeletionPrefix.exact.is_(False)
+    )
+    to_sweep = set(session.execute(unswept.distinct()).scalars())
     rows = session.execute(
-        select(DeletionChunk.chunk, DeletionChunk.state)
+        select(DeletionChunk)
         .where(DeletionChunk.deletion_id == deletion_id, _owes(traces_configured=traces_configured))
         .order_by(DeletionChunk.chunk)
+    ).scalars()
+    return [
+        UnfinishedChunk(
+            chunk=found.chunk,
+            released=None if found.state == ChunkState.OPEN else released(found, first_page.get(found.chunk)),
+            swept=found.state != ChunkState.OPEN and found.chunk not in to_sweep,
+        )
+        for found in rows
+    ]
+
+
+def released(found: DeletionChunk, first_page: int | None) -> RowsDeleted:
+    """What a chunk whose rows are gone has deleted and still owes. Without a first page it owes none."""
+    return RowsDeleted(
+        rows=sum(found.rows.values()),
+        first_page=found.pages if first_page is None else first_page,
+        pages=found.pages,
+        sealed=found.sealed,
+        trace_items_owed=found.trace_items_confirmed_at is None,
     )
-    return [(chunk, state == ChunkState.ROWS_DELETED) for chunk, state in rows]
 
 
 def has_deleted_rows(session: Session, deletion_id: str) -> bool:
@@ -535,7 +564,7 @@ def _owes(*, traces_configured: bool) -> ColumnElement[bool]:
     prefix = and_(
         DeletionPrefix.deletion_id == DeletionChunk.deletion_id,
         DeletionPrefix.chunk == DeletionChunk.chunk,
-        DeletionPrefix.state.in_([PrefixState.OWED, PrefixState.LEFT_OVER]),
+        DeletionPrefix.state.in_(_UNFINISHED),
     )
     owes = [DeletionChunk.state == ChunkState.OPEN, exists().where(page), exists().where(prefix)]
     if traces_configured:
@@ -768,10 +797,10 @@ def settle_page(
     return True
 
 
-def first_page(session: Session, found: DeletionChunk) -> int:
-    """The first page that still holds keys; behind the last one if none does."""
-    first = session.execute(select(func.min(DeletionPage.seq)).where(*_of(found))).scalar()
-    return found.pages if first is None else int(first)
+def first_page(session: Session, found: DeletionChunk) -> int | None:
+    """The first page that still holds keys."""
+    first: int | None = session.execute(select(func.min(DeletionPage.seq)).where(*_of(found))).scalar()
+    return first
 
 
 def drop_keys(session: Session, found: DeletionChunk, page: Page, *, kept: set[str]) -> None:
@@ -810,7 +839,7 @@ def prefixes_to_sweep(session: Session, deletion_id: str, chunk: int) -> list[Pr
         .where(
             DeletionPrefix.deletion_id == deletion_id,
             DeletionPrefix.chunk == chunk,
-            DeletionPrefix.state.in_([PrefixState.OWED, PrefixState.LEFT_OVER]),
+            DeletionPrefix.state.in_(_UNFINISHED),
         )
         .order_by(DeletionPrefix.scope, DeletionPrefix.prefix)
     )
@@ -819,7 +848,7 @@ def prefixes_to_sweep(session: Session, deletion_id: str, chunk: int) -> list[Pr
 
 def prefixes_owed(session: Session, deletion_id: str, chunk: int) -> list[Prefix]:
     """Those of them that are left over for no other reason than that nobody has listed them empty yet."""
-    return [prefix for prefix in prefixes_to_sweep(session, deletion_id, chunk) if prefix.state == PrefixState.OWED]
+    return [prefix for prefix in prefixes_to_sweep(session, deletion_id, chunk) if prefix.state != PrefixState.LEFT_OVER]
 
 
 def settle_prefix(
