@@ -83,7 +83,16 @@ def activities_for(
 async def running(settings: Settings, client: Client) -> AsyncIterator[None]:
     """Work on both task queues until the context ends, then let running activities finish within the grace period."""
     database = open_database(settings)
-    check_version(database)
+    try:
+        check_version(database)
+        async with _workers(settings, client, database):
+            yield
+    finally:
+        database.dispose()
+
+
+@contextlib.asynccontextmanager
+async def _workers(settings: Settings, client: Client, database: Database) -> AsyncIterator[None]:
     pace = Pace(
         chunks_at_once=settings.chunks_at_once,
         activities_at_once=settings.activities_at_once,
@@ -126,7 +135,6 @@ async def running(settings: Settings, client: Client) -> AsyncIterator[None]:
         ):
             _log.info("worker is up: task queues %s and %s", TASK_QUEUE, OBJECTS_TASK_QUEUE)
             yield
-    database.dispose()
 
 
 def open_database(settings: Settings) -> Database:

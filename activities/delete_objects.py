@@ -63,13 +63,9 @@ class DeleteObjects:
         remaining = {key.removeprefix(page.scope): code for key, code in outcome.remaining.items()}
         with self.database.write() as session:
             found = ledger.lock_released(session, page.deletion_id, page.chunk, page.epoch)
-            ledger.settle_page(
-                session,
-                found,
-                page,
-                remaining,
-                deleted=len(outcome.deleted),
-                absent=len(outcome.absent),
-                kept=len(kept),
+            settled = ledger.settle_page(
+                session, found, page, remaining, deleted=len(outcome.deleted), absent=len(outcome.absent), kept=len(kept)
             )
+            if not settled and ledger.keys_owed(session, page.deletion_id, page.chunk, first=page.seq, last=page.seq):
+                raise KeysNotDeletedYet("another attempt is at work on the same page; what it leaves is to be tried again")
         return outcome
