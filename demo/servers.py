@@ -90,9 +90,7 @@ class Server(ABC):
                 raise ServerError(f"{self.name} ended while starting; its log ends with:\n{self.log_tail()}")
             if time.monotonic() > deadline:
                 self.kill()
-                raise ServerError(
-                    f"{self.name} did not answer in {START_TIMEOUT:.0f} s; its log ends with:\n{self.log_tail()}"
-                )
+                raise ServerError(f"{self.name} did not answer in {START_TIMEOUT:.0f} s; its log ends with:\n{self.log_tail()}")
             time.sleep(POLL_INTERVAL)
 
     def stop(self) -> None:

@@ -230,10 +230,7 @@ class World:
             f"{home}/comparison.json": report if manifest is None else manifest,
             f"{prefix}/snapshot_comparison_response.json": _json({"schema_version": 1, **ids, "images": images}),
             f"{prefix}/plan.json": _json({**ids, "chunks": chunks}),
-            **{
-                f"{prefix}/chunks/{n}.json": _json({"chunk_index": n, "images": pairs[n::chunks]})
-                for n in range(chunks)
-            },
+            **{f"{prefix}/chunks/{n}.json": _json({"chunk_index": n, "images": pairs[n::chunks]}) for n in range(chunks)},
             f"{run}/plan.json": _json({**ids, "schema_version": 2, "chunks": chunks}),
             f"{run}/assignments/0.json": _json({"chunk_index": 0, "candidates": pairs}),
             f"{run}/attempts/0/lost.png": diff_mask(screen("home"), screen("home", 1)),
@@ -249,9 +246,7 @@ class World:
                 images_renamed=counts["renamed"],
             )
             row_id = self._row(draft, row, owners) if committed else None
-        return Comparison(
-            row_id, artifact, base.artifact, usecase, f"{home}/comparison.json", tuple(mask_keys.values())
-        )
+        return Comparison(row_id, artifact, base.artifact, usecase, f"{home}/comparison.json", tuple(mask_keys.values()))
 
     def mobile_build(
         self,
@@ -271,9 +266,7 @@ class World:
         unique = f"{app_name} {version} {uuid.uuid4()}"
         with self._draft() as draft:
             app, installable, main, watch = (
-                self._file(
-                    draft, organization_id, f"{kind}.bin", f"preprod.{kind}", f"{kind} of {unique}".encode() * 20
-                )
+                self._file(draft, organization_id, f"{kind}.bin", f"preprod.{kind}", f"{kind} of {unique}".encode() * 20)
                 for kind in ("artifact", "installable", "size_main", "size_watch")
             )
             file_ids = [app, installable, main, watch]
@@ -290,9 +283,7 @@ class World:
             metrics_ids = tuple(
                 self._row(
                     draft,
-                    tables.SizeMetrics(
-                        preprod_artifact_id=artifact.id, metrics_artifact_type=kind, analysis_file_id=file_id
-                    ),
+                    tables.SizeMetrics(preprod_artifact_id=artifact.id, metrics_artifact_type=kind, analysis_file_id=file_id),
                     {artifact.id},
                 )
                 for kind, file_id in enumerate((main, watch))

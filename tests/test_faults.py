@@ -26,8 +26,8 @@ from workflows.messages import SEARCH_ATTRIBUTES, Stage, Sweep, Swept
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 on_postgresql = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 
-# A worker that dies between the COMMIT and its report. As shipped, a step that a killed worker had taken is tried again
-# when its time is over; here that is two seconds, so that the test need not wait for it.
+# A worker that dies between the COMMIT and its report. As shipped, a step that was lost with its worker is tried again after
+# fifteen seconds without a heartbeat; here after one, so that the test need not wait for it.
 KILLED_AFTER_THE_COMMIT = """
 import functools, os, signal, sys
 from datetime import timedelta
@@ -36,7 +36,7 @@ import worker
 from activities.delete_rows import DeleteRows
 from workflows import delete_artifacts
 
-delete_artifacts.ROWS["start_to_close_timeout"] = timedelta(seconds=2)
+delete_artifacts.ROWS["heartbeat_timeout"] = timedelta(seconds=1)
 worker.Worker = functools.partial(worker.Worker, workflow_runner=UnsandboxedWorkflowRunner(), max_cached_workflows=0)
 whole = DeleteRows.delete_rows
 
@@ -85,8 +85,9 @@ def mortal_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectSt
 @pytest.fixture
 def mortal_store(stack: Stack, mortal_server: ObjectStoreServer) -> Iterator[ObjectStoreServer]:
     """An object store that the test may kill."""
-    s3_of(mortal_server).create_bucket(Bucket=stack.bucket)
-    stack.use_bucket(stack.bucket, mortal_server)
+    bucket = f"mortal-{stack.organization_id}"
+    s3_of(mortal_server).create_bucket(Bucket=bucket)
+    stack.use_bucket(bucket, mortal_server)
     yield mortal_server
     with contextlib.suppress(ServerError):  # it is up again, as it mostly is
         mortal_server.start()

@@ -5,6 +5,7 @@ import hashlib
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -89,28 +90,39 @@ def versions_in(store: S3Objects) -> set[str]:
 # Deleting ---------------------------------------------------------------------------------------------------------------
 
 
-def list_by(store: S3Objects, size: int) -> None:
-    """Have the store list so few at a time, as it does of itself by the thousand."""
+@contextmanager
+def listed_by(store: S3Objects, size: int) -> Iterator[None]:
+    """The store lists so few at a time, as it does of itself by the thousand."""
 
     def fewer(params: dict[str, Any], **_: object) -> None:
         params["MaxKeys"] = size
 
-    for call in ("ListObjectsV2", "ListObjectVersions"):
-        store.client.meta.events.register(f"provide-client-params.s3.{call}", fewer)
+    calls = [f"provide-client-params.s3.{call}" for call in ("ListObjectsV2", "ListObjectVersions")]
+    for call in calls:
+        store.client.meta.events.register(call, fewer)
+    yield
+    for call in calls:
+        store.client.meta.events.unregister(call, fewer)
 
 
-def requests_of(store: S3Objects) -> list[str]:
-    """The names of the requests that are made from now on."""
+@contextmanager
+def requests_of(store: S3Objects) -> Iterator[list[str]]:
+    """The names of the requests that are made."""
     requests: list[str] = []
-    store.client.meta.events.register("before-call.s3", lambda model, **_: requests.append(model.name))
-    return requests
+
+    def note(model: Any, **_: object) -> None:
+        requests.append(model.name)
+
+    store.client.meta.events.register("before-call.s3", note)
+    yield requests
+    store.client.meta.events.unregister("before-call.s3", note)
 
 
 def test_a_thousand_keys_are_one_request(store: S3Objects) -> None:
     """It is the most that S3 takes, and each request costs as much as a hundred keys."""
     put(store, "o/4/0", "o/4/999", "o/4/1000", "o/42/0")
-    requests = requests_of(store)
-    outcome = store.delete([f"o/4/{number}" for number in range(MAX_KEYS)])
+    with requests_of(store) as requests:
+        outcome = store.delete([f"o/4/{number}" for number in range(MAX_KEYS)])
     assert (len(outcome.deleted), outcome.remaining, requests) == (1000, {}, ["DeleteObjects"])
     assert keys_in(store) == {"o/4/1000", "o/42/0"}
 
@@ -118,8 +130,8 @@ def test_a_thousand_keys_are_one_request(store: S3Objects) -> None:
 def test_a_long_listing_is_read_to_its_end(store: S3Objects) -> None:
     """A listing that stopped at its first page would leave the rest behind and look the same."""
     put(store, *(f"o/4/{number}" for number in range(25)), "o/42/1", "o/4.json", "o/4")
-    list_by(store, 10)
-    pages = list(store.list_under("o/4/"))
+    with listed_by(store, 10):
+        pages = list(store.list_under("o/4/"))
     assert [len(page) for page in pages] == [10, 10, 5]
     outcomes = [store.delete_found(page) for page in pages]
     assert [(len(outcome.deleted), outcome.remaining) for outcome in outcomes] == [(10, {}), (10, {}), (5, {})]
@@ -137,14 +149,14 @@ def test_a_key_that_is_not_there_is_no_trouble(store: S3Objects) -> None:
 def test_of_a_versioned_key_every_version_and_marker_goes(versioned_store: S3Objects, monkeypatch: pytest.MonkeyPatch) -> None:
     """A delete without a version only hides the data. Versions may be more than one listing shows and one request takes."""
     monkeypatch.setattr("activities.storage.objects.MAX_KEYS", 10)
-    list_by(versioned_store, 10)
     keys = [f"o/4/{number}" for number in range(9)]
     for _ in range(3):
         put(versioned_store, *keys)
     put(versioned_store, "o/4", "o/42/1", "o/4/10")
     for key in keys[:3]:
         versioned_store.client.delete_object(Bucket=versioned_store.bucket, Key=key)
-    outcome = versioned_store.delete([*keys, "o/4/absent"])
+    with listed_by(versioned_store, 10):
+        outcome = versioned_store.delete([*keys, "o/4/absent"])
     assert (sorted(outcome.deleted), outcome.absent, outcome.remaining) == (keys, ["o/4/absent"], {})
     assert versions_in(versioned_store) == {"o/4", "o/42/1", "o/4/10"}
 
@@ -190,8 +202,8 @@ def test_keys_that_xml_cannot_carry_go_and_harm_no_other(store: S3Objects) -> No
     odd = {"o/\x01", "o/a\x1fb", "o/tab\t", "o/new\nline", "o/\x7f"}
     put(store, *odd, "o/a", "o/b")
     assert odd < keys_in(store)
-    requests = requests_of(store)
-    outcome = store.delete([*odd, "o/a", "o/c"])
+    with requests_of(store) as requests:
+        outcome = store.delete([*odd, "o/a", "o/c"])
     assert (set(outcome.deleted), outcome.remaining) == ({*odd, "o/a", "o/c"}, {})
     assert requests == ["DeleteObjects"] + 5 * ["DeleteObject"]
     assert keys_in(store) == {"o/b"}
@@ -238,13 +250,15 @@ def test_no_call_takes_an_absent_bucket_for_an_empty_one(s3: S3Client, call: str
         CALLS[call](S3Objects(s3, "no-such-bucket", versioned=False))
 
 
-def test_a_bucket_says_itself_whether_it_keeps_versions(s3: S3Client, bucket: str, locking_bucket: str) -> None:
+def test_a_bucket_says_itself_whether_it_keeps_versions(s3: S3Client, buckets: tuple[str, str]) -> None:
     """Also one whose versioning was suspended: the versions that it had are still there."""
-    assert not bucket_keeps_versions(s3, bucket)
-    assert bucket_keeps_versions(s3, locking_bucket)
-    s3.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
-    s3.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Suspended"})
-    assert bucket_keeps_versions(s3, bucket)
+    unversioned, versioned = buckets
+    assert not bucket_keeps_versions(s3, unversioned)
+    assert bucket_keeps_versions(s3, versioned)
+    s3.create_bucket(Bucket="suspended")
+    for status in ("Enabled", "Suspended"):
+        s3.put_bucket_versioning(Bucket="suspended", VersioningConfiguration={"Status": status})
+    assert bucket_keeps_versions(s3, "suspended")
 
 
 # Stores that fail -------------------------------------------------------------------------------------------------------
