@@ -30,7 +30,6 @@ from temporalio.client import (
     WorkflowUpdateFailedError,
 )
 from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
-from temporalio.envconfig import ClientConfig
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
@@ -38,8 +37,8 @@ from activities.storage import ledger
 from activities.storage.database import Database
 from activities.storage.ledger import Deletion, DeletionState
 from settings import DatabaseSettings, load
-from workflows.converter import data_converter
-from workflows.errors import AskAgain, DeletionError
+from workflows.converter import connect, unreachable
+from workflows.errors import AskAgain, DeletionError, TemporalUnreachable
 from workflows.messages import (
     ROWS_DELETED_UPDATE_ID,
     SEARCH_ATTRIBUTES,
@@ -172,11 +171,6 @@ async def resume(client: Client, database: Database) -> list[str]:
             await start_deletion(client, request)
             started.append(request.workflow_id)
     return started
-
-
-async def connect() -> Client:
-    """A client by Temporal's own environment variables and profile file (`temporalio.envconfig`)."""
-    return await Client.connect(**ClientConfig.load_client_connect_config(), data_converter=data_converter)
 
 
 async def register_search_attributes(client: Client) -> list[str]:
@@ -332,7 +326,7 @@ async def _run(database: Database, request: DeletionRequest, *, wait: bool, as_j
     try:
         client = await connect()
         await start_deletion(client, request)
-    except (RPCError, RuntimeError):
+    except (RPCError, TemporalUnreachable):
         sys.stderr.write(
             f"{request.workflow_id} is accepted, but Temporal cannot be reached: `starter.py resume` starts it later\n"
         )
@@ -423,6 +417,12 @@ def _number(value: str) -> int:
     return int(value)
 
 
+def _limit(value: str) -> int:
+    if (number := _number(value)) < 1:
+        raise argparse.ArgumentTypeError("must be 1 or more")
+    return number
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description="Delete snapshot artifacts for good: start deletions, follow them, run them again.",
@@ -454,7 +454,7 @@ def _parser() -> argparse.ArgumentParser:
     listing = command("list", _list, "deletions, newest first")
     listing.add_argument("--organization", type=_number)
     listing.add_argument("--state", choices=list(DeletionState))
-    listing.add_argument("--limit", type=_number, default=50)
+    listing.add_argument("--limit", type=_limit, default=50)
     command("resume", _resume, "start every accepted deletion that nobody runs")
     shown = command("receipt", _receipt, "what a deletion did", deletion=True)
     for made in (delete, rerun, status, listing, shown):
@@ -468,7 +468,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = _parser().parse_args(arguments)
     try:
         code: int = asyncio.run(parsed.run(parsed))
-    except (ValidationError, NoSuchDeletion, DeletionError, RPCError, RuntimeError, KeyboardInterrupt) as error:
+    except (ValidationError, NoSuchDeletion, DeletionError, RPCError, KeyboardInterrupt) as error:
         sentence, code = _explained(error)
         sys.stderr.write(f"{sentence}\n")
     return code
@@ -482,10 +482,9 @@ def _explained(error: BaseException) -> tuple[str, int]:
             return str(error), BAD_USAGE
         case DeletionError():
             return str(error), UNREACHABLE
-        case KeyboardInterrupt():
-            return "interrupted; a deletion that was started goes on", FAILED
-    name = type(error).__name__
-    return f"Temporal cannot be reached ({name}); TEMPORAL_ADDRESS says where it is looked for", UNREACHABLE
+        case RPCError():
+            return str(unreachable(error)), UNREACHABLE
+    return "interrupted; a deletion that was started goes on", FAILED
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ from typing import Any
 from temporalio.api.operatorservice.v1 import ListSearchAttributesRequest
 from temporalio.client import Client
 from temporalio.common import VersioningBehavior, WorkerDeploymentVersion
-from temporalio.envconfig import ClientConfig
 from temporalio.service import RPCError
 from temporalio.worker import Worker, WorkerDeploymentConfig
 
@@ -36,7 +35,7 @@ from activities.storage.traces import SqlTraces, TraceStore
 from activities.sweep_prefixes import SweepPrefixes
 from migrations import check_version
 from settings import Settings, explained, load
-from workflows.converter import data_converter
+from workflows.converter import connect, unreachable
 from workflows.delete_artifacts import DeleteArtifactsWorkflow
 from workflows.errors import DeletionError
 from workflows.messages import OBJECTS_TASK_QUEUE, SEARCH_ATTRIBUTES, TASK_QUEUE, Pace
@@ -185,11 +184,6 @@ async def has_search_attributes(client: Client) -> bool:
     return set(SEARCH_ATTRIBUTES) <= set(found.custom_attributes)
 
 
-async def connect() -> Client:
-    """A client by Temporal's own environment variables and profile file."""
-    return await Client.connect(**ClientConfig.load_client_connect_config(), data_converter=data_converter)
-
-
 def _deployment(build_id: str | None) -> WorkerDeploymentConfig | None:
     if build_id is None:
         return None
@@ -222,11 +216,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings = load(Settings)
     try:
         asyncio.run(_work(settings))
-    except DeletionError as error:
-        sys.stderr.write(f"{error}\n")
-        return 3
-    except (RuntimeError, RPCError) as error:
-        sys.stderr.write(f"Temporal cannot be reached ({type(error).__name__}); TEMPORAL_ADDRESS says where it is looked for\n")
+    except (DeletionError, RPCError) as error:
+        sys.stderr.write(f"{unreachable(error) if isinstance(error, RPCError) else error}\n")
         return 3
     return 0
 

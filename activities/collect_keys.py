@@ -127,7 +127,7 @@ class CollectKeys:
             places = rows.find_places(session, known, organization_id)
             comparisons, named = rows.named_by_columns(session, places)
             living_icons = rows.icon_ids(session, places.moved)
-        reserved = {str(one.key) for one in named} | {_response_key(one) for one in comparisons}
+        reserved = {str(one.key) for one in named if one.owned} | {_response_key(one) for one in comparisons}
         seal = Seal(self.database, chunk, epoch, frozenset(reserved))
         for scope, key in icons:
             if key.rpartition("/")[2] not in living_icons:

@@ -307,7 +307,17 @@ class ObjectStoreServer(Server):
 
     def _answers(self) -> bool:
         # That an unsigned request is *refused* shows that the identities are loaded.
-        return _http_status(f"{self.endpoint}/") == 403  # noqa: PLR2004
+        return _http_status(f"{self.endpoint}/") == 403 and self._has_volumes()  # noqa: PLR2004
+
+    def _has_volumes(self) -> bool:
+        """Whether the master knows the volume server: after a kill that can be seconds later, and reads fail until then."""
+        try:
+            with _open(f"http://127.0.0.1:{self._ports[2]}/dir/status", timeout=5) as answer:
+                topology = json.load(answer)["Topology"]
+        except OSError:
+            return False
+        racks = (rack for center in topology.get("DataCenters") or () for rack in center.get("Racks") or ())
+        return any(rack.get("DataNodes") for rack in racks)
 
 
 @dataclass(frozen=True)

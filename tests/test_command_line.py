@@ -221,7 +221,17 @@ async def test_what_cannot_be_meant_is_refused_in_one_sentence(run: Run, argumen
 
 @pytest.mark.parametrize(
     "arguments",
-    ["", "undo", "delete", "delete 1", "delete x --organization 1", "delete 1.5 --organization 1", "delete ٣ --organization 1"],
+    [
+        "",
+        "undo",
+        "delete",
+        "delete 1",
+        "delete x --organization 1",
+        "delete 1.5 --organization 1",
+        "delete ٣ --organization 1",
+        "list --limit 0",
+        "list --limit -1",
+    ],
 )
 async def test_a_command_that_was_mistyped_is_bad_usage(run: Run, arguments: str) -> None:
     done = await run(*arguments.split())

@@ -825,3 +825,16 @@ def test_a_key_that_a_manifest_names_twice_is_sealed_and_counted_once(stack: Sta
         receipt = steps.finish(request, sealed)
     assert len(keys) == len(set(keys))
     assert sum(receipt.objects.sealed_by_kind.values()) == receipt.objects.sealed
+
+
+@ONE_DATABASE
+def test_a_column_that_names_anothers_mask_does_not_hide_it(stack: Stack) -> None:
+    """A stray of one artifact may be another's own key, and where nothing can be listed only the manifest names it."""
+    shop = shop_of(stack.world, masks=1)
+    (mask,) = shop.comparison.mask_keys
+    with stack.database.write() as session:
+        set_extras(session, tables.SnapshotMetrics, shop.base.metrics_id, head_images_key=mask)
+    request = stack.request([shop.head.id, shop.base.id])
+    with steps_of(stack, bucket_listable=False) as steps:
+        steps.finish(request, steps.open_and_collect(request))
+    assert not [key for key in stack.world.objects() if key.endswith(mask)]

@@ -95,6 +95,10 @@ class LedgerOutdated(DeletionError):
     """The ledger's tables are absent or of another version than this code."""
 
 
+class TemporalUnreachable(DeletionError):
+    """No Temporal server answers where it is looked for."""
+
+
 class DatabaseUnavailable(DeletionError):
     """The database refused, could not be reached, or asked to try again."""
 

@@ -803,13 +803,6 @@ def first_page(session: Session, found: DeletionChunk) -> int | None:
     return first
 
 
-def drop_keys(session: Session, found: DeletionChunk, page: Page, *, kept: set[str]) -> None:
-    """Take keys out of a page that are not to be deleted after all."""
-    remaining = dict.fromkeys(set(page.keys) - kept, NOT_ATTEMPTED)
-    if not settle_page(session, found, page, remaining, kept=len(page.keys) - len(remaining)):
-        raise StaleAttempt(f"chunk {page.chunk}: a page changed under its lock")
-
-
 def update_chunk(found: DeletionChunk) -> Update:
     """An update of this chunk, for values that the database computes."""
     return update(DeletionChunk).where(DeletionChunk.deletion_id == found.deletion_id, DeletionChunk.chunk == found.chunk)
