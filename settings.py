@@ -115,6 +115,12 @@ class Settings(DatabaseSettings):
         60,
         description="seconds before the listing that confirms a sweep: longer than a comparison's last writes take",
     )
+    trace_items_pause_s: PositiveFloat = Field(
+        60, description="seconds before trace items are counted again, at first; an event store's consumer deletes in minutes"
+    )
+    trace_items_within_s: PositiveFloat = Field(
+        7200, description="seconds after which trace items that are still counted are reported as unconfirmed"
+    )
     keys_per_second: PositiveFloat | None = Field(
         None, description="limit for deleted keys over all workers; S3's guide is 3,500 a second for a prefix"
     )
@@ -132,6 +138,14 @@ class Settings(DatabaseSettings):
     @property
     def quiet_period(self) -> timedelta:
         return timedelta(seconds=self.quiet_period_s)
+
+    @property
+    def trace_items_pause(self) -> timedelta:
+        return timedelta(seconds=self.trace_items_pause_s)
+
+    @property
+    def trace_items_within(self) -> timedelta:
+        return timedelta(seconds=self.trace_items_within_s)
 
     @property
     def shutdown_grace(self) -> timedelta:

@@ -97,6 +97,8 @@ async def _workers(settings: Settings, client: Client, database: Database) -> As
         activities_at_once=settings.activities_at_once,
         pages_an_activity=settings.pages_an_activity,
         quiet_period=settings.quiet_period,
+        trace_items_pause=settings.trace_items_pause,
+        trace_items_within=settings.trace_items_within,
         search_attributes=await has_search_attributes(client),
     )
     traces = open_traces(settings, database)

@@ -1,12 +1,18 @@
 """Trace items through Snuba's protocol: every status that it answers with, and what a network does in between."""
 
+from collections.abc import Iterator
+
 import pytest
 
+import starter
 from activities.storage.keys import ArtifactRef
 from activities.storage.snuba import SnubaTraces
+from demo.world import Snapshot
 from tests.snuba_server import SnubaServer, error
+from tests.stack import Seen, Stack, eventually, pending_failures
 from workflows.errors import TraceStoreRefused, TraceStoreUnavailable
 
+on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 TRACES = [ArtifactRef(1, 2, number).trace_id for number in range(8)]
 SECRET = "marker-of-a-customer"
 
@@ -85,3 +91,118 @@ def test_nobody_listening_is_unavailable() -> None:
         url = server.url
     with pytest.raises(TraceStoreUnavailable):
         SnubaTraces(url, timeout_s=1).delete(1, 2, TRACES)
+
+
+# The whole path --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def snuba() -> Iterator[SnubaServer]:
+    with SnubaServer() as server:
+        yield server
+
+
+def counted(server: SnubaServer, snapshots: list[Snapshot]) -> None:
+    """Three trace items of each snapshot, and as many of the same ones in another project."""
+    for one in snapshots:
+        place = one.artifact
+        server.items[place.organization_id, place.project_id, place.trace_id] = 3
+        server.items[place.organization_id, place.project_id + 1, place.trace_id] = 3
+
+
+def asked_of(server: SnubaServer, one: Snapshot) -> int:
+    """How many requests named the snapshot's trace id."""
+    return sum(one.artifact.trace_id in request.trace_ids for request in server.requests)
+
+
+@on_sqlite
+async def test_a_deletion_asks_until_no_trace_item_is_counted_any_more(stack: Stack, snuba: SnubaServer) -> None:
+    """The consumer deletes only after the second request: accepted twice, the deletion goes on asking, and confirms."""
+    head, kept = stack.snapshots("head", "kept")
+    counted(snuba, [head, kept])
+    before = dict(snuba.items)
+    async with stack.worker(trace_store="snuba", snuba_url=snuba.url, trace_items_pause_s=0.1):
+        handle = await stack.start([head.id])
+
+        async def asked_twice() -> bool:
+            return asked_of(snuba, head) >= 2
+
+        await eventually(asked_twice)
+        assert (await starter.progress(stack.client, handle.id)).trace_items_matched == 3
+        snuba.consume()
+        await handle.result()
+    receipt = stack.receipt(handle.id)
+    assert receipt.complete
+    assert (receipt.trace_items.state, receipt.trace_items.matched) == ("confirmed", 3)
+    assert receipt.trace_items.confirmed_at is not None
+    place = head.artifact
+    assert before.keys() - snuba.items.keys() == {(place.organization_id, place.project_id, place.trace_id)}
+    timers = [event async for event in handle.fetch_history_events() if event.HasField("timer_started_event_attributes")]
+    assert timers, "the pauses are durable"
+
+
+@on_sqlite
+async def test_trace_items_that_are_counted_to_the_end_are_left_over_until_a_rerun_confirms_them(
+    stack: Stack, snuba: SnubaServer
+) -> None:
+    """A consumer that stands still: all else is done, the receipt says "unconfirmed", and nobody calls it complete."""
+    (head,) = stack.snapshots("head")
+    counted(snuba, [head])
+    before = Seen.of(stack.world)
+    async with stack.worker(trace_store="snuba", snuba_url=snuba.url, trace_items_pause_s=0.1, trace_items_within_s=0.35):
+        handle = await stack.start([head.id])
+        failure = await stack.failure(handle)
+        assert failure.type == "ObjectsRemain"
+        assert "TraceItemsUnconfirmed 1" in failure.message
+        receipt = stack.receipt(handle.id)
+        assert (receipt.trace_items.state, receipt.trace_items.unconfirmed_artifacts) == ("unconfirmed", 1)
+        assert receipt.left_over == {"TraceItemsUnconfirmed": 1}
+        assert Seen.of(stack.world).objects.keys() == before.objects.keys() - stack.world.objects_of([head.id])
+        assert asked_of(snuba, head) == 2, "pauses double, and none begins that would end after the budget"
+
+        snuba.consume()
+        receipt = await stack.delete([head.id])
+    assert receipt.complete
+    assert receipt.trace_items.state == "confirmed"
+
+
+@on_sqlite
+async def test_a_trace_store_that_is_down_is_waited_for_in_plain_sight(stack: Stack, snuba: SnubaServer) -> None:
+    """An operator reads why nothing moves; the answers come back, and nobody has to do anything after."""
+    (head,) = stack.snapshots("head")
+    counted(snuba, [head])
+    snuba.consumes_at_once = True
+    snuba.answers = [lambda: error(503, SECRET)] * 1000
+    async with stack.worker(trace_store="snuba", snuba_url=snuba.url, trace_items_pause_s=0.1):
+        handle = await stack.start([head.id])
+
+        async def failure() -> str | None:
+            return (await pending_failures(handle)).get("delete_trace_items")
+
+        assert await eventually(failure) == "the trace store answered HTTP 503"
+        snuba.answers.clear()
+        await handle.result()
+    assert stack.receipt(handle.id).trace_items.state == "confirmed"
+
+
+@on_sqlite
+async def test_what_the_trace_store_refuses_for_good_is_left_over_at_once(stack: Stack, snuba: SnubaServer) -> None:
+    """A final answer is not asked for again: it is reported, after all else has been done."""
+    (head,) = stack.snapshots("head")
+    counted(snuba, [head])
+    snuba.answers = [lambda: error(400, SECRET)]
+    async with stack.worker(trace_store="snuba", snuba_url=snuba.url):
+        handle = await stack.start([head.id])
+        assert (await stack.failure(handle)).type == "ObjectsRemain"
+    assert len(snuba.requests) == 1
+    assert stack.receipt(handle.id).left_over == {"TraceItemsUnconfirmed": 1}
+
+
+@on_sqlite
+async def test_without_a_trace_store_the_receipt_says_unchecked(stack: Stack) -> None:
+    (head,) = stack.snapshots("head")
+    async with stack.worker(trace_store="none"):
+        receipt = await stack.delete([head.id])
+    assert receipt.complete
+    assert (receipt.trace_items.state, receipt.trace_items.confirmed_at) == ("unchecked", None)
+    assert head.artifact.trace_id in {item["trace_id"] for item in stack.world.rows()["trace_items"].values()}

@@ -107,9 +107,7 @@ TRACE_ITEMS = ActivityConfig(
     retry_policy=AGAIN,
 )
 
-# An event store's consumer deletes minutes after it accepted; what it has not deleted after two hours is reported.
-TRACE_ITEMS_FIRST_PAUSE, TRACE_ITEMS_LONGEST_PAUSE = timedelta(minutes=1), timedelta(minutes=15)
-TRACE_ITEMS_WITHIN = timedelta(hours=2)
+TRACE_ITEMS_LONGEST_PAUSE = timedelta(minutes=15)
 # Another deletion takes seconds, or days where its store is down.
 OTHERS_FIRST_PAUSE, OTHERS_LONGEST_PAUSE = timedelta(seconds=1), timedelta(minutes=5)
 SEALS_TRIED = 20
@@ -293,8 +291,8 @@ class DeleteArtifactsWorkflow:
             return
         if self._trace_items_until is None:
             handed_on: datetime | None = workflow.memo_value(_TRACE_ITEMS_UNTIL, None, type_hint=datetime)
-            self._trace_items_until = handed_on or workflow.now() + TRACE_ITEMS_WITHIN
-        matched, pause = 0, TRACE_ITEMS_FIRST_PAUSE
+            self._trace_items_until = handed_on or workflow.now() + self._pace.trace_items_within
+        matched, pause = 0, self._pace.trace_items_pause
         while True:
             answer = await self._try(DELETE_TRACE_ITEMS, chunk, TRACE_ITEMS, f"trace items of chunk {chunk.chunk}")
             if answer is None:

@@ -143,6 +143,10 @@ class Pace(Message):
     activities_at_once: int = 16
     pages_an_activity: int = 4
     quiet_period: timedelta = timedelta(0)
+    trace_items_pause: timedelta = timedelta(minutes=1)
+    """Before trace items are counted again; it doubles each time, up to a quarter of an hour."""
+    trace_items_within: timedelta = timedelta(hours=2)
+    """Trace items that are still counted after this are reported as unconfirmed."""
     search_attributes: bool = False
     """Whether the namespace has the three search attributes."""
 
