@@ -88,6 +88,9 @@ class Settings(DatabaseSettings):
         "ask", description="whether the bucket keeps versions; “ask” needs s3:GetBucketVersioning at the worker's start"
     )
     bucket_listable: bool = Field(default=True, description="false for a store without listings: prefixes stay unchecked")
+    bucket_multipart: bool = Field(
+        default=True, description="false for a store without multipart uploads: none are looked for, and the receipt says so"
+    )
     scope_template: Annotated[str, AfterValidator(_scope_template)] = Field(
         "{usecase}/org.{organization_id}/project.{project_id}/objects/",
         description="physical prefix of a project's keys",

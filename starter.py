@@ -223,6 +223,8 @@ def receipt_text(receipt: DeletionReceipt) -> str:
         ("  found by listing, deleted", f"{objects.found_by_listing:,}"),
         ("  found by listing, left over", _counts(objects.found_left_over)),
         ("  prefixes", f"{objects.prefixes_listed_empty:,} of {objects.prefixes:,} listed empty"),
+        ("  unfinished uploads aborted", objects.uploads_aborted),
+        ("  prefixes not looked at for uploads", objects.uploads_unchecked),
         ("  digest of the sealed keys", objects.digest),
         ("Images kept for expiry", receipt.manifests.images_kept),
         ("Manifests", f"{receipt.manifests.read:,} read"),

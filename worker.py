@@ -163,7 +163,13 @@ def open_store(settings: Settings) -> ObjectStore:
     versioned = settings.bucket_versioned == "yes" or (
         settings.bucket_versioned == "ask" and bucket_keeps_versions(client, settings.bucket)
     )
-    return S3Objects(client, settings.bucket, versioned, settings.bucket_listable)
+    return S3Objects(
+        client,
+        settings.bucket,
+        versioned,
+        listable=settings.bucket_listable,
+        lists_uploads=settings.bucket_listable and settings.bucket_multipart,
+    )
 
 
 def open_traces(settings: Settings, database: Database) -> TraceStore | None:

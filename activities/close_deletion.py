@@ -191,6 +191,11 @@ def _objects(session: Session, deletion_id: str, chunks: list[DeletionChunk]) ->
         .group_by(DeletionPrefix.state)
     ).all()
     by_state = {state: count for state, count, _, _ in prefix_counts}
+    of_deletion = DeletionPrefix.deletion_id == deletion_id
+    uploads = session.execute(select(func.sum(DeletionPrefix.uploads_aborted)).where(of_deletion)).scalar_one()
+    uploads_unchecked = select(func.count()).where(
+        of_deletion, DeletionPrefix.exact.is_(False), DeletionPrefix.uploads_aborted.is_(None)
+    )
     digest = hashlib.sha256("".join(chunk.digest for chunk in chunks).encode()).hexdigest()
     return ObjectsReceipt(
         sealed=sum(chunk.sealed for chunk in chunks),
@@ -204,6 +209,8 @@ def _objects(session: Session, deletion_id: str, chunks: list[DeletionChunk]) ->
         prefixes=sum(by_state.values()),
         prefixes_listed_empty=by_state.get(PrefixState.EMPTY, 0),
         prefixes_unchecked=by_state.get(PrefixState.UNCHECKED, 0),
+        uploads_aborted=int(uploads or 0),
+        uploads_unchecked=session.execute(uploads_unchecked).scalar_one(),
         listed_empty_from=min((at for *_, at in prefix_counts if at), default=None),
         digest=digest,
     )

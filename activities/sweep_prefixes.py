@@ -1,7 +1,8 @@
 """Step 5: list what is still under the artifacts' own prefixes and delete it; after a quiet period, list them empty.
 
 By now what rows and manifests named is gone, so a listing finds exactly what nobody named: plans, chunks, runs, whatever upload
-code invents next, and late writers. What the store itself listed is deleted literally.
+code invents next, and late writers. What the store itself listed is deleted literally. Uploads that were begun and not
+completed are no objects, but hold data: the listing that confirms aborts them first, so that none becomes an object behind it.
 """
 
 import hashlib
@@ -16,7 +17,7 @@ from activities.requests import run_all
 from activities.storage import ledger
 from activities.storage.database import Database
 from activities.storage.ledger import ChunkState, Prefix, PrefixState
-from activities.storage.objects import MAX_KEYS, ObjectStore
+from activities.storage.objects import MAX_KEYS, ObjectStore, Outcome
 from workflows.errors import KeysNotDeletedYet, StaleAttempt
 from workflows.messages import SWEEP_PREFIXES, Sweep, Swept
 
@@ -34,6 +35,13 @@ class Listing:
     refused: int = 0
     """Sealed keys under the prefix that are left over already: they are counted in their pages."""
     not_yet: Counter[str] = field(default_factory=Counter)
+    aborted: int | None = None
+    """Unfinished uploads; None if they were not looked for."""
+
+    def add(self, outcome: Outcome) -> None:
+        """Count what was refused, or is to be tried again."""
+        self.codes.update(outcome.refused.values())
+        self.not_yet.update(outcome.not_yet.values())
 
 
 @dataclass(frozen=True)
@@ -58,10 +66,11 @@ class SweepPrefixes:
                 for page in ledger.read_pages(session, sweep.deletion_id, sweep.chunk)
                 for key in page.keys
             }
-        jobs = [partial(self._sweep_one, sweep, prefix, in_pages) for prefix in prefixes if not prefix.exact]
         exact = [prefix for prefix in prefixes if prefix.exact and sweep.confirm]
+        uploads = dict(run_all(self.requests, [partial(self._abort_exact, prefix) for prefix in exact]))
+        jobs = [partial(self._sweep_one, sweep, prefix, in_pages) for prefix in prefixes if not prefix.exact]
         batches = [exact[start : start + MAX_KEYS] for start in range(0, len(exact), MAX_KEYS)]
-        jobs += [partial(self._delete_exact, sweep, batch, in_pages) for batch in batches]
+        jobs += [partial(self._delete_exact, sweep, batch, in_pages, uploads) for batch in batches]
         listings = run_all(self.requests, jobs)
         not_yet = sum((listing.not_yet for listing in listings), Counter[str]())
         if not_yet:
@@ -77,47 +86,75 @@ class SweepPrefixes:
         total = Listing()
         quiet = False
         for _ in range(_LISTINGS if sweep.confirm else 1):
-            listing = self._empty(prefix.scope + prefix.prefix, in_pages)
+            listing = self._empty(prefix.scope + prefix.prefix, in_pages, uploads=sweep.confirm)
             total.deleted += listing.deleted
             total.codes, total.not_yet, total.refused = listing.codes, listing.not_yet, listing.refused
-            if quiet := listing.deleted == 0:
+            if listing.aborted is not None:
+                total.aborted = (total.aborted or 0) + listing.aborted
+            if quiet := not listing.deleted and not listing.aborted:
                 break
         if sweep.last and not quiet:
-            total.codes[STILL_WRITTEN] += listing.deleted
-        self._settle(sweep, [(prefix, _state(sweep, prefix, total), total.deleted, dict(total.codes + total.not_yet))])
+            total.codes[STILL_WRITTEN] += listing.deleted + (listing.aborted or 0)
+        self._settle(sweep, [(prefix, _state(sweep, prefix, total), total)])
         return total
 
-    def _empty(self, prefix: str, in_pages: set[int]) -> Listing:
+    def _empty(self, prefix: str, in_pages: set[int], *, uploads: bool) -> Listing:
         listing = Listing()
+        if uploads:
+            self._abort_uploads(prefix, listing)
         for page in self.store.list_under(prefix):
             found = [one for one in page if _short(one.key) not in in_pages]
             listing.refused += len(page) - len(found)
             if found:
                 outcome = self.store.delete_found(found)
                 listing.deleted += len(outcome.deleted) + len(outcome.absent)
-                listing.codes.update(outcome.refused.values())
-                listing.not_yet.update(outcome.not_yet.values())
+                listing.add(outcome)
         return listing
 
-    def _delete_exact(self, sweep: Sweep, exact: list[Prefix], in_pages: set[int]) -> Listing:
+    def _abort_uploads(self, prefix: str, listing: Listing, *, exact: bool = False) -> None:
+        if not self.store.lists_uploads:
+            return
+        listing.aborted = 0
+        for page in self.store.uploads_under(prefix):
+            outcome = self.store.abort_uploads([one for one in page if not exact or one.key == prefix])
+            listing.aborted += len(outcome.deleted)
+            listing.add(outcome)
+
+    def _abort_exact(self, prefix: Prefix) -> tuple[str, Listing]:
+        key, listing = prefix.scope + prefix.prefix, Listing()
+        self._abort_uploads(key, listing, exact=True)
+        return key, listing
+
+    def _delete_exact(self, sweep: Sweep, exact: list[Prefix], in_pages: set[int], uploads: dict[str, Listing]) -> Listing:
         """Keys whose neighbours are others': they were deleted with the pages, and are deleted again after the quiet period."""
         keys = {prefix.scope + prefix.prefix: prefix for prefix in exact}
         outcome = self.store.delete([key for key in keys if _short(key) not in in_pages])
-        settled = []
+        total, settled = Listing(), []
         for key, prefix in keys.items():
-            if code := outcome.remaining.get(key):
-                settled.append((prefix, PrefixState.LEFT_OVER, 0, {code: 1}))
-            else:
-                state = PrefixState.LEFT_OVER if _short(key) in in_pages else PrefixState.EMPTY
-                settled.append((prefix, state, 0, {}))
+            listing = uploads[key]
+            listing.codes += Counter([outcome.refused[key]] if key in outcome.refused else [])
+            listing.not_yet += Counter([outcome.not_yet[key]] if key in outcome.not_yet else [])
+            left_over = listing.codes or listing.not_yet or _short(key) in in_pages
+            settled.append((prefix, PrefixState.LEFT_OVER if left_over else PrefixState.EMPTY, listing))
+            total.codes += listing.codes
+            total.not_yet += listing.not_yet
         self._settle(sweep, settled)
-        return Listing(codes=Counter(outcome.refused.values()), not_yet=Counter(outcome.not_yet.values()))
+        return total
 
-    def _settle(self, sweep: Sweep, settled: list[tuple[Prefix, PrefixState, int, dict[str, int]]]) -> None:
+    def _settle(self, sweep: Sweep, settled: list[tuple[Prefix, PrefixState, Listing]]) -> None:
         with self.database.write() as session:
             found = ledger.lock_released(session, sweep.deletion_id, sweep.chunk, settled[0][0].epoch)
-            for prefix, state, deleted, codes in settled:
-                ledger.settle_prefix(session, found, prefix, state, deleted=deleted, codes=codes, sweep=sweep.number)
+            for prefix, state, listing in settled:
+                ledger.settle_prefix(
+                    session,
+                    found,
+                    prefix,
+                    state,
+                    deleted=listing.deleted,
+                    aborted=listing.aborted,
+                    codes=dict(listing.codes + listing.not_yet),
+                    sweep=sweep.number,
+                )
 
 
 def _state(sweep: Sweep, prefix: Prefix, listing: Listing) -> PrefixState:
@@ -125,7 +162,7 @@ def _state(sweep: Sweep, prefix: Prefix, listing: Listing) -> PrefixState:
         return PrefixState.LEFT_OVER
     # Something that was found after the quiet period says that it was not quiet: only another one can confirm.
     # That holds for an earlier attempt of the same sweep too.
-    noisy = listing.deleted or prefix.noisy_sweep == sweep.number
+    noisy = listing.deleted or listing.aborted or prefix.noisy_sweep == sweep.number
     if not sweep.confirm or (noisy and not sweep.last):
         return PrefixState.SWEPT
     return PrefixState.EMPTY

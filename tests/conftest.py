@@ -88,6 +88,8 @@ def bucket(object_store: ObjectStoreServer, shared_bucket: str) -> Iterator[str]
     store = S3Objects(s3_of(object_store), shared_bucket, versioned=False)
     for found in store.list_under(""):
         assert not store.delete_found(found).remaining
+    for uploads in store.uploads_under(""):
+        assert not store.abort_uploads(uploads).remaining
 
 
 @pytest.fixture

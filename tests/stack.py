@@ -52,6 +52,7 @@ from workflows.messages import (
     SealedChunk,
     Step,
     Sweep,
+    Swept,
 )
 
 ROOT = Path(__file__).parents[1]
@@ -287,14 +288,20 @@ class Steps:
     def delete_rows(self, sealed: SealedChunk) -> RowsDeleted:
         return self.run(DELETE_ROWS, sealed)
 
-    def delete_what_was_released(self, sealed: SealedChunk, deleted: RowsDeleted) -> None:
-        chunk = Chunk(deletion_id=sealed.deletion_id, chunk=sealed.chunk)
+    def delete_objects(self, sealed: SealedChunk, deleted: RowsDeleted) -> None:
         if deleted.first_page < deleted.pages:
-            self.run(DELETE_OBJECTS, PageRange(**chunk.model_dump(), first=deleted.first_page, last=deleted.pages - 1))
+            pages = {"first": deleted.first_page, "last": deleted.pages - 1}
+            self.run(DELETE_OBJECTS, PageRange(deletion_id=sealed.deletion_id, chunk=sealed.chunk, **pages))
+
+    def delete_what_was_released(self, sealed: SealedChunk, deleted: RowsDeleted) -> None:
+        self.delete_objects(sealed, deleted)
         if deleted.trace_items_owed:
-            self.run(DELETE_TRACE_ITEMS, chunk)
+            self.run(DELETE_TRACE_ITEMS, Chunk(deletion_id=sealed.deletion_id, chunk=sealed.chunk))
         for number in (0, 1):
-            self.run(SWEEP_PREFIXES, Sweep(**chunk.model_dump(), number=number, last=number == 1))
+            self.sweep(sealed, number, last=number == 1)
+
+    def sweep(self, sealed: SealedChunk, number: int, *, last: bool = False) -> Swept:
+        return self.run(SWEEP_PREFIXES, Sweep(deletion_id=sealed.deletion_id, chunk=sealed.chunk, number=number, last=last))
 
     def close(self, request: DeletionRequest) -> DeletionReceipt:
         """The ledger's receipt."""

@@ -14,7 +14,7 @@ import starter
 import worker
 from activities.storage import files, ledger, tables
 from activities.storage.ledger import DeletionArtifact, DeletionChunk, DeletionState, RowsState
-from activities.storage.objects import Found, ObjectStore, Outcome
+from activities.storage.objects import Found, ObjectStore, Outcome, Upload
 from demo.world import Build, Comparison, Project, Snapshot, World, screen
 from tests.stack import Seen, Stack, eventually, pending_failures, steps_of, wait_for_waiters
 from workflows.errors import SchemaDrift, StaleSeal, StoreUnavailable
@@ -739,6 +739,18 @@ class Watched:
     def delete_found(self, found: Sequence[Found]) -> Outcome:
         self.touched += [one.key for one in found]
         return self.store.delete_found(found)
+
+    @property
+    def lists_uploads(self) -> bool:
+        return self.store.lists_uploads
+
+    def uploads_under(self, prefix: str) -> Iterator[Sequence[Upload]]:
+        self.touched.append(prefix)
+        return self.store.uploads_under(prefix)
+
+    def abort_uploads(self, uploads: Sequence[Upload]) -> Outcome:
+        self.touched += [one.key for one in uploads]
+        return self.store.abort_uploads(uploads)
 
 
 @ONE_DATABASE

@@ -399,6 +399,10 @@ class ObjectsReceipt(Message):
     prefixes_listed_empty: int = 0
     prefixes_unchecked: int = 0
     """The store cannot list."""
+    uploads_aborted: int = 0
+    """Unfinished multipart uploads under the artifacts' own prefixes and keys."""
+    uploads_unchecked: int = 0
+    """Prefixes under which nobody could look for unfinished uploads: the store has none, or cannot list them."""
     listed_empty_from: datetime | None = None
     """When the first of the prefixes was listed empty; the others were later, until the deletion was closed."""
     digest: str

@@ -242,6 +242,8 @@ class DeletionPrefix(LedgerTable):
     found: Mapped[int] = mapped_column(default=0)
     """Objects that were found by listing and deleted."""
     codes: Mapped[dict[str, int]] = mapped_column(default=dict)
+    uploads_aborted: Mapped[int | None]
+    """Unfinished multipart uploads that were found and aborted; None while nobody has looked for any."""
     noisy_sweep: Mapped[int] = mapped_column(Integer, default=0)
     """The number of the last sweep that found something new here: it cannot confirm the prefix as quiet."""
     listed_empty_at: Mapped[datetime | None]
@@ -853,8 +855,10 @@ def settle_prefix(
     deleted: int,
     codes: dict[str, int],
     sweep: int,
+    aborted: int | None = None,
 ) -> None:
-    """Write down what the listing of sweep number `sweep` found. The chunk is locked."""
+    """Write down what sweep number `sweep` found, unfinished uploads too if it looked for them. The chunk is locked."""
+    uploads = DeletionPrefix.uploads_aborted
     session.execute(
         update(DeletionPrefix)
         .where(
@@ -868,7 +872,8 @@ def settle_prefix(
             state=state,
             found=DeletionPrefix.found + deleted,
             codes=codes,
-            noisy_sweep=sweep if deleted else DeletionPrefix.noisy_sweep,
+            uploads_aborted=uploads if aborted is None else func.coalesce(uploads, 0) + aborted,
+            noisy_sweep=sweep if deleted or aborted else DeletionPrefix.noisy_sweep,
             listed_empty_at=func.now() if state == PrefixState.EMPTY and not prefix.exact else None,
         )
     )

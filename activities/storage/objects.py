@@ -8,8 +8,9 @@ API reference (DeleteObjects, ListObjectVersions, GetBucketVersioning), and of w
 import base64
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -70,6 +71,14 @@ class Found:
     version: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A multipart upload that was begun and not completed: no object, but its parts are data."""
+
+    key: str
+    id: str
+
+
 @dataclass(slots=True)
 class Outcome:
     """What became of keys: each is in exactly one of these."""
@@ -94,6 +103,10 @@ class ObjectStore(Protocol):
     def listable(self) -> bool:
         """False if the store cannot list: prefixes are then reported as unchecked."""
 
+    @property
+    def lists_uploads(self) -> bool:
+        """False if the store has no multipart uploads, or cannot list them: then nobody can look for unfinished ones."""
+
     def read(self, key: str, limit: int) -> bytes:
         """The content of an object. Raises ObjectAbsent, ObjectTooLarge (more than `limit` bytes), StoreUnavailable."""
 
@@ -106,6 +119,12 @@ class ObjectStore(Protocol):
     def delete_found(self, found: Sequence[Found]) -> Outcome:
         """Delete at most 1000 listed things literally as they were listed; the outcome's keys may repeat."""
 
+    def uploads_under(self, prefix: str) -> Iterator[Sequence[Upload]]:
+        """The unfinished multipart uploads whose keys begin with a prefix. Raises StoreUnavailable."""
+
+    def abort_uploads(self, uploads: Sequence[Upload]) -> Outcome:
+        """Abort listed uploads; the outcome's keys may repeat. A part that was on its way can outlive it: list again."""
+
 
 @dataclass(frozen=True)
 class S3Objects:
@@ -116,6 +135,7 @@ class S3Objects:
     versioned: bool
     """Deletes go by version. Proven by setting or by `bucket_keeps_versions`, never inferred from a refusal."""
     listable: bool = True
+    lists_uploads: bool = True
 
     def read(self, key: str, limit: int) -> bytes:
         """See ObjectStore."""
@@ -176,6 +196,21 @@ class S3Objects:
                 self._delete_singly(one, outcome)
         return outcome
 
+    def uploads_under(self, prefix: str) -> Iterator[Sequence[Upload]]:
+        """See ObjectStore."""
+        pages = self.client.get_paginator("list_multipart_uploads").paginate(Bucket=self.bucket, Prefix=prefix)
+        for page in _raising_unavailable(pages):
+            if uploads := page.get("Uploads"):
+                yield [Upload(entry["Key"], entry["UploadId"]) for entry in uploads]
+
+    def abort_uploads(self, uploads: Sequence[Upload]) -> Outcome:
+        """See ObjectStore."""
+        outcome = Outcome()
+        for one in uploads:
+            abort = partial(self.client.abort_multipart_upload, Bucket=self.bucket, Key=one.key, UploadId=one.id)
+            _sort_answer(abort, one.key, outcome)
+        return outcome
+
     def _delete_together(self, found: Sequence[Found], outcome: Outcome) -> None:
         objects: list[Any] = [
             {"Key": one.key} if one.version is None else {"Key": one.key, "VersionId": one.version} for one in found
@@ -204,17 +239,7 @@ class S3Objects:
 
     def _delete_singly(self, one: Found, outcome: Outcome) -> None:
         version: Any = {} if one.version is None else {"VersionId": one.version}
-        try:
-            self.client.delete_object(Bucket=self.bucket, Key=one.key, **version)
-        except ClientError as error:
-            if _code(error) in _WHOLE_REQUEST:
-                raise _unavailable(error) from None
-            transient = error.response["ResponseMetadata"]["HTTPStatusCode"] in _TRANSIENT_STATUS
-            _sort(one.key, _code(error), outcome, transient=transient)
-        except BotoCoreError as error:
-            raise _unavailable(error) from None
-        else:
-            outcome.deleted.append(one.key)
+        _sort_answer(partial(self.client.delete_object, Bucket=self.bucket, Key=one.key, **version), one.key, outcome)
 
     def _list_versions(self, prefix: str, after: str | None = None) -> Iterator[Sequence[Found]]:
         start: Any = {} if after is None else {"KeyMarker": after}
@@ -277,6 +302,21 @@ def bucket_keeps_versions(client: "S3Client", bucket: str) -> bool:
 
 def _code(error: ClientError) -> str:
     return error.response.get("Error", {}).get("Code") or "Unknown"
+
+
+def _sort_answer(call: Callable[[], Any], key: str, outcome: Outcome) -> None:
+    """Make a request that is about one key, and put the key where the answer says."""
+    try:
+        call()
+    except ClientError as error:
+        if _code(error) in _WHOLE_REQUEST:
+            raise _unavailable(error) from None
+        transient = error.response["ResponseMetadata"]["HTTPStatusCode"] in _TRANSIENT_STATUS
+        _sort(key, _code(error), outcome, transient=transient)
+    except BotoCoreError as error:
+        raise _unavailable(error) from None
+    else:
+        _sort(key, None, outcome)
 
 
 def _sort(key: str, code: str | None, outcome: Outcome, *, transient: bool = False) -> None:

@@ -1,0 +1,131 @@
+"""Multipart uploads that were begun and not completed: no listing of objects shows them, but their parts are data."""
+
+import json
+from typing import Any
+
+import pytest
+
+from activities.storage.objects import S3Objects
+from demo.world import Snapshot
+from tests.stack import Seen, Stack, steps_of
+
+USECASES = ("preprod", "snapshots")
+on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
+
+def begin_upload(stack: Stack, key: str) -> str:
+    """Begin an upload of which one part is there."""
+    upload = stack.s3.create_multipart_upload(Bucket=stack.bucket, Key=key)["UploadId"]
+    stack.s3.upload_part(Bucket=stack.bucket, Key=key, UploadId=upload, PartNumber=1, Body=b"a customer's screen")
+    return upload
+
+
+def unfinished(stack: Stack) -> set[str]:
+    store = S3Objects(stack.s3, stack.bucket, versioned=False)
+    return {one.key for page in store.uploads_under("") for one in page}
+
+
+def uploads_of(stack: Stack, one: Snapshot) -> set[str]:
+    """Begin uploads wherever an artifact's own objects may lie, in two usecases."""
+    place = one.artifact
+    usecases = {usecase: stack.world.physical(usecase, place.organization_id, place.project_id, "") for usecase in USECASES}
+    keys = {
+        f"{usecases['preprod']}{place.prefix}manifest.json",
+        f"{usecases['preprod']}{place.prefix}9/chunks/1.json",
+        f"{usecases['snapshots']}{place.prefix}a name \u00fc.bin",
+        f"{usecases['snapshots']}{place.archive_key}",
+    }
+    for key in keys:
+        begin_upload(stack, key)
+    return keys
+
+
+@on_sqlite
+async def test_unfinished_uploads_under_the_artifacts_own_prefixes_are_aborted_and_counted(stack: Stack) -> None:
+    """A neighbour's uploads, and those of keys that only begin alike, go on."""
+    head, kept = stack.snapshots("head", "kept")
+    theirs = uploads_of(stack, kept)
+    scope = stack.world.physical("snapshots", stack.organization_id, head.artifact.project_id, "")
+    theirs |= {f"{scope}{head.artifact.archive_key}2", f"{scope}{head.artifact.prefix.removesuffix('/')}9/manifest.json"}
+    for key in theirs - unfinished(stack):
+        begin_upload(stack, key)
+    ours = uploads_of(stack, head)
+    before = Seen.of(stack.world)
+    async with stack.worker():
+        receipt = await stack.delete([head.id])
+    assert receipt.complete
+    assert (receipt.objects.uploads_aborted, receipt.objects.uploads_unchecked) == (len(ours), 0)
+    assert unfinished(stack) == theirs
+    stack.assert_only_these_are_gone([head.id], before)
+
+
+@on_sqlite
+async def test_an_upload_that_is_completed_before_the_confirming_listing_is_found_by_it(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Completed after its prefix was emptied, before anybody looks for uploads: it is an object then, and goes as one."""
+    (head,) = stack.snapshots("head")
+    place = head.artifact
+    key = stack.world.physical("preprod", place.organization_id, place.project_id, f"{place.prefix}late.bin")
+    upload = begin_upload(stack, key)
+    part = stack.s3.list_parts(Bucket=stack.bucket, Key=key, UploadId=upload)["Parts"][0]["ETag"]
+    completed: Any = {"Parts": [{"PartNumber": 1, "ETag": part}]}
+    whole = S3Objects.uploads_under
+
+    def complete_and_look(self: S3Objects, prefix: str) -> Any:
+        if key.startswith(prefix) and key in {one.key for page in whole(self, prefix) for one in page}:
+            stack.s3.complete_multipart_upload(Bucket=stack.bucket, Key=key, UploadId=upload, MultipartUpload=completed)
+        return whole(self, prefix)
+
+    monkeypatch.setattr(S3Objects, "uploads_under", complete_and_look)
+    async with stack.worker():
+        receipt = await stack.delete([head.id])
+    assert receipt.complete
+    assert receipt.objects.uploads_aborted == 0
+    assert key not in stack.world.objects()
+
+
+@on_sqlite
+def test_an_upload_that_was_aborted_asks_for_one_more_look(stack: Stack) -> None:
+    """A part that was on its way while its upload was aborted can outlive it (S3's AbortMultipartUpload says so)."""
+    (head,) = stack.snapshots("head")
+    place = head.artifact
+    begin_upload(stack, stack.world.physical("preprod", place.organization_id, place.project_id, f"{place.prefix}x.bin"))
+    request = stack.request([head.id])
+    with steps_of(stack) as steps:
+        sealed = steps.open_and_collect(request)
+        steps.delete_objects(sealed, steps.delete_rows(sealed))
+        swept = [steps.sweep(sealed, number) for number in range(3)]
+    assert [one.quiet for one in swept] == [False, False, True]
+
+
+@on_sqlite
+async def test_a_store_without_multipart_uploads_is_not_asked_and_the_receipt_says_so(stack: Stack) -> None:
+    (head,) = stack.snapshots("head")
+    ours = uploads_of(stack, head)
+    async with stack.worker(bucket_multipart=False):
+        receipt = await stack.delete([head.id])
+    assert receipt.complete
+    assert receipt.objects.uploads_unchecked == receipt.objects.prefixes > 0
+    assert unfinished(stack) == ours
+
+
+@on_sqlite
+async def test_an_upload_that_may_not_be_aborted_is_left_over_with_its_code(stack: Stack) -> None:
+    """A bucket policy forbids it: all else is done, and a re-run ends it once the policy is gone."""
+    (head,) = stack.snapshots("head")
+    ours = uploads_of(stack, head)
+    everything = f"arn:aws:s3:::{stack.bucket}/*"
+    denied = {"Effect": "Deny", "Principal": "*", "Action": "s3:AbortMultipartUpload", "Resource": everything}
+    stack.s3.put_bucket_policy(Bucket=stack.bucket, Policy=json.dumps({"Version": "2012-10-17", "Statement": [denied]}))
+    async with stack.worker():
+        try:
+            handle = await stack.start([head.id])
+            assert (await stack.failure(handle)).type == "ObjectsRemain"
+            assert stack.receipt(handle.id).objects.found_left_over == {"AccessDenied": len(ours)}
+            assert unfinished(stack) == ours
+        finally:
+            stack.s3.delete_bucket_policy(Bucket=stack.bucket)
+        receipt = await stack.delete([head.id])
+    assert receipt.complete
+    assert (receipt.objects.uploads_aborted, unfinished(stack)) == (len(ours), set())
