@@ -6,13 +6,17 @@ CANDIDATES := $(if $(PYTHON),$(PYTHON),python3.13 python3.12 python3.14 python3.
 # Named after the Python that was asked for, so that asking for another one makes .venv anew.
 STAMP := .venv/.installed$(subst /,-,$(PYTHON))
 
-.PHONY: demo test lint requirements clean
+.PHONY: demo test test-pgbouncer lint requirements clean
 
 demo: $(STAMP)
 	@.venv/bin/python starter.py demo
 
 test: $(STAMP)
 	@.venv/bin/python -m pytest -n 2
+
+# PgBouncer comes with no Python package (Debian: apt install pgbouncer).
+test-pgbouncer: $(STAMP)
+	@.venv/bin/python -m pytest -m pgbouncer
 
 lint: $(STAMP)
 	@.venv/bin/ruff check
