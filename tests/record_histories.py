@@ -1,11 +1,12 @@
 """Record the histories that the tests replay: `python -m tests.record_histories`, after the workflow was changed on purpose.
 
-One file for each way that a deletion can go, from real runs on servers of their own.
+With names of scenarios, only those are recorded anew. One file for each way that a deletion can go, from real runs on servers of their own.
 """
 
 import asyncio
 import contextlib
 import json
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -20,6 +21,7 @@ from activities.storage.objects import S3Objects
 from demo.servers import ObjectStoreServer, TemporalServer
 from demo.world import create_schema, sample_world
 from migrations import migrate
+from tests.snuba_server import SnubaServer
 from tests.stack import Held, Stack, eventually, s3_of
 from workflows.converter import data_converter
 from workflows.errors import StoreUnavailable
@@ -60,6 +62,23 @@ async def left_over(stack: Stack, _: pytest.MonkeyPatch) -> Recorded:
         handle = await stack.start([one.id])
         await _failed(handle)
     return {"left_over": handle}
+
+
+async def asked_again(stack: Stack, _: pytest.MonkeyPatch) -> Recorded:
+    """Trace items are counted again on a timer until there are none."""
+    (one,) = stack.snapshots("one")
+    place = one.artifact
+    with SnubaServer({(place.organization_id, place.project_id, place.trace_id): 3}) as snuba:
+        async with stack.worker(trace_store="snuba", snuba_url=snuba.url, trace_items_pause_s=0.1):
+            handle = await stack.start([one.id])
+
+            async def asked_twice() -> bool:
+                return len(snuba.requests) > 1
+
+            await eventually(asked_twice)
+            snuba.consume()
+            await handle.result()
+    return {"asked_again": handle}
 
 
 async def taken_over(stack: Stack, _: pytest.MonkeyPatch) -> Recorded:
@@ -138,6 +157,7 @@ SCENARIOS: tuple[Callable[[Stack, pytest.MonkeyPatch], Awaitable[Recorded]], ...
     plain,
     retried,
     left_over,
+    asked_again,
     taken_over,
     refused,
     cancelled,
@@ -205,7 +225,8 @@ async def main() -> None:
         TemporalServer(Path(name) / "temporal", in_memory=True, ui=False, search_attributes=SEARCH_ATTRIBUTES) as temporal,
         ObjectStoreServer(Path(name) / "objects") as store,
     ):
-        for number, scenario in enumerate(SCENARIOS):
+        wanted = [scenario for scenario in SCENARIOS if not sys.argv[1:] or scenario.__name__ in sys.argv[1:]]
+        for number, scenario in enumerate(wanted):
             with pytest.MonkeyPatch.context() as changed:
                 async with _stack(Path(name) / scenario.__name__, temporal, store, number) as stack:
                     await _write(await scenario(stack, changed))

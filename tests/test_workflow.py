@@ -384,6 +384,7 @@ async def test_a_recorded_history_replays(recorded: Path) -> None:
 def test_histories_of_every_ending_are_recorded() -> None:
     """Without files the replay above would pass, having replayed nothing."""
     assert {path.stem for path in HISTORIES} >= {
+        "asked_again",
         "cancel_refused",
         "cancelled",
         "continued",
