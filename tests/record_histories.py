@@ -1,6 +1,7 @@
 """Record the histories that the tests replay: `python -m tests.record_histories`, after the workflow was changed on purpose.
 
-With names of scenarios, only those are recorded anew. One file for each way that a deletion can go, from real runs on servers of their own.
+With names of scenarios, only those are recorded anew. One file for each way that a deletion can go, from real runs on servers
+of their own.
 """
 
 import asyncio

@@ -5,17 +5,19 @@ from sqlalchemy import func, select
 import starter
 from activities.storage.ledger import DeletionPage, DeletionPrefix
 from demo.world import sample_world
+from tests.oracle import Evidence, assert_promises_hold
 from tests.stack import Seen, Stack
 
 
 async def test_a_deletion_takes_all_that_is_the_artifacts_own_and_nothing_else(stack: Stack) -> None:
     """Heads and bases, builds with files and icons, in several usecases; the world's own record says what is whose."""
     sample = sample_world(stack.world)
-    before = Seen.of(stack.world)
+    before, evidence = Seen.of(stack.world), Evidence.of(stack)
     async with stack.worker():
         receipt = await stack.delete(sample.to_delete, requested_by="user:7", reference="TICKET-1")
 
     stack.assert_only_these_are_gone(sample.to_delete, before)
+    assert_promises_hold(stack, evidence, [stack.request(sample.to_delete)])
     assert receipt.complete
     assert receipt.artifacts.deleted.ids == tuple(sorted(sample.to_delete))
     assert sum(receipt.rows.values()) == len(stack.world.rows_of(sample.to_delete)) - receipt.trace_items.matched

@@ -15,6 +15,7 @@ from sqlalchemy import make_url, text
 
 from activities.storage.database import Database
 from demo.servers import PostgresServer, Server, ServerError
+from tests.oracle import Evidence, assert_promises_hold
 from tests.stack import Seen, Stack, eventually, pending_failures
 
 pytestmark = [pytest.mark.pgbouncer, pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)]
@@ -91,13 +92,13 @@ async def test_deletions_run_through_a_pooler_in_transaction_mode(pooled: Stack)
     snapshots = pooled.snapshots("a", "b", "c", "d", "e", "f", "g", "h", "kept")
     going = [one.id for one in snapshots[:-1]]
     pooled.world.comparison(snapshots[0], snapshots[-1])
-    before = Seen.of(pooled.world)
+    before = Evidence.of(pooled)
     assert (await pooled.run_command("setup")).returncode == 0
     async with pooled.worker(chunk_artifacts=1, chunks_at_once=8):
         receipt = await pooled.delete(going)
     assert receipt.complete
     assert receipt.artifacts.deleted.count == len(going)
-    pooled.assert_only_these_are_gone(going, before)
+    assert_promises_hold(pooled, before, [pooled.request(going)])
 
 
 async def test_no_setting_of_ours_stays_on_a_connection_that_others_get_next(pooled: Stack) -> None:
