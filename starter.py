@@ -1,8 +1,4 @@
-"""What a backend calls to delete artifacts, and the command line over the same functions.
-
-A backend accepts a deletion inside its own transaction (`accept_deletion`), then starts it and waits for the rows
-(`wait_rows_deleted`), or leaves the start to `resume`. What is accepted is in the ledger, even if Temporal is down.
-"""
+"""The command line: start deletions, follow them, run them again, and read their receipts."""
 
 import argparse
 import asyncio
@@ -12,189 +8,50 @@ import os
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
 from typing import Any
 
 from pydantic import ValidationError
-from sqlalchemy import Connection, select
-from sqlalchemy.orm import Session
-from temporalio.api.enums.v1 import IndexedValueType
-from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest, ListSearchAttributesRequest
-from temporalio.client import (
-    Client,
-    WithStartWorkflowOperation,
-    WorkflowExecutionStatus,
-    WorkflowFailureError,
-    WorkflowHandle,
-    WorkflowUpdateFailedError,
-)
-from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
+from sqlalchemy import select
+from temporalio.client import Client, WorkflowFailureError
 from temporalio.exceptions import ApplicationError
-from temporalio.service import RPCError, RPCStatusCode
+from temporalio.service import RPCError
 
-from activities.storage import ledger
 from activities.storage.database import Database
 from activities.storage.ledger import Deletion, DeletionState
+from client import (
+    NoSuchDeletion,
+    Recorded,
+    accept_deletion,
+    is_running,
+    progress,
+    receipt,
+    recorded,
+    register_search_attributes,
+    resume,
+    start_deletion,
+    wait_rows_deleted,
+)
 from settings import DatabaseSettings, load
 from workflows.converter import connect, unreachable
-from workflows.errors import AskAgain, DeletionError, TemporalUnreachable
-from workflows.messages import (
-    ROWS_DELETED_UPDATE_ID,
-    SEARCH_ATTRIBUTES,
-    TASK_QUEUE,
-    WORKFLOW_NAME,
-    AllRowsDeleted,
-    DeletionReceipt,
-    DeletionRequest,
-    Progress,
-    refused_fields,
-    workflow_id,
-)
+from workflows.errors import DeletionError, TemporalUnreachable
+from workflows.messages import DeletionReceipt, DeletionRequest, Progress, refused_fields, workflow_id
+
+__all__ = [
+    "NoSuchDeletion",
+    "Recorded",
+    "accept_deletion",
+    "connect",
+    "progress",
+    "receipt",
+    "recorded",
+    "register_search_attributes",
+    "resume",
+    "start_deletion",
+    "wait_rows_deleted",
+]  # what a backend calls, under the name of the file that it knows
 
 DONE, FAILED, BAD_USAGE, UNREACHABLE = range(4)
-_ANSWERS_WITHIN = timedelta(seconds=3)
 _NO_WORKER = "no worker answers; the deletion waits for one"
-_OPEN = (DeletionState.ACCEPTED, DeletionState.RUNNING)
-
-
-class NoSuchDeletion(LookupError):
-    """The ledger knows no deletion of that id."""
-
-
-@dataclass(frozen=True)
-class Recorded:
-    """A deletion as the ledger has it."""
-
-    request: DeletionRequest
-    state: DeletionState
-    accepted_at: datetime
-    receipt: DeletionReceipt | None
-
-
-# For backends ---------------------------------------------------------------------------------------------------------
-
-
-def accept_deletion(session: Session | Connection, request: DeletionRequest, *, reason: str | None = None) -> str:
-    """Write a deletion down in the caller's own transaction, and return its workflow id. Asking twice is asking once.
-
-    With an AsyncSession: `await session.run_sync(accept_deletion, request)`. `reason` is free text for the ledger alone; it
-    never reaches Temporal. Once the caller has committed, the deletion will happen.
-    """
-    if isinstance(session, Connection):
-        with Session(session, join_transaction_mode="rollback_only") as own:
-            ledger.accept(own, request, reason)
-    else:
-        ledger.accept(session, request, reason)
-    return request.workflow_id
-
-
-async def start_deletion(client: Client, request: DeletionRequest) -> WorkflowHandle[Any, DeletionReceipt]:
-    """Start a deletion, or find it running or completed. One that failed or was cancelled runs again and does what is left."""
-    return await client.start_workflow(WORKFLOW_NAME, request, **_start_options(request))
-
-
-async def wait_rows_deleted(client: Client, request: DeletionRequest) -> AllRowsDeleted:
-    """Start the deletion if need be, and return once its rows are gone: one round trip, while objects go in the background.
-
-    Raises temporalio's WorkflowUpdateFailedError if the deletion ends before its rows are gone (its cause names why).
-    """
-    while True:
-        start: WithStartWorkflowOperation[Any, DeletionReceipt]
-        start = WithStartWorkflowOperation(WORKFLOW_NAME, request, **_start_options(request))
-        try:
-            answer: AllRowsDeleted = await client.execute_update_with_start_workflow(
-                "rows_deleted", start_workflow_operation=start, id=ROWS_DELETED_UPDATE_ID, result_type=AllRowsDeleted
-            )
-        except WorkflowUpdateFailedError as error:
-            if not isinstance(error.cause, ApplicationError) or error.cause.type != AskAgain.__name__:
-                raise
-        except BaseException:
-            with contextlib.suppress(Exception):  # its future fails too, and would be reported as never looked at
-                await start.workflow_handle()
-            raise
-        else:
-            return answer
-
-
-def _start_options(request: DeletionRequest) -> dict[str, Any]:
-    """Once at a time. A run of what is complete already finds that in the ledger, and returns the receipt."""
-    return {
-        "id": request.workflow_id,
-        "task_queue": TASK_QUEUE,
-        "result_type": DeletionReceipt,
-        "id_conflict_policy": WorkflowIDConflictPolicy.USE_EXISTING,
-        "id_reuse_policy": WorkflowIDReusePolicy.ALLOW_DUPLICATE,
-        "static_summary": request.summary,
-        "static_details": request.details,
-    }
-
-
-async def progress(client: Client, workflow: str) -> Progress:
-    """How far a deletion is, in counts. Raises RPCError where Temporal knows no such workflow, or no worker answers in time."""
-    handle = client.get_workflow_handle(workflow)
-    answer: Progress = await handle.query("progress", result_type=Progress, rpc_timeout=_ANSWERS_WITHIN)
-    return answer
-
-
-def recorded(database: Database, workflow: str) -> Recorded:
-    """A deletion by its workflow id, or by the digest at its end. Raises NoSuchDeletion."""
-    with database.read() as session:
-        row = session.execute(select(Deletion).where(Deletion.id == workflow.rpartition("/")[2])).scalar_one_or_none()
-        if row is None:
-            raise NoSuchDeletion(f"the ledger knows no deletion {workflow!r}")
-        return Recorded(
-            request=DeletionRequest.model_validate(row.request),
-            state=DeletionState(row.state),
-            accepted_at=row.accepted_at,
-            receipt=None if row.receipt is None else DeletionReceipt.model_validate(row.receipt),
-        )
-
-
-def receipt(database: Database, workflow: str) -> DeletionReceipt | None:
-    """The receipt as the ledger has it, complete or with leftovers; None while there is none. Raises NoSuchDeletion."""
-    return recorded(database, workflow).receipt
-
-
-async def resume(client: Client, database: Database) -> list[str]:
-    """Start every open deletion that nobody runs: accepted while Temporal was down, or lost with its data."""
-    with database.read() as session:
-        requests = [
-            DeletionRequest.model_validate(request)
-            for request in session.execute(
-                select(Deletion.request).where(Deletion.state.in_(_OPEN)).order_by(Deletion.accepted_at)
-            ).scalars()
-        ]
-    started = []
-    for request in requests:
-        if not await _is_running(client, request.workflow_id):
-            await start_deletion(client, request)
-            started.append(request.workflow_id)
-    return started
-
-
-async def register_search_attributes(client: Client) -> list[str]:
-    """Add those of our search attributes that the namespace lacks. Safe to repeat. On Temporal Cloud, make them beforehand."""
-    types = {"Keyword": IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD, "Int": IndexedValueType.INDEXED_VALUE_TYPE_INT}
-    operator = client.operator_service
-    known = await operator.list_search_attributes(ListSearchAttributesRequest(namespace=client.namespace))
-    missing = {name: types[kind] for name, kind in SEARCH_ATTRIBUTES.items() if name not in known.custom_attributes}
-    if missing:
-        await operator.add_search_attributes(AddSearchAttributesRequest(namespace=client.namespace, search_attributes=missing))
-    return sorted(missing)
-
-
-async def _is_running(client: Client, workflow: str) -> bool:
-    try:
-        found = await client.get_workflow_handle(workflow).describe()
-    except RPCError as error:
-        if error.status is RPCStatusCode.NOT_FOUND:
-            return False
-        raise
-    return found.status is WorkflowExecutionStatus.RUNNING
-
-
-# The command line -----------------------------------------------------------------------------------------------------
 
 
 def receipt_text(receipt: DeletionReceipt) -> str:
@@ -349,9 +206,9 @@ async def _status(arguments: argparse.Namespace) -> int:
     found = recorded(database, arguments.deletion)
     workflow = found.request.workflow_id
     client = await connect()
-    if arguments.follow and await _is_running(client, workflow):
+    if arguments.follow and await is_running(client, workflow):
         return await follow(client, workflow)
-    running = await _is_running(client, workflow)
+    running = await is_running(client, workflow)
     now = None
     if running:
         with contextlib.suppress(RPCError):  # no worker answers: what the ledger knows is shown all the same

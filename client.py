@@ -1,0 +1,329 @@
+"""What a backend calls: accept a deletion in its own transaction, start it, wait for its rows, look at it.
+
+What is accepted is in the ledger, even while Temporal is down: whatever is not started then, `resume` starts later. A request
+handler asks one of two facades, `Deletions` with asyncio or `BlockingDeletions` without, and is answered within its deadline.
+"""
+
+import asyncio
+import atexit
+import contextlib
+import ctypes
+import logging
+import os
+import threading
+import weakref
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection, select
+from sqlalchemy.orm import Session
+from temporalio.api.enums.v1 import IndexedValueType
+from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest, ListSearchAttributesRequest
+from temporalio.client import (
+    Client,
+    WithStartWorkflowOperation,
+    WorkflowExecutionStatus,
+    WorkflowFailureError,
+    WorkflowHandle,
+    WorkflowUpdateFailedError,
+)
+from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
+from temporalio.exceptions import ApplicationError
+from temporalio.runtime import Runtime, TelemetryConfig
+from temporalio.service import RPCError, RPCStatusCode
+
+from activities.storage import ledger
+from activities.storage.database import Database
+from activities.storage.ledger import Deletion, DeletionState
+from workflows import errors
+from workflows.converter import connect
+from workflows.errors import AskAgain, DeletionError, RowsNotDeleted, TemporalUnreachable
+from workflows.messages import (
+    ROWS_DELETED_UPDATE_ID,
+    SEARCH_ATTRIBUTES,
+    TASK_QUEUE,
+    WORKFLOW_NAME,
+    AllRowsDeleted,
+    DeletionReceipt,
+    DeletionRequest,
+    Progress,
+)
+
+_log = logging.getLogger("artifact_deletion.client")
+_ANSWERS_WITHIN = timedelta(seconds=3)
+_OPEN = (DeletionState.ACCEPTED, DeletionState.RUNNING)
+
+
+class NoSuchDeletion(LookupError):
+    """The ledger knows no deletion of that id."""
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A deletion as the ledger has it."""
+
+    request: DeletionRequest
+    state: DeletionState
+    accepted_at: datetime
+    receipt: DeletionReceipt | None
+
+
+def accept_deletion(session: Session | Connection, request: DeletionRequest, *, reason: str | None = None) -> str:
+    """Write a deletion down in the caller's own transaction, and return its workflow id. Asking twice is asking once.
+
+    With an AsyncSession: `await session.run_sync(accept_deletion, request)`. `reason` is free text for the ledger alone; it
+    never reaches Temporal. Once the caller has committed, the deletion will happen.
+    """
+    if isinstance(session, Connection):
+        with Session(session, join_transaction_mode="rollback_only") as own:
+            ledger.accept(own, request, reason)
+    else:
+        ledger.accept(session, request, reason)
+    return request.workflow_id
+
+
+async def start_deletion(client: Client, request: DeletionRequest) -> WorkflowHandle[Any, DeletionReceipt]:
+    """Start a deletion, or find it running or completed. One that failed or was cancelled runs again and does what is left."""
+    return await client.start_workflow(WORKFLOW_NAME, request, **_start_options(request))
+
+
+async def wait_rows_deleted(client: Client, request: DeletionRequest) -> AllRowsDeleted:
+    """Start the deletion if need be, and return once its rows are gone: one round trip, while objects go in the background.
+
+    Raises temporalio's WorkflowUpdateFailedError if the deletion ends before its rows are gone (its cause names why).
+    """
+    while True:
+        start: WithStartWorkflowOperation[Any, DeletionReceipt]
+        start = WithStartWorkflowOperation(WORKFLOW_NAME, request, **_start_options(request))
+        try:
+            answer: AllRowsDeleted = await client.execute_update_with_start_workflow(
+                "rows_deleted", start_workflow_operation=start, id=ROWS_DELETED_UPDATE_ID, result_type=AllRowsDeleted
+            )
+        except WorkflowUpdateFailedError as error:
+            if not isinstance(error.cause, ApplicationError) or error.cause.type != AskAgain.__name__:
+                raise
+        except BaseException:
+            with contextlib.suppress(Exception):  # its future fails too, and would be reported as never looked at
+                await start.workflow_handle()
+            raise
+        else:
+            return answer
+
+
+def _start_options(request: DeletionRequest) -> dict[str, Any]:
+    """Once at a time. A run of what is complete already finds that in the ledger, and returns the receipt."""
+    return {
+        "id": request.workflow_id,
+        "task_queue": TASK_QUEUE,
+        "result_type": DeletionReceipt,
+        "id_conflict_policy": WorkflowIDConflictPolicy.USE_EXISTING,
+        "id_reuse_policy": WorkflowIDReusePolicy.ALLOW_DUPLICATE,
+        "static_summary": request.summary,
+        "static_details": request.details,
+    }
+
+
+async def progress(client: Client, workflow: str) -> Progress:
+    """How far a deletion is, in counts. Raises RPCError where Temporal knows no such workflow, or no worker answers in time."""
+    handle = client.get_workflow_handle(workflow)
+    answer: Progress = await handle.query("progress", result_type=Progress, rpc_timeout=_ANSWERS_WITHIN)
+    return answer
+
+
+def recorded(database: Database, workflow: str) -> Recorded:
+    """A deletion by its workflow id, or by the digest at its end. Raises NoSuchDeletion."""
+    with database.read() as session:
+        row = session.execute(select(Deletion).where(Deletion.id == workflow.rpartition("/")[2])).scalar_one_or_none()
+        if row is None:
+            raise NoSuchDeletion(f"the ledger knows no deletion {workflow!r}")
+        return Recorded(
+            request=DeletionRequest.model_validate(row.request),
+            state=DeletionState(row.state),
+            accepted_at=row.accepted_at,
+            receipt=None if row.receipt is None else DeletionReceipt.model_validate(row.receipt),
+        )
+
+
+def receipt(database: Database, workflow: str) -> DeletionReceipt | None:
+    """The receipt as the ledger has it, complete or with leftovers; None while there is none. Raises NoSuchDeletion."""
+    return recorded(database, workflow).receipt
+
+
+async def resume(client: Client, database: Database) -> list[str]:
+    """Start every open deletion that nobody runs: accepted while Temporal was down, or lost with its data."""
+    with database.read() as session:
+        requests = [
+            DeletionRequest.model_validate(request)
+            for request in session.execute(
+                select(Deletion.request).where(Deletion.state.in_(_OPEN)).order_by(Deletion.accepted_at)
+            ).scalars()
+        ]
+    started = []
+    for request in requests:
+        if not await is_running(client, request.workflow_id):
+            await start_deletion(client, request)
+            started.append(request.workflow_id)
+    return started
+
+
+async def register_search_attributes(client: Client) -> list[str]:
+    """Add those of our search attributes that the namespace lacks. Safe to repeat. On Temporal Cloud, make them beforehand."""
+    types = {"Keyword": IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD, "Int": IndexedValueType.INDEXED_VALUE_TYPE_INT}
+    operator = client.operator_service
+    known = await operator.list_search_attributes(ListSearchAttributesRequest(namespace=client.namespace))
+    missing = {name: types[kind] for name, kind in SEARCH_ATTRIBUTES.items() if name not in known.custom_attributes}
+    if missing:
+        await operator.add_search_attributes(AddSearchAttributesRequest(namespace=client.namespace, search_attributes=missing))
+    return sorted(missing)
+
+
+async def is_running(client: Client, workflow: str) -> bool:
+    try:
+        found = await client.get_workflow_handle(workflow).describe()
+    except RPCError as error:
+        if error.status is RPCStatusCode.NOT_FOUND:
+            return False
+        raise
+    return found.status is WorkflowExecutionStatus.RUNNING
+
+
+# For request handlers -------------------------------------------------------------------------------------------------
+
+
+class Deletions:
+    """For handlers with asyncio: one client for all calls, made by the first one and again when that failed.
+
+    One instance serves one event loop.
+    """
+
+    def __init__(self, connect_: Callable[[], Awaitable[Client]] = connect) -> None:
+        """Touches no network: a backend may make one when it is imported."""
+        self._connect = connect_
+        self._connecting: asyncio.Future[Client] | None = None
+
+    async def rows_deleted(self, request: DeletionRequest, *, within: timedelta) -> AllRowsDeleted | None:
+        """Start an accepted deletion and wait for its rows. None: not within the deadline, or Temporal cannot be reached.
+
+        With None the handler answers 202: the deletion goes on, or `resume` starts it. Raises the error with which a
+        deletion ended before its rows were gone: ArtifactNotInOrganization, ProjectNotInOrganization, RowsNotDeleted, ….
+        """
+        try:
+            async with asyncio.timeout(within.total_seconds()):
+                client = await self._client()
+                try:
+                    return await wait_rows_deleted(client, request)
+                except WorkflowUpdateFailedError:
+                    raise await _end_of(client, request) from None
+        except TimeoutError:
+            _log.info("%s: its rows are not gone within %s", request.workflow_id, within)
+        except (RPCError, TemporalUnreachable) as error:
+            _log.warning("%s: Temporal cannot be used now (%s)", request.workflow_id, type(error).__name__)
+        return None
+
+    async def _client(self) -> Client:
+        """Many calls wait for one attempt to connect, which goes on when one of them has no more time."""
+        if self._connecting is None:
+            self._connecting = asyncio.ensure_future(self._connect())
+            self._connecting.add_done_callback(self._forget_failure)
+        return await asyncio.shield(self._connecting)
+
+    def _forget_failure(self, connecting: asyncio.Future[Client]) -> None:
+        if connecting.cancelled() or connecting.exception() is not None:
+            self._connecting = None
+
+
+class BlockingDeletions:
+    """For handlers without asyncio, under threads and prefork servers: one client a process, made after the fork."""
+
+    def __init__(self, connect_: Callable[[Runtime], Awaitable[Client]] = connect) -> None:
+        """Touches no network and starts no thread: a backend may make one when it is imported."""
+        self._connect = connect_
+        self._running: _Running | None = None
+        self._forget()
+        _blocking.add(self)
+
+    def rows_deleted(self, request: DeletionRequest, *, within: timedelta) -> AllRowsDeleted | None:
+        """See Deletions."""
+        with self._lock:
+            if self._running is None:
+                self._running = _Running(self._connect)
+            running = self._running
+        answer = asyncio.run_coroutine_threadsafe(running.deletions.rows_deleted(request, within=within), running.loop)
+        try:
+            return answer.result()
+        except BaseException:
+            answer.cancel()
+            raise
+
+    def close(self) -> None:
+        """Give up open calls and end the thread; the next call starts another."""
+        with self._lock:
+            running, self._running = self._running, None
+        if running is not None:
+            running.stop()
+
+    def _forget(self) -> None:
+        """As new: after a fork neither the thread nor the lock of the parent is any good.
+
+        The parent's client is never freed here, not even at the end: that would wait for threads that were not forked with it.
+        """
+        if self._running is not None:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._running))
+        self._lock = threading.Lock()
+        self._running = None
+
+
+class _Running:
+    """A thread with an event loop and a client in it.
+
+    The client runs on threads of its own: those that the SDK shares in a process do not survive a fork, even one long before.
+    """
+
+    def __init__(self, connect_: Callable[[Runtime], Awaitable[Client]]) -> None:
+        runtime = Runtime(telemetry=TelemetryConfig())
+        self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
+        self._stopped = asyncio.Event()
+        self.loop = self._runner.get_loop()
+        self.deletions = Deletions(lambda: connect_(runtime))
+        self._thread = threading.Thread(target=self._run, name="artifact-deletion", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self.loop.call_soon_threadsafe(self._stopped.set)
+        self._thread.join()
+
+    def _run(self) -> None:
+        with self._runner:  # which cancels the calls that are still open at its end
+            self._runner.run(self._stopped.wait())
+
+
+_blocking: weakref.WeakSet[BlockingDeletions] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for one in _blocking:
+        one._forget()  # noqa: SLF001  of this file
+
+
+def _at_exit() -> None:
+    # An interpreter that ends while a call of the SDK is open can wait for it for ever.
+    for one in list(_blocking):
+        one.close()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+atexit.register(_at_exit)
+
+
+async def _end_of(client: Client, request: DeletionRequest) -> DeletionError:
+    """Why a deletion ended before its rows were gone."""
+    try:
+        await client.get_workflow_handle(request.workflow_id).result()
+    except WorkflowFailureError as failure:
+        if isinstance(cause := failure.cause, ApplicationError):
+            named = getattr(errors, cause.type or "", None)
+            if isinstance(named, type) and issubclass(named, DeletionError):
+                return named(cause.message)
+    return RowsNotDeleted("the deletion ended before all rows were deleted; a re-run does the rest")

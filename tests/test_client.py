@@ -1,0 +1,222 @@
+"""What a request handler can rely on: an answer within its deadline, whatever Temporal does, in every process of its server."""
+
+import asyncio
+import json
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+import starter
+from activities.delete_rows import DeleteRows
+from client import BlockingDeletions, Deletions
+from demo.servers import TemporalServer
+from demo.world import screen
+from tests.stack import ROOT, Held, Stack, connect
+from workflows.errors import ArtifactNotInOrganization, RowsNotDeleted
+from workflows.messages import SEARCH_ATTRIBUTES, AllRowsDeleted
+
+pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+SOON, LATER = timedelta(seconds=0.5), timedelta(seconds=30)
+
+
+@pytest.fixture
+def held_rows(monkeypatch: pytest.MonkeyPatch) -> Iterator[Held]:
+    held = Held(monkeypatch, DeleteRows, "delete_rows")
+    yield held
+    held.let_go()
+
+
+@pytest.fixture
+def silent_port() -> Iterator[int]:
+    """Somebody who accepts connections and never says a word."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(50)
+        yield listener.getsockname()[1]
+
+
+@pytest.fixture
+async def deletions(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Deletions:
+    monkeypatch.setenv("TEMPORAL_ADDRESS", stack.temporal_address)
+    return Deletions()
+
+
+async def test_a_handler_hears_that_the_rows_are_gone(stack: Stack, deletions: Deletions) -> None:
+    """One client for many calls at once; asking again for the same is answered too."""
+    snapshots = stack.snapshots("a", "b", "c")
+    requests = [stack.request([one.id]) for one in snapshots]
+    for request in requests:
+        stack.accept(request)
+    async with stack.worker():
+        answers = await asyncio.gather(*(deletions.rows_deleted(one, within=LATER) for one in requests * 2))
+        assert {answer.artifacts for answer in answers if answer} == {1}
+        assert None not in answers
+
+
+async def test_a_handler_with_no_more_time_hears_nothing_and_the_deletion_goes_on(
+    stack: Stack, deletions: Deletions, held_rows: Held
+) -> None:
+    """202 is an answer: the deletion is started, and done when the handler has long gone."""
+    (head,) = stack.snapshots("head")
+    request = stack.request([head.id])
+    stack.accept(request)
+    async with stack.worker():
+        assert await deletions.rows_deleted(request, within=SOON) is None
+        await held_rows.reached()
+        held_rows.let_go()
+        assert await deletions.rows_deleted(request, within=LATER) == AllRowsDeleted(
+            artifacts=1, rows=await rows_of(stack, request.workflow_id)
+        )
+
+
+async def rows_of(stack: Stack, workflow: str) -> int:
+    await stack.client.get_workflow_handle(workflow).result()
+    return sum(stack.receipt(workflow).rows.values())
+
+
+async def test_the_deadline_holds_where_nobody_answers(stack: Stack, silent_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A load balancer that takes connections for a server that is gone."""
+    monkeypatch.setenv("TEMPORAL_ADDRESS", f"127.0.0.1:{silent_port}")
+    deletions, began = Deletions(), time.monotonic()
+    assert await deletions.rows_deleted(stack.request([1]), within=SOON) is None
+    assert time.monotonic() - began < 5
+
+
+async def test_a_server_that_comes_back_is_found_without_a_restart(
+    stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Down when the backend first asked: the failure is not remembered."""
+    (head,) = stack.snapshots("head")
+    request = stack.request([head.id])
+    stack.accept(request)
+    server = TemporalServer(tmp_path / "temporal", in_memory=True, ui=False, search_attributes=SEARCH_ATTRIBUTES)
+    monkeypatch.setenv("TEMPORAL_ADDRESS", server.address)
+    deletions = Deletions()
+    assert await deletions.rows_deleted(request, within=LATER) is None
+    with server:
+        stack.use_temporal(await connect(server.address))
+        async with stack.worker():
+            assert await deletions.rows_deleted(request, within=LATER) is not None
+            await stack.client.get_workflow_handle(request.workflow_id).result()
+
+
+async def test_a_refusal_is_the_error_that_says_why(stack: Stack, deletions: Deletions) -> None:
+    stack.snapshots("head")
+    stranger = stack.world.snapshot(stack.world.project(stack.world.organization("globex"), "app"), {"login": screen("login")})
+    request = stack.request([stranger.id])
+    stack.accept(request)
+    async with stack.worker():
+        with pytest.raises(ArtifactNotInOrganization, match="1 of 1 artifacts do not belong to organization"):
+            await deletions.rows_deleted(request, within=LATER)
+
+
+async def test_a_deletion_that_ends_otherwise_is_said_to_have_ended(
+    stack: Stack, deletions: Deletions, held_rows: Held
+) -> None:
+    """Terminated by an operator before the rows were gone."""
+    (head,) = stack.snapshots("head")
+    async with stack.worker():
+        handle = await stack.start([head.id])
+        waiting = asyncio.create_task(deletions.rows_deleted(stack.request([head.id]), within=LATER))
+        await held_rows.reached()
+        await handle.terminate()
+        with pytest.raises(RowsNotDeleted):
+            await waiting
+        held_rows.let_go()
+
+
+async def test_threads_share_one_blocking_client(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twenty requests at once in a threaded server: one connection, and an end that leaves no thread behind."""
+    monkeypatch.setenv("TEMPORAL_ADDRESS", stack.temporal_address)
+    (head,) = stack.snapshots("head")
+    request = stack.request([head.id])
+    stack.accept(request)
+    deletions = BlockingDeletions()
+
+    def ask_from_threads() -> set[AllRowsDeleted | None]:
+        with ThreadPoolExecutor(20) as threads:
+            return set(threads.map(lambda _: deletions.rows_deleted(request, within=LATER), range(20)))
+
+    async with stack.worker():
+        (answer,) = await asyncio.to_thread(ask_from_threads)
+    assert answer is not None
+    deletions.close()
+    deletions.close()
+
+
+# A prefork server: the parent has used its client (or not) before it forks, and children use theirs at the same time. Each
+# prints what it heard; whoever does not end by itself is found by the time-out.
+PREFORK = """
+import json, os, sys
+from datetime import timedelta
+from client import BlockingDeletions
+from workflows.messages import DeletionRequest
+
+deletions = BlockingDeletions()
+organization, first, *artifacts = json.loads(sys.argv[1])
+
+def ask(artifact):
+    request = DeletionRequest(organization_id=organization, artifact_ids=(artifact,))
+    answer = deletions.rows_deleted(request, within=timedelta(seconds=30))
+    os.write(1, f"{artifact} {answer.artifacts if answer else None}\\n".encode())
+
+if first:
+    ask(first)
+children = []
+for artifact in artifacts:
+    if (child := os.fork()) == 0:
+        ask(artifact)
+        sys.exit(0)
+    children.append(child)
+codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+if first:
+    ask(first)
+sys.exit(any(codes))
+"""
+
+
+def run_backend(stack: Stack, code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-c", code, *(json.dumps(one) for one in arguments)]
+    return subprocess.run(line, cwd=ROOT, env=stack.environment(), capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.parametrize("parent_asks", [True, False])
+async def test_every_process_of_a_prefork_server_has_a_client_of_its_own(stack: Stack, *, parent_asks: bool) -> None:
+    parent, *others = stack.snapshots("a", "b", "c", "d")
+    for one in (parent, *others):
+        stack.accept(stack.request([one.id]))
+    ids = [stack.organization_id, parent.id if parent_asks else 0, *(one.id for one in others)]
+    async with stack.worker():
+        done = await asyncio.to_thread(run_backend, stack, PREFORK, ids)
+    assert (done.returncode, done.stderr) == (0, "")
+    expected = [f"{one.id} 1" for one in others] + ([f"{parent.id} 1"] * 2 if parent_asks else [])
+    assert sorted(done.stdout.splitlines()) == sorted(expected)
+
+
+# A backend whose handler gave up, and which ends while Temporal still has not answered.
+GIVES_UP = """
+import json, sys
+from datetime import timedelta
+from client import BlockingDeletions
+from workflows.messages import DeletionRequest
+
+organization, artifact = json.loads(sys.argv[1])
+request = DeletionRequest(organization_id=organization, artifact_ids=(artifact,))
+print(BlockingDeletions().rows_deleted(request, within=timedelta(seconds=1)))
+"""
+
+
+async def test_a_backend_that_gave_up_ends_like_any_other(stack: Stack) -> None:
+    """The SDK's threads can hold up an interpreter that ends while a call is open. No worker runs, so nobody answers."""
+    (head,) = stack.snapshots("head")
+    stack.accept(stack.request([head.id]))
+    done = await asyncio.to_thread(run_backend, stack, GIVES_UP, [stack.organization_id, head.id])
+    assert (done.returncode, done.stdout, done.stderr) == (0, "None\n", "")
+    assert await starter.resume(stack.client, stack.database) == []
