@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from pydantic import ValidationError
 from sqlalchemy import Connection, select
 from sqlalchemy.orm import Session
 from temporalio.api.enums.v1 import IndexedValueType
@@ -154,14 +155,17 @@ def receipt(database: Database, workflow: str) -> DeletionReceipt | None:
 async def resume(client: Client, database: Database) -> list[str]:
     """Start every open deletion that nobody runs: accepted while Temporal was down, or lost with its data."""
     with database.read() as session:
-        requests = [
-            DeletionRequest.model_validate(request)
-            for request in session.execute(
-                select(Deletion.request).where(Deletion.state.in_(_OPEN)).order_by(Deletion.accepted_at)
-            ).scalars()
-        ]
+        found = session.execute(
+            select(Deletion.id, Deletion.request).where(Deletion.state.in_(_OPEN)).order_by(Deletion.accepted_at)
+        ).all()
     started = []
-    for request in requests:
+    for deletion_id, asked in found:
+        try:
+            request = DeletionRequest.model_validate(asked)
+        except ValidationError:
+            # Written by another version: the others need not wait until somebody has looked at it.
+            _log.error("deletion %s: its request in the ledger is none that this version knows", deletion_id)
+            continue
         if not await is_running(client, request.workflow_id):
             await start_deletion(client, request)
             started.append(request.workflow_id)

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -96,6 +97,12 @@ def receipt_text(receipt: DeletionReceipt) -> str:
     shown = [(name, value) for name, value in lines if value or not name.startswith(" ")]
     width = max(len(name) for name, _ in shown) + 2
     return "\n".join(f"{name:<{width}}{value}" for name, value in shown)
+
+
+def request_schema() -> str:
+    """The JSON Schema of a request, as docs/request.schema.json has it."""
+    dialect = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+    return json.dumps(dialect | DeletionRequest.model_json_schema(), indent=2)
 
 
 def progress_line(progress: Progress) -> str:
@@ -240,11 +247,36 @@ async def _list(arguments: argparse.Namespace) -> int:
     return DONE
 
 
-async def _resume(arguments: argparse.Namespace) -> int:  # noqa: ARG001  every command takes its arguments
-    started = await resume(await connect(), _database())
+async def _resume(arguments: argparse.Namespace) -> int:
+    database = _database()
+    if arguments.every is not None:
+        return await _relay(database, arguments.every)
+    started = await resume(await connect(), database)
     for workflow in started:
         print(workflow)
     print(f"{len(started)} started", file=sys.stderr)
+    return DONE
+
+
+async def _relay(database: Database, every_s: float) -> int:
+    """Resume again and again until SIGTERM or SIGINT. An outage is said once, and outlived."""
+    asked_to_stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, asked_to_stop.set)
+    client, trouble = None, ""
+    while not asked_to_stop.is_set():
+        try:
+            client = client or await connect()
+            for workflow in await resume(client, database):
+                print(workflow, flush=True)
+            trouble = ""
+        except (DeletionError, RPCError) as error:
+            sentence, _ = _explained(error)
+            if sentence != trouble:
+                print(sentence, file=sys.stderr, flush=True)
+            trouble = sentence
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(asked_to_stop.wait(), every_s)
     return DONE
 
 
@@ -255,6 +287,11 @@ async def _receipt(arguments: argparse.Namespace) -> int:
         return FAILED
     _print_receipt(found, as_json=arguments.json)
     return DONE if found.complete else FAILED
+
+
+async def _schema(arguments: argparse.Namespace) -> int:  # noqa: ARG001  every command takes its arguments
+    print(request_schema())
+    return DONE
 
 
 async def _demo(arguments: argparse.Namespace) -> int:  # noqa: ARG001  every command takes its arguments
@@ -274,6 +311,13 @@ def _number(value: str) -> int:
     if not re.fullmatch(r"-?[0-9]{1,30}", value, re.ASCII):
         raise argparse.ArgumentTypeError("must be a whole number")
     return int(value)
+
+
+def _seconds(value: str) -> float:
+    found = re.fullmatch(r"([0-9]{1,6}(?:\.[0-9]{1,3})?)([smh])", value, re.ASCII)
+    if not found or (seconds := float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]]) == 0:
+        raise argparse.ArgumentTypeError("must be a time such as 30s, 5m or 1h")
+    return seconds
 
 
 def _limit(value: str) -> int:
@@ -314,10 +358,12 @@ def _parser() -> argparse.ArgumentParser:
     listing.add_argument("--organization", type=_number)
     listing.add_argument("--state", choices=list(DeletionState))
     listing.add_argument("--limit", type=_limit, default=50)
-    command("resume", _resume, "start every accepted deletion that nobody runs")
+    resuming = command("resume", _resume, "start every accepted deletion that nobody runs")
+    resuming.add_argument("--every", type=_seconds, help="again and again, such as every 30s, 5m or 1h, until it is stopped")
     shown = command("receipt", _receipt, "what a deletion did", deletion=True)
     for made in (delete, rerun, status, listing, shown):
         made.add_argument("--json", action="store_true", help="for scripts")
+    command("schema", _schema, "the JSON Schema of a request, for clients in other languages")
     command("demo", _demo, "the whole of it, on servers of its own that end with it")
     return parser
 

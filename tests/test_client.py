@@ -12,9 +12,11 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy import update
 
 import starter
 from activities.delete_rows import DeleteRows
+from activities.storage.ledger import Deletion
 from client import BlockingDeletions, Deletions
 from demo.servers import TemporalServer
 from demo.world import screen
@@ -156,6 +158,7 @@ async def test_threads_share_one_blocking_client(stack: Stack, monkeypatch: pyte
 PREFORK = """
 import json, os, sys
 from datetime import timedelta
+from activities.storage.ledger import Deletion
 from client import BlockingDeletions
 from workflows.messages import DeletionRequest
 
@@ -204,6 +207,7 @@ async def test_every_process_of_a_prefork_server_has_a_client_of_its_own(stack: 
 GIVES_UP = """
 import json, sys
 from datetime import timedelta
+from activities.storage.ledger import Deletion
 from client import BlockingDeletions
 from workflows.messages import DeletionRequest
 
@@ -220,3 +224,19 @@ async def test_a_backend_that_gave_up_ends_like_any_other(stack: Stack) -> None:
     done = await asyncio.to_thread(run_backend, stack, GIVES_UP, [stack.organization_id, head.id])
     assert (done.returncode, done.stdout, done.stderr) == (0, "None\n", "")
     assert await starter.resume(stack.client, stack.database) == []
+
+
+def test_the_schema_in_docs_is_that_of_the_code(database_url: str) -> None:
+    """For clients in other languages: `python starter.py schema > docs/request.schema.json` after each change."""
+    assert (ROOT / "docs" / "request.schema.json").read_text() == f"{starter.request_schema()}\n"
+
+
+async def test_a_request_that_this_version_does_not_know_keeps_no_other_from_being_resumed(stack: Stack) -> None:
+    """A ledger outlives versions. The oldest is unreadable; the next is started all the same."""
+    one, two = stack.snapshots("one", "two")
+    for each in (one, two):
+        stack.accept(stack.request([each.id]))
+    with stack.database.write() as session:
+        oldest = update(Deletion).where(Deletion.id == stack.request([one.id]).deletion_id)
+        session.execute(oldest.values(request={"from": "another version"}))
+    assert await starter.resume(stack.client, stack.database) == [stack.request([two.id]).workflow_id]

@@ -50,16 +50,18 @@ def _sorted_once(values: Any) -> Any:
     return values
 
 
-Id = Annotated[int, BeforeValidator(_whole), Field(gt=0, lt=2**63)]
+Id = Annotated[int, Field(gt=0, lt=2**63), BeforeValidator(_whole)]
 OpaqueId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:/#-]{0,127}$")]
 
 
 class DeletionRequest(Message):
     """What a backend asks for: these artifacts of this organization, for good."""
 
+    model_config = ConfigDict(use_attribute_docstrings=True)  # they are the schema's descriptions
+
     organization_id: Id
     """Every artifact must belong to it, or nothing is deleted."""
-    artifact_ids: Annotated[tuple[Id, ...], BeforeValidator(_sorted_once), Len(1, MAX_ARTIFACTS)]
+    artifact_ids: Annotated[tuple[Id, ...], Len(1, MAX_ARTIFACTS), BeforeValidator(_sorted_once)]
     """Ids of `sentry_preprodartifact`, 1 to 10,000. Duplicates are dropped, order does not matter."""
     project_id: Id | None = None
     """Where artifacts lay whose rows are already gone: with it, their objects and trace items are deleted all the same."""
