@@ -9,7 +9,7 @@ import re
 import signal
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from pydantic import ValidationError
 from sqlalchemy import select
@@ -295,7 +295,11 @@ async def _schema(arguments: argparse.Namespace) -> int:  # noqa: ARG001  every 
 
 
 async def _demo(arguments: argparse.Namespace) -> int:  # noqa: ARG001  every command takes its arguments
-    from demo.run import demo  # noqa: PLC0415  needs the development packages
+    try:
+        from demo.run import demo  # noqa: PLC0415  needs the development packages
+    except ModuleNotFoundError:
+        sys.stderr.write("the demo is in the repository only, with its packages: make demo\n")
+        return BAD_USAGE
 
     code: int = await demo()
     return code
@@ -392,9 +396,14 @@ def _explained(error: BaseException) -> tuple[str, int]:
     return "interrupted; a deletion that was started goes on", FAILED
 
 
-if __name__ == "__main__":
+def run() -> NoReturn:
+    """Run the command line of this process, and end it."""
     ended_with = main()
     sys.stdout.flush()
     sys.stderr.flush()
     # The SDK's threads can hold up an interpreter that ends while a call is still open, as after Ctrl-C.
     os._exit(ended_with)
+
+
+if __name__ == "__main__":
+    run()
