@@ -42,6 +42,7 @@ from workflows import errors
 from workflows.converter import connect
 from workflows.errors import AskAgain, DeletionError, RowsNotDeleted, TemporalUnreachable
 from workflows.messages import (
+    PREVIEW_WORKFLOW_NAME,
     ROWS_DELETED_UPDATE_ID,
     SEARCH_ATTRIBUTES,
     TASK_QUEUE,
@@ -49,6 +50,7 @@ from workflows.messages import (
     AllRowsDeleted,
     DeletionReceipt,
     DeletionRequest,
+    Preview,
     Progress,
 )
 
@@ -124,6 +126,21 @@ def _start_options(request: DeletionRequest) -> dict[str, Any]:
         "static_summary": request.summary,
         "static_details": request.details,
     }
+
+
+async def preview_deletion(client: Client, request: DeletionRequest) -> Preview:
+    """What the deletion would do if it ran now. Raises temporalio's WorkflowFailureError if it cannot be told."""
+    preview: Preview = await client.execute_workflow(
+        PREVIEW_WORKFLOW_NAME,
+        request,
+        id=request.preview_id,
+        task_queue=TASK_QUEUE,
+        result_type=Preview,
+        id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+        id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
+        static_summary=f"Preview: {request.summary}",
+    )
+    return preview
 
 
 async def progress(client: Client, workflow: str) -> Progress:

@@ -9,6 +9,7 @@ import re
 import signal
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NoReturn
 
 from pydantic import ValidationError
@@ -24,6 +25,7 @@ from client import (
     Recorded,
     accept_deletion,
     is_running,
+    preview_deletion,
     progress,
     receipt,
     recorded,
@@ -32,16 +34,17 @@ from client import (
     start_deletion,
     wait_rows_deleted,
 )
-from settings import DatabaseSettings, load
+from settings import DatabaseSettings, Settings, load
 from workflows.converter import connect, unreachable
 from workflows.errors import DeletionError, TemporalUnreachable
-from workflows.messages import DeletionReceipt, DeletionRequest, Progress, refused_fields, workflow_id
+from workflows.messages import DeletionReceipt, DeletionRequest, Preview, Progress, refused_fields, workflow_id
 
 __all__ = [
     "NoSuchDeletion",
     "Recorded",
     "accept_deletion",
     "connect",
+    "preview_deletion",
     "progress",
     "receipt",
     "recorded",
@@ -94,6 +97,43 @@ def receipt_text(receipt: DeletionReceipt) -> str:
         ("Rows gone", receipt.times.rows_deleted.isoformat(timespec="seconds") if receipt.times.rows_deleted else "no"),
         ("Closed", receipt.times.closed.isoformat(timespec="seconds")),
     ]
+    return _columns(lines)
+
+
+def preview_text(preview: Preview) -> str:
+    """A preview for a person."""
+    sizes = [found.size for found in preview.objects.values()]
+    total = sum(found.count for found in preview.objects.values())
+    uploads = preview.unfinished_uploads
+    lines = [
+        *(("REFUSED", reason) for reason in preview.refused),
+        ("Artifacts", f"{preview.artifacts.count:,} of {preview.requested_artifacts:,} would be deleted"),
+        ("  gone, would be swept", preview.gone_swept.count),
+        ("  gone, objects unchecked", preview.gone_unchecked.count),
+        *(("  in open deletion", other) for other in preview.overlapping),
+        ("Rows", f"{sum(preview.rows.values()):,}"),
+        *((f"  {table}", f"{count:,}") for table, count in preview.rows.items()),
+        *((f"  file kept: {reason}", ids.count) for reason, ids in preview.files_kept.items()),
+        ("Objects", f"{total:,}{_bytes(None if None in sizes else sum(size or 0 for size in sizes))}"),
+        *((f"  {kind}", f"{found.count:,}{_bytes(found.size)}") for kind, found in preview.objects.items()),
+        ("  icons kept, still named", preview.icons_kept),
+        ("  unfinished uploads", "nobody can look" if uploads is None else uploads),
+        ("Images kept for expiry", preview.manifests.images_kept),
+        ("Manifests", f"{preview.manifests.read:,} read"),
+        ("  evicted", preview.manifests.evicted),
+        ("  unreadable", preview.manifests.unreadable),
+        ("Keys left alone", f"{preview.manifests.strays:,}"),
+        *((f"  {reason}", f"{count:,}") for reason, count in preview.strays.items()),
+    ]
+    return _columns(lines)
+
+
+def _bytes(size: int | None) -> str:
+    return ", size not known: the store cannot list" if size is None else f", {size:,} bytes"
+
+
+def _columns(lines: Sequence[tuple[str, object]]) -> str:
+    """Names and values in two columns; of the indented ones those that have something to say."""
     shown = [(name, value) for name, value in lines if value or not name.startswith(" ")]
     width = max(len(name) for name, _ in shown) + 2
     return "\n".join(f"{name:<{width}}{value}" for name, value in shown)
@@ -163,17 +203,55 @@ async def _setup(arguments: argparse.Namespace) -> int:
 
 
 async def _delete(arguments: argparse.Namespace) -> int:
-    request = DeletionRequest(
+    request = _request(arguments)
+    database = _database()
+    with database.write() as session:
+        accept_deletion(session, request, reason=arguments.reason)
+    return await _run(database, request, wait=arguments.wait, as_json=arguments.json)
+
+
+def _request(arguments: argparse.Namespace) -> DeletionRequest:
+    return DeletionRequest(
         organization_id=arguments.organization,
         artifact_ids=arguments.artifacts,
         project_id=arguments.project,
         requested_by=arguments.requested_by,
         reference=arguments.reference,
     )
-    database = _database()
-    with database.write() as session:
-        accept_deletion(session, request, reason=arguments.reason)
-    return await _run(database, request, wait=arguments.wait, as_json=arguments.json)
+
+
+async def _preview(arguments: argparse.Namespace) -> int:
+    request = _request(arguments)
+    strays: list[tuple[str, str]] = []
+    if arguments.strays:
+        found, strays = await asyncio.to_thread(_preview_here, request)
+    else:
+        try:
+            found = await preview_deletion(await connect(), request)
+        except WorkflowFailureError as error:
+            sys.stderr.write(f"{_ended(error)}\n")
+            return FAILED
+    if arguments.json:
+        named = {"named_strays": [{"why": why, "key": key} for why, key in strays]} if arguments.strays else {}
+        print(json.dumps(found.model_dump(mode="json") | named, indent=2))
+    else:
+        print(preview_text(found))
+        for why, key in strays:
+            print(f"stray, {why}: {json.dumps(key)}")
+    return FAILED if found.refused else DONE
+
+
+def _preview_here(request: DeletionRequest) -> tuple[Preview, list[tuple[str, str]]]:
+    """The same dry run in this process, with the worker's settings: keys may not travel through Temporal."""
+    from worker import open_database, open_store, preview_step  # noqa: PLC0415  clients need neither store nor its packages
+
+    settings = load(Settings)
+    database = open_database(settings)
+    with ThreadPoolExecutor(settings.store_requests) as requests:
+        step = preview_step(settings, database, open_store(settings), requests)
+        found, strays = step.preview_with_strays(request)
+    database.dispose()
+    return found, [(str(why), key) for why, key in strays]
 
 
 async def _rerun(arguments: argparse.Namespace) -> int:
@@ -347,11 +425,18 @@ def _parser() -> argparse.ArgumentParser:
     setup = command("setup", _setup, "create or update the ledger's tables and the search attributes; safe to repeat")
     setup.add_argument("--sql", choices=["postgresql", "sqlite"], help="print the tables' SQL instead")
     delete = command("delete", _delete, "delete artifacts of an organization")
-    delete.add_argument("artifacts", nargs="+", type=_number, help="artifact ids")
-    delete.add_argument("--organization", type=_number, required=True, help="the organization they all belong to")
-    delete.add_argument("--project", type=_number, help="where artifacts lay whose rows are already gone")
-    delete.add_argument("--requested-by", help="opaque id of whoever asks")
-    delete.add_argument("--reference", help="ticket or request id")
+    previewing = command("preview", _preview, "what a deletion would do; changes nothing")
+    previewing.add_argument(
+        "--strays",
+        action="store_true",
+        help="name each key that would be left alone, and why: looks from here, with the worker's settings",
+    )
+    for made in (delete, previewing):
+        made.add_argument("artifacts", nargs="+", type=_number, help="artifact ids")
+        made.add_argument("--organization", type=_number, required=True, help="the organization they all belong to")
+        made.add_argument("--project", type=_number, help="where artifacts lay whose rows are already gone")
+        made.add_argument("--requested-by", help="opaque id of whoever asks")
+        made.add_argument("--reference", help="ticket or request id")
     delete.add_argument("--reason", help="free text; stays in the ledger")
     rerun = command("rerun", _rerun, "run a failed or cancelled deletion again: it does what is left", deletion=True)
     for made in (delete, rerun):
@@ -365,7 +450,7 @@ def _parser() -> argparse.ArgumentParser:
     resuming = command("resume", _resume, "start every accepted deletion that nobody runs")
     resuming.add_argument("--every", type=_seconds, help="again and again, such as every 30s, 5m or 1h, until it is stopped")
     shown = command("receipt", _receipt, "what a deletion did", deletion=True)
-    for made in (delete, rerun, status, listing, shown):
+    for made in (delete, previewing, rerun, status, listing, shown):
         made.add_argument("--json", action="store_true", help="for scripts")
     command("schema", _schema, "the JSON Schema of a request, for clients in other languages")
     command("demo", _demo, "the whole of it, on servers of its own that end with it")

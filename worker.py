@@ -26,6 +26,7 @@ from activities.delete_trace_items import DeleteTraceItems
 from activities.find_owed_elsewhere import FindOwedElsewhere
 from activities.interceptors import Heartbeats, NamedErrorsOnly
 from activities.open_deletion import OpenDeletion
+from activities.preview_deletion import PreviewDeletion
 from activities.storage.database import Database
 from activities.storage.drift import Schema
 from activities.storage.keys import Scopes
@@ -39,6 +40,7 @@ from workflows.converter import connect, unreachable
 from workflows.delete_artifacts import DeleteArtifactsWorkflow
 from workflows.errors import DeletionError
 from workflows.messages import OBJECTS_TASK_QUEUE, SEARCH_ATTRIBUTES, TASK_QUEUE, Pace
+from workflows.preview_deletion import PreviewDeletionWorkflow
 
 _log = logging.getLogger("artifact_deletion.worker")
 DEPLOYMENT = "artifact-deletion"
@@ -54,11 +56,10 @@ def activities_for(
     pace: Pace,
 ) -> tuple[list[Callable[..., Any]], list[Callable[..., Any]]]:
     """The activities of the two task queues: those that talk to the database alone, and those that call the store."""
-    schema = Schema(database)
-    scopes = Scopes(settings.scope_template, settings.usecases)
+    preview = preview_step(settings, database, store, requests)
+    schema, scopes = preview.schema, preview.collect.scopes
     configured = traces is not None
     elsewhere = FindOwedElsewhere(database, configured)
-    parsing = BoundedSemaphore(settings.manifests_parsed)
     with_database: list[Callable[..., Any]] = [
         OpenDeletion(database, schema, settings.chunk_artifacts, configured, pace).open_deletion,
         DeleteRows(database, schema, scopes, store.listable).delete_rows,
@@ -69,13 +70,26 @@ def activities_for(
         CloseDeletion(database, configured).close_deletion,
     ]
     with_store: list[Callable[..., Any]] = [
-        CollectKeys(
-            database, store, scopes, settings.manifest_limit_bytes, requests, settings.manifest_readers, parsing
-        ).collect_keys,
+        preview.collect.collect_keys,
         DeleteObjects(database, store, requests).delete_objects,
         SweepPrefixes(database, store, requests).sweep_prefixes,
+        preview.preview_deletion,
     ]
     return with_database, with_store
+
+
+def preview_step(settings: Settings, database: Database, store: ObjectStore, requests: ThreadPoolExecutor) -> PreviewDeletion:
+    """The dry run, with the step that collects keys in it: both read the same manifests in the same way."""
+    collect = CollectKeys(
+        database,
+        store,
+        Scopes(settings.scope_template, settings.usecases),
+        settings.manifest_limit_bytes,
+        requests,
+        settings.manifest_readers,
+        BoundedSemaphore(settings.manifests_parsed),
+    )
+    return PreviewDeletion(database, Schema(database), store, collect, requests, settings.chunk_artifacts)
 
 
 @contextlib.asynccontextmanager
@@ -120,7 +134,7 @@ async def _workers(settings: Settings, client: Client, database: Database) -> As
             Worker(
                 client,
                 task_queue=TASK_QUEUE,
-                workflows=[DeleteArtifactsWorkflow],
+                workflows=[DeleteArtifactsWorkflow, PreviewDeletionWorkflow],
                 activities=with_database,
                 max_concurrent_activities=settings.activity_threads // 2,
                 **common,

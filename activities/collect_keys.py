@@ -5,11 +5,12 @@ Nothing is deleted here, and nothing may be missed: an error is never an empty l
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from dataclasses import dataclass, field
 from itertools import islice
 from threading import BoundedSemaphore
+from typing import Protocol
 
 from sqlalchemy.orm import Session
 from temporalio import activity
@@ -22,10 +23,13 @@ from activities.storage.keys import (
     Scopes,
     SortedKeys,
     UnreadableManifest,
+    WhyStray,
     diff_mask_keys,
     icon_key,
     image_hashes,
     parse_manifest,
+    stray_text,
+    why_stray,
 )
 from activities.storage.ledger import PAGE_KEYS, ChunkState, DeletionChunk, PageSource, PrefixState, RowsState
 from activities.storage.objects import ObjectAbsent, ObjectStore, ObjectTooLarge
@@ -54,6 +58,13 @@ class ReadManifest:
     readable: bool = True
     masks: SortedKeys = field(default_factory=SortedKeys)
     images: int = 0
+
+
+class KeySink(Protocol):
+    """Whoever is told of keys."""
+
+    def add(self, kind: str, scopes: Iterable[str], source: PageSource, keys: Iterable[str], /) -> None:
+        """These keys are the artifacts' own, in each of the scopes."""
 
 
 @dataclass
@@ -132,7 +143,7 @@ class CollectKeys:
         for scope, key in icons:
             if key.rpartition("/")[2] not in living_icons:
                 seal.add("icon", [scope], PageSource.ICON, [key])
-        counts = self._seal_objects(seal, places, comparisons, named)
+        counts = self.name_keys(seal, places, comparisons, named)
         with self.database.write() as session:
             found = ledger.lock_sealing(session, chunk.deletion_id, chunk.chunk, epoch)
             seal.write(session, found, last=True)
@@ -155,25 +166,26 @@ class CollectKeys:
             found.strays = ledger.pack_strays(counts.strays)
             return Collected(epoch=epoch, pages=found.pages, digest=found.digest, artifacts=len(artifacts), sealed=found.sealed)
 
-    def _seal_objects(self, seal: Seal, places: Places, comparisons: list[Comparison], named: list[NamedKey]) -> "Counts":
+    def name_keys(self, sink: KeySink, places: Places, comparisons: list[Comparison], named: list[NamedKey]) -> "Counts":
+        """Tell of every key that columns, manifests and ids name, and count the rest."""
         counts = Counts()
         manifests = list(self._manifests(counts, comparisons, named))
         found_in: dict[int, str] = {}
         for done, read in enumerate(self._read(manifests)):
             between_requests(done, len(manifests))
-            self._seal_manifest(seal, counts, read)
+            self._name_manifest(sink, counts, read)
             if read.scope is not None:
                 found_in[read.manifest.named.artifact.id] = read.scope
         for one in named:
             if one.kind == "head_images" and counts.owned(one):
-                seal.add(one.kind, self._likely(one.artifact, found_in), PageSource.COLUMN, [str(one.key)])
+                sink.add(one.kind, self._likely(one.artifact, found_in), PageSource.COLUMN, [str(one.key)])
             elif one.kind == "icon" and counts.owned(one) and (key := icon_key(one.artifact, str(one.key))):
-                seal.add(one.kind, self._of(one.artifact), PageSource.ICON, [key])
+                sink.add(one.kind, self._of(one.artifact), PageSource.ICON, [key])
         for comparison in comparisons:
             likely = self._likely(comparison.head, found_in)
-            seal.add("comparison_response", likely, PageSource.DERIVED, [_response_key(comparison)])
+            sink.add("comparison_response", likely, PageSource.DERIVED, [_response_key(comparison)])
         for artifact in (*places.present, *places.gone):
-            seal.add("archive", self._of(artifact), PageSource.DERIVED, [artifact.archive_key])
+            sink.add("archive", self._of(artifact), PageSource.DERIVED, [artifact.archive_key])
         return counts
 
     def _manifests(self, counts: "Counts", comparisons: list[Comparison], named: list[NamedKey]) -> Iterator[Manifest]:
@@ -184,22 +196,22 @@ class CollectKeys:
             elif one.kind == "comparison_manifest" and counts.owned(one):
                 yield Manifest(one, tuple(self._of(one.artifact)), (by_pair[one.artifact.id, one.base_id or 0].prefix,))
 
-    def _seal_manifest(self, seal: Seal, counts: "Counts", read: ReadManifest) -> None:
+    def _name_manifest(self, sink: KeySink, counts: "Counts", read: ReadManifest) -> None:
         named, key = read.manifest.named, str(read.manifest.named.key)
         counts.collected["images_kept"] += read.images
-        counts.stray(read.masks.strays)
+        counts.stray(read.masks.strays, named.artifact)
         if read.scope is None:
             # Proven absent everywhere, so it is written down as such once; where listing cannot look again, it is deleted too.
             counts.collected["manifests_evicted"] += 1
             if self.store.listable:
-                seal.add(named.kind, read.manifest.scopes[:1], PageSource.ABSENT, [key])
+                sink.add(named.kind, read.manifest.scopes[:1], PageSource.ABSENT, [key])
             else:
-                seal.add(named.kind, read.manifest.scopes, PageSource.COLUMN, [key])
+                sink.add(named.kind, read.manifest.scopes, PageSource.COLUMN, [key])
             return
         counts.collected["manifests_read" if read.readable else "manifests_unreadable"] += 1
         scopes = [read.scope] if self.store.listable else read.manifest.scopes
-        seal.add(named.kind, scopes, PageSource.COLUMN, [key])
-        seal.add("diff_mask", scopes, PageSource.MANIFEST, read.masks.owned)
+        sink.add(named.kind, scopes, PageSource.COLUMN, [key])
+        sink.add("diff_mask", scopes, PageSource.MANIFEST, read.masks.owned)
 
     def _read(self, manifests: list[Manifest]) -> Iterator[ReadManifest]:
         """Read in parallel, at most `readers` at a time and no further ahead of whoever consumes them."""
@@ -251,20 +263,23 @@ class Counts:
     """What the receipt says of manifests and strays."""
 
     collected: Counter[str] = field(default_factory=Counter)
-    strays: list[str] = field(default_factory=list)
+    reasons: Counter[WhyStray] = field(default_factory=Counter)
+    strays: list[tuple[WhyStray, str]] = field(default_factory=list)
 
     def owned(self, named: NamedKey) -> bool:
         """True if a column's key is the artifacts' own; counts it as a stray otherwise."""
         if named.owned:
             return True
         self.collected["named_elsewhere"] += named.elsewhere
-        self.stray([str(named.key)])
+        self.stray([named.key], named.artifact)
         return False
 
-    def stray(self, keys: list[str]) -> None:
+    def stray(self, keys: Sequence[object], artifact: ArtifactRef) -> None:
         """Count keys that are left alone, and keep some of them for a look."""
         self.collected["strays"] += len(keys)
-        self.strays += keys[: PAGE_KEYS - len(self.strays)]
+        reasons = [why_stray(key, artifact) for key in keys]
+        self.reasons.update(reasons)
+        self.strays += list(zip(reasons, map(stray_text, keys), strict=True))[: PAGE_KEYS - len(self.strays)]
 
 
 def _response_key(comparison: Comparison) -> str:

@@ -6,11 +6,11 @@ the whole transaction is run again; an ambiguous COMMIT is settled by reading th
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import delete, exists, func, or_, select
+from sqlalchemy import ColumnElement, delete, func, or_, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 from temporalio import activity
 
@@ -48,10 +48,28 @@ from workflows.messages import DELETE_ROWS, RowsDeleted, SealedChunk
 class Cascade:
     """What the deleted rows said: everything that could name a key or a file."""
 
-    rows: dict[str, int]
+    going: dict[str, set[int]]
+    """Ids of the rows by table."""
     named: list[NamedKey]
     comparisons: list[Comparison]
     file_ids: set[int]
+
+    @property
+    def rows(self) -> dict[str, int]:
+        """How many, by table."""
+        return {table: len(ids) for table, ids in self.going.items()}
+
+
+Row = (
+    SizeComparison
+    | SnapshotComparison
+    | InstallableArtifact
+    | MobileAppInfo
+    | ComparisonApproval
+    | SizeMetrics
+    | SnapshotMetrics
+    | Artifact
+)
 
 
 @dataclass(frozen=True)
@@ -76,7 +94,7 @@ class DeleteRows:
             if found.state == ChunkState.OPEN:
                 self._check_seal(session, found, sealed)
                 present = self._lock_artifacts(session, found, organization_id)
-                cascade = _cascade(session, present, organization_id)
+                cascade = cascade_of(session, present, organization_id, deleted)
                 self._seal_the_rest(session, found, present, cascade)
                 _count_absent(session, found)
                 found.files = files.delete_files(session, cascade.file_ids, organization_id, references)
@@ -152,13 +170,13 @@ class DeleteRows:
         found.pages, found.sealed, found.digest = ledger.seal_digest(session, found)
 
     def _release(self, session: Session, found: DeletionChunk, present: Sequence[ArtifactRef], organization_id: int) -> None:
-        deleted = {artifact.id for artifact in present}
+        ours = {artifact.id for artifact in present}
         disappeared = [
             artifact.id
             for artifact in ledger.chunk_artifacts(session, found.deletion_id, found.chunk)
-            if artifact.rows_state is RowsState.SEALED and artifact.id not in deleted
+            if artifact.rows_state is RowsState.SEALED and artifact.id not in ours
         ]
-        ledger.set_artifacts(session, found.deletion_id, deleted, rows_state=RowsState.DELETED)
+        ledger.set_artifacts(session, found.deletion_id, ours, rows_state=RowsState.DELETED)
         ledger.set_artifacts(session, found.deletion_id, disappeared, rows_state=RowsState.GONE)
         found.state = ChunkState.ROWS_DELETED
         session.flush()
@@ -168,18 +186,29 @@ class DeleteRows:
         session.execute(ledger.update_chunk(found).values(times), execution_options={"synchronize_session": False})
 
 
-def _cascade(session: Session, present: Sequence[ArtifactRef], organization_id: int) -> Cascade:
-    """Delete children before parents, asking each row on its way out what it named."""
+Take = Callable[[Session, type[BackendTable], ColumnElement[bool], Sequence[InstrumentedAttribute[Any]]], list[Any]]
+"""Takes the rows of a table for which a condition holds, and returns columns of them, the id first."""
+
+
+def deleted(
+    session: Session, table: type[BackendTable], where: ColumnElement[bool], columns: Sequence[InstrumentedAttribute[Any]]
+) -> list[Any]:
+    """Delete them."""
+    return list(session.execute(delete(table).where(where).returning(*columns)).all())
+
+
+def cascade_of(session: Session, present: Sequence[ArtifactRef], organization_id: int, take: Take) -> Cascade:
+    """Take children before parents, asking each row what it named."""
     by_id = {artifact.id: artifact for artifact in present}
-    cascade = Cascade(rows={}, named=[], comparisons=[], file_ids=set())
+    cascade = Cascade(going={}, named=[], comparisons=[], file_ids=set())
     if not present:
         return cascade
 
-    def gone(table: type[BackendTable], where: Any, *columns: InstrumentedAttribute[Any]) -> list[Any]:
-        deleted = session.execute(delete(table).where(where).returning(*columns)).all()
-        if deleted:
-            cascade.rows[table.__tablename__] = len(deleted)
-        return list(deleted)
+    def gone(table: type[Row], where: ColumnElement[bool], *columns: InstrumentedAttribute[Any]) -> list[Any]:
+        taken = take(session, table, where, [table.id, *columns])
+        if taken:
+            cascade.going[table.__tablename__] = {row[0] for row in taken}
+        return [row[1:] for row in taken]
 
     def metrics_of(table: type[SnapshotMetrics | SizeMetrics]) -> list[int]:
         return list(session.execute(select(table.id).where(table.preprod_artifact_id.in_(by_id))).scalars())
@@ -187,45 +216,48 @@ def _cascade(session: Session, present: Sequence[ArtifactRef], organization_id: 
     size, snapshot = metrics_of(SizeMetrics), metrics_of(SnapshotMetrics)
     one = SizeComparison
     of_sizes = or_(one.head_size_analysis_id.in_(size), one.base_size_analysis_id.in_(size))
-    files_named = [row.file_id for row in gone(one, of_sizes, one.file_id)]
+    files_named = [file for (file,) in gone(one, of_sizes, one.file_id)]
 
     two = SnapshotComparison
     of_snapshots = or_(two.head_snapshot_metrics_id.in_(snapshot), two.base_snapshot_metrics_id.in_(snapshot))
     pairs = gone(two, of_snapshots, two.head_snapshot_metrics_id, two.base_snapshot_metrics_id, two.extras)
-    places = rows.comparison_places(session, {(row[0], row[1]) for row in pairs}, organization_id)
+    places = rows.comparison_places(session, {(head, base) for head, base, _ in pairs}, organization_id)
     for head, base, extras in pairs:
         if comparison := places.get((head, base)):
             cascade.comparisons.append(comparison)
             cascade.named += rows.keys_of_comparison(comparison, extras)
 
-    gone(InstallableArtifact, InstallableArtifact.preprod_artifact_id.in_(by_id), InstallableArtifact.id)
+    gone(InstallableArtifact, InstallableArtifact.preprod_artifact_id.in_(by_id))
     info = MobileAppInfo
     for artifact, icon in gone(info, info.preprod_artifact_id.in_(by_id), info.preprod_artifact_id, info.app_icon_id):
         files_named.append(icon_file_id(icon))
         cascade.named += rows.keys_of_app_info(by_id[artifact], icon)
-    gone(ComparisonApproval, ComparisonApproval.preprod_artifact_id.in_(by_id), ComparisonApproval.id)
+    gone(ComparisonApproval, ComparisonApproval.preprod_artifact_id.in_(by_id))
     analyses = gone(SizeMetrics, SizeMetrics.preprod_artifact_id.in_(by_id), SizeMetrics.analysis_file_id)
-    files_named += [row.analysis_file_id for row in analyses]
+    files_named += [file for (file,) in analyses]
     metrics = SnapshotMetrics
     for artifact, extras in gone(metrics, metrics.preprod_artifact_id.in_(by_id), metrics.preprod_artifact_id, metrics.extras):
         cascade.named += rows.keys_of_metrics(by_id[artifact], extras)
-    for row in gone(Artifact, Artifact.id.in_(by_id), Artifact.file_id, Artifact.installable_app_file_id):
-        files_named += [row.file_id, row.installable_app_file_id]
+    for of_artifact in gone(Artifact, Artifact.id.in_(by_id), Artifact.file_id, Artifact.installable_app_file_id):
+        files_named += of_artifact
     cascade.file_ids = {named for named in files_named if named is not None}
     return cascade
 
 
-def icons_still_named(session: Session, icon_keys: Iterable[str]) -> set[str]:
-    """Of these icon keys, those that an app info of their project still names: icon ids may be derived from content."""
+def icons_still_named(session: Session, icon_keys: Iterable[str], going: Collection[int] = ()) -> set[str]:
+    """Of these icon keys, those that an app info of their project still names: icon ids may be derived from content.
+
+    The app infos of artifacts that are `going` do not count.
+    """
     parts = {key: key.split("/") for key in icon_keys}
     surviving = set()
     for key, (_, project, icon) in parts.items():
-        named = exists().where(
+        named_by = select(Artifact.id).where(
             MobileAppInfo.app_icon_id == icon,
             MobileAppInfo.preprod_artifact_id == Artifact.id,
             Artifact.project_id == int(project),
         )
-        if session.execute(select(named)).scalar():
+        if any(artifact not in going for artifact in session.execute(named_by).scalars()):
             surviving.add(key)
     return surviving
 

@@ -68,12 +68,25 @@ class OpenDeletion:
 
 def _places(session: Session, request: DeletionRequest) -> dict[int, int]:
     """Project by artifact, of those that exist. Raises if any of them, or the request's project, is another organization's."""
+    refuse_foreign_project(session, request)
+    places, foreign = places_and_foreign(session, request)
+    if foreign:
+        raise not_in_organization(request, foreign)
+    return places
+
+
+def refuse_foreign_project(session: Session, request: DeletionRequest) -> None:
+    """Raises ProjectNotInOrganization."""
     if request.project_id is not None:
         owner = session.execute(select(Project.organization_id).where(Project.id == request.project_id)).scalar_one_or_none()
         if owner not in {None, request.organization_id}:
             raise ProjectNotInOrganization(
                 f"project {request.project_id} is not one of organization {request.organization_id}; nothing was deleted"
             )
+
+
+def places_and_foreign(session: Session, request: DeletionRequest) -> tuple[dict[int, int], list[int]]:
+    """Project by artifact, of those that exist, and those of them that are another organization's."""
     places, foreign = {}, []
     for ids in _slices(request.artifact_ids, _IDS_A_QUERY):
         rows = session.execute(
@@ -85,13 +98,16 @@ def _places(session: Session, request: DeletionRequest) -> dict[int, int]:
             places[artifact] = project
             if organization != request.organization_id:
                 foreign.append(artifact)
-    if foreign:
-        shown = ", ".join(map(str, sorted(foreign)[:_IDS_SHOWN])) + (" …" if len(foreign) > _IDS_SHOWN else "")
-        raise ArtifactNotInOrganization(
-            f"{len(foreign)} of {len(request.artifact_ids)} artifacts do not belong to organization "
-            f"{request.organization_id} ({shown}); nothing was deleted"
-        )
-    return places
+    return places, foreign
+
+
+def not_in_organization(request: DeletionRequest, foreign: list[int]) -> ArtifactNotInOrganization:
+    """The error that names the first of them."""
+    shown = ", ".join(map(str, sorted(foreign)[:_IDS_SHOWN])) + (" …" if len(foreign) > _IDS_SHOWN else "")
+    return ArtifactNotInOrganization(
+        f"{len(foreign)} of {len(request.artifact_ids)} artifacts do not belong to organization "
+        f"{request.organization_id} ({shown}); nothing was deleted"
+    )
 
 
 def _slices(ids: tuple[int, ...], size: int) -> Iterable[tuple[int, ...]]:

@@ -15,6 +15,8 @@ _LOOK_UP_S = 2.0
 
 def between_requests(done: int, total: int) -> None:
     """Heartbeat with a cursor that an operator can read. Raises CancelledError if the step should stop here."""
+    if not activity.in_activity():  # as for a preview on the command line
+        return
     activity.heartbeat({"done": done, "total": total})
     if activity.is_cancelled():
         raise CancelledError("stopped between two requests; what was done is written down")

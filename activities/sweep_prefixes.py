@@ -62,7 +62,7 @@ class SweepPrefixes:
             ledger.refuse_living(session, sweep.deletion_id, sweep.chunk)
             prefixes = ledger.prefixes_to_sweep(session, sweep.deletion_id, sweep.chunk)
             in_pages = {
-                _short(page.scope + key)
+                short(page.scope + key)
                 for page in ledger.read_pages(session, sweep.deletion_id, sweep.chunk)
                 for key in page.keys
             }
@@ -103,7 +103,7 @@ class SweepPrefixes:
         if uploads:
             self._abort_uploads(prefix, listing)
         for page in self.store.list_under(prefix):
-            found = [one for one in page if _short(one.key) not in in_pages]
+            found = [one for one in page if short(one.key) not in in_pages]
             listing.refused += len(page) - len(found)
             if found:
                 outcome = self.store.delete_found(found)
@@ -128,13 +128,13 @@ class SweepPrefixes:
     def _delete_exact(self, sweep: Sweep, exact: list[Prefix], in_pages: set[int], uploads: dict[str, Listing]) -> Listing:
         """Keys whose neighbours are others': they were deleted with the pages, and are deleted again after the quiet period."""
         keys = {prefix.scope + prefix.prefix: prefix for prefix in exact}
-        outcome = self.store.delete([key for key in keys if _short(key) not in in_pages])
+        outcome = self.store.delete([key for key in keys if short(key) not in in_pages])
         total, settled = Listing(), []
         for key, prefix in keys.items():
             listing = uploads[key]
             listing.codes += Counter([outcome.refused[key]] if key in outcome.refused else [])
             listing.not_yet += Counter([outcome.not_yet[key]] if key in outcome.not_yet else [])
-            left_over = listing.codes or listing.not_yet or _short(key) in in_pages
+            left_over = listing.codes or listing.not_yet or short(key) in in_pages
             settled.append((prefix, PrefixState.LEFT_OVER if left_over else PrefixState.EMPTY, listing))
             total.codes += listing.codes
             total.not_yet += listing.not_yet
@@ -168,6 +168,6 @@ def _state(sweep: Sweep, prefix: Prefix, listing: Listing) -> PrefixState:
     return PrefixState.EMPTY
 
 
-def _short(key: str) -> int:
+def short(key: str) -> int:
     """Eight bytes that stand for a key: a million of them fit where a million keys would not."""
     return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest())

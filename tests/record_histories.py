@@ -54,6 +54,15 @@ async def retried(stack: Stack, changed: pytest.MonkeyPatch) -> Recorded:
     return {"retried": handle}
 
 
+async def preview(stack: Stack, changed: pytest.MonkeyPatch) -> Recorded:
+    """A dry run; the store fails at first."""
+    (one,) = stack.snapshots("one")
+    changed.setattr(S3Objects, "read", _failing_once(S3Objects.read))
+    async with stack.worker():
+        await starter.preview_deletion(stack.client, request := stack.request([one.id]))
+    return {"preview": stack.client.get_workflow_handle(request.preview_id)}
+
+
 async def left_over(stack: Stack, _: pytest.MonkeyPatch) -> Recorded:
     """One object under a legal hold."""
     _use_locking_bucket(stack)
@@ -157,6 +166,7 @@ async def continued(stack: Stack, _: pytest.MonkeyPatch) -> Recorded:
 SCENARIOS: tuple[Callable[[Stack, pytest.MonkeyPatch], Awaitable[Recorded]], ...] = (
     plain,
     retried,
+    preview,
     left_over,
     asked_again,
     taken_over,

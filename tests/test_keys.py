@@ -10,6 +10,7 @@ from activities.storage.keys import (
     Scopes,
     SortedKeys,
     UnreadableManifest,
+    WhyStray,
     column_key,
     diff_mask_keys,
     icon_file_id,
@@ -17,7 +18,9 @@ from activities.storage.keys import (
     image_hashes,
     lies_under,
     parse_manifest,
+    stray_text,
     well_formed,
+    why_stray,
 )
 
 FOUR = ArtifactRef(1, 2, 4)
@@ -312,7 +315,7 @@ def test_masks_are_named_by_any_image_and_sorted_by_whose_they_are() -> None:
     for key in diff_mask_keys(images):
         masks.sort(key, [FOUR.comparison_prefix(3)])
     assert sorted(masks.owned) == ["1/2/4/3/diff/a.png", "1/2/4/3/runs/f/diff/b.png"]
-    assert masks.strays == [
+    assert [stray_text(stray) for stray in masks.strays] == [
         "1/2/4/33/diff/a.png",
         "1/2/42/3/diff/a.png",
         "9/2/4/3/diff/a.png",
@@ -336,3 +339,31 @@ def test_images_are_counted_by_content_in_both_formats() -> None:
         "odd.png": {"content_hash": ["aa"]},
     }
     assert image_hashes(images) == {"aa", "bb", "cc"}
+
+
+@pytest.mark.parametrize(
+    ("key", "reason"),
+    [
+        (7, WhyStray.NO_TEXT),
+        (None, WhyStray.NO_TEXT),
+        ("", WhyStray.MALFORMED),
+        ("/1/2/4/3/diff/a.png", WhyStray.MALFORMED),
+        ("1/2/4/../42/manifest.json", WhyStray.MALFORMED),
+        ("1/2/4/3/diff/a\n.png", WhyStray.MALFORMED),
+        ("1/2/4/" + "x" * 2000, WhyStray.MALFORMED),
+        ("9/2/4/3/diff/a.png", WhyStray.ORGANIZATION),
+        ("1/9/4/3/diff/a.png", WhyStray.PROJECT),
+        ("1/2/42/3/diff/a.png", WhyStray.ARTIFACT),
+        ("1/2/4/33/diff/a.png", WhyStray.COMPARISON),
+        ("1/2/icn_first", WhyStray.SHARED),
+        ("1/2", WhyStray.SHARED),
+        ("1/2/" + "a" * 64, WhyStray.SHARED),
+        ("snapshot_archives/42.zip", WhyStray.ELSEWHERE),
+        ("preprod/org.1/project.2/objects/1/2/4/manifest.json", WhyStray.ELSEWHERE),
+        ("01/2/4/3/diff/a.png", WhyStray.ELSEWHERE),
+        ("manifest.json", WhyStray.ELSEWHERE),
+    ],
+)
+def test_a_stray_has_a_reason_in_words(key: object, reason: WhyStray) -> None:
+    """For whoever looks at a preview: whose it seems to be, from the key alone."""
+    assert why_stray(key, FOUR) == reason

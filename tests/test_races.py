@@ -338,7 +338,7 @@ def delete_at_last_moment(
     together = threading.Barrier(2, timeout=10)
 
     def before(_c: object, _cursor: object, sql: str, _p: object, _context: object, _many: object) -> None:
-        if sql.startswith("SELECT sentry_file.id, sentry_file.blob_id"):
+        if sql.startswith("SELECT sentry_file.id") and "FOR UPDATE" in sql:
             together.wait()
 
     event.listen(stack.database.engine, "before_cursor_execute", before)

@@ -34,6 +34,7 @@ from workflows.messages import (
     COLLECT_KEYS,
     DELETE_OBJECTS,
     MAX_ARTIFACTS,
+    PREVIEW_DELETION,
     SEARCH_ATTRIBUTES,
     STEPS,
     SWEEP_PREFIXES,
@@ -48,6 +49,7 @@ from workflows.messages import (
     Stage,
     Sweep,
 )
+from workflows.preview_deletion import PreviewDeletionWorkflow
 
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 HISTORIES = sorted(Path(__file__).with_name("histories").glob("*.json"))
@@ -353,12 +355,12 @@ def test_the_worker_has_every_step_with_the_types_that_the_workflow_expects(stac
     }
     assert len(definitions) == len(STEPS)
     of_store = {activity._Definition.must_from_callable(one).name for one in queues[1]}  # noqa: SLF001
-    assert of_store == {COLLECT_KEYS.name, DELETE_OBJECTS.name, SWEEP_PREFIXES.name}
+    assert of_store == {COLLECT_KEYS.name, DELETE_OBJECTS.name, SWEEP_PREFIXES.name, PREVIEW_DELETION.name}
 
 
 def test_the_workflow_imports_neither_database_nor_store() -> None:
     """What it does not import it cannot call: a workflow that did would not replay."""
-    program = "import sys, workflows.delete_artifacts; print(*{name.partition('.')[0] for name in sys.modules})"
+    program = "import sys, workflows.preview_deletion; print(*{name.partition('.')[0] for name in sys.modules})"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     imported = set(done.stdout.split())
     assert "workflows" in imported
@@ -377,7 +379,7 @@ def history_of(recorded: Path) -> WorkflowHistory:
 @pytest.mark.parametrize("recorded", HISTORIES, ids=lambda path: path.stem)
 async def test_a_recorded_history_replays(recorded: Path) -> None:
     """Deletions run for days, and a worker of the next version takes over in the middle (see `record_histories.py`)."""
-    replayer = Replayer(workflows=[DeleteArtifactsWorkflow], data_converter=data_converter)
+    replayer = Replayer(workflows=[DeleteArtifactsWorkflow, PreviewDeletionWorkflow], data_converter=data_converter)
     await replayer.replay_workflow(history_of(recorded))
 
 
@@ -391,6 +393,7 @@ def test_histories_of_every_ending_are_recorded() -> None:
         "continued_run",
         "left_over",
         "plain",
+        "preview",
         "refused",
         "retried",
         "taken_over",

@@ -6,7 +6,7 @@ data, does what is left and nothing else.
 """
 
 import asyncio
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
@@ -139,11 +139,11 @@ class DeleteArtifactsWorkflow:
         receipt: DeletionReceipt | None = None
         failure: BaseException | None = None
         try:
-            self._request = _validated(raw)
+            self._request = validated(raw, lambda request: request.workflow_id)
             self._deletion = Deletion(deletion_id=self._request.deletion_id)
             receipt = await self._finish(asyncio.create_task(self._delete()))
         except ActivityError as error:
-            failure = _named(error)
+            failure = named(error)
         except (ApplicationError, asyncio.CancelledError) as error:
             failure = error
         # Whoever waits for the rows gets an answer before the run ends.
@@ -248,7 +248,7 @@ class DeleteArtifactsWorkflow:
                 )
                 deleted = await self._step(DELETE_ROWS, sealed, ROWS, f"delete rows of chunk {chunk.chunk}")
             except ActivityError as error:
-                if _named(error).type == StaleSeal.__name__:
+                if named(error).type == StaleSeal.__name__:
                     continue
                 _log_failure(f"chunk {chunk.chunk}", error)
                 return None
@@ -392,7 +392,7 @@ _ATTRIBUTES: dict[str, SearchAttributeKey[Any]] = {
 }
 
 
-def _validated(raw: RawValue) -> DeletionRequest:
+def validated(raw: RawValue, workflow_id: Callable[[DeletionRequest], str]) -> DeletionRequest:
     """What a client handed over. Whatever else it is, the answer is final and names no value."""
     try:
         request: object = workflow.payload_converter().from_payload(raw.payload, DeletionRequest)
@@ -402,9 +402,9 @@ def _validated(raw: RawValue) -> DeletionRequest:
         request = None
     if not isinstance(request, DeletionRequest):
         raise to_application_error(InvalidRequest("the request is not JSON of a deletion request"))
-    if workflow.info().workflow_id != request.workflow_id:
+    if workflow.info().workflow_id != (own := workflow_id(request)):
         # Under one id Temporal runs a deletion once at a time, whoever asks for it.
-        raise to_application_error(InvalidRequest(f"this deletion's workflow id is {request.workflow_id}"))
+        raise to_application_error(InvalidRequest(f"this deletion's workflow id is {own}"))
     return request
 
 
@@ -444,10 +444,10 @@ def _log_failure(what: str, error: ActivityError) -> None:
     """Raises a cancellation; anything else the ledger knows, and the receipt will say."""
     if is_cancelled_exception(error):
         raise error
-    workflow.logger.error("%s: %s", what, _named(error).message)
+    workflow.logger.error("%s: %s", what, named(error).message)
 
 
-def _named(error: ActivityError) -> ApplicationError:
+def named(error: ActivityError) -> ApplicationError:
     """The step's own error, as the workflow's."""
     cause = error.cause
     if isinstance(cause, ApplicationError):

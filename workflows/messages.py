@@ -15,6 +15,7 @@ from annotated_types import Len
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
 
 WORKFLOW_NAME = "DeleteArtifactsWorkflow"
+PREVIEW_WORKFLOW_NAME = "PreviewDeletionWorkflow"
 TASK_QUEUE = "artifact-deletion"
 """Workflow tasks and the activities that talk to the database."""
 OBJECTS_TASK_QUEUE = "artifact-deletion-objects"
@@ -76,19 +77,17 @@ class DeletionRequest(Message):
 
         The first half of the SHA-256 of JSON without spaces, names in order, ids sorted: what other languages compute too.
         """
-        asked = {
-            "organization": self.organization_id,
-            "artifacts": self.artifact_ids,
-            "project": self.project_id,
-            "mode": "delete",
-            "images": "keep",
-        }
-        return hashlib.sha256(json.dumps(asked, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:32]
+        return self._digest("delete")
 
     @property
     def workflow_id(self) -> str:
         """The id under which Temporal runs this deletion, once at a time."""
         return workflow_id(self.organization_id, self.deletion_id)
+
+    @property
+    def preview_id(self) -> str:
+        """The id under which Temporal runs a dry run of this deletion."""
+        return f"preview-artifacts/{self.organization_id}/{self._digest('preview')}"
 
     @property
     def summary(self) -> str:
@@ -107,6 +106,16 @@ class DeletionRequest(Message):
                 f"- **Run again what is left**: `python starter.py rerun {self.workflow_id}`",
             ]
         )
+
+    def _digest(self, mode: str) -> str:
+        asked = {
+            "organization": self.organization_id,
+            "artifacts": self.artifact_ids,
+            "project": self.project_id,
+            "mode": mode,
+            "images": "keep",
+        }
+        return hashlib.sha256(json.dumps(asked, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:32]
 
 
 def workflow_id(organization_id: int, deletion_id: str) -> str:
@@ -507,6 +516,41 @@ class DeletionReceipt(Message):
         )
 
 
+class ObjectsFound(Message):
+    """Objects of a kind that a deletion would take. In a bucket with versions, each version and delete marker counts."""
+
+    count: int = 0
+    size: int | None = 0
+    """Bytes; None where the store cannot list."""
+
+
+class Preview(Message):
+    """What a deletion would do if it ran now: counts alone. Nothing was changed, and nothing is kept."""
+
+    organization_id: int
+    requested_artifacts: int
+    refused: tuple[str, ...] = ()
+    """Why the deletion would be refused, in the words in which it would be; all that follows is about the rest."""
+    artifacts: Ids = Ids()
+    """Have rows that would be deleted."""
+    gone_swept: Ids = Ids()
+    """Have none; objects and trace items are looked for in the project that the request names, or that the ledger knows."""
+    gone_unchecked: Ids = Ids()
+    """Have none, and nothing says where their objects would lie."""
+    overlapping: tuple[str, ...] = ()
+    """Workflow ids of open deletions of the same artifacts, at most twenty."""
+    rows: dict[str, int] = {}
+    files_kept: dict[str, Ids] = {}
+    objects: dict[str, ObjectsFound] = {}
+    """By kind: what names it, or "found by listing" for what nobody names."""
+    icons_kept: int = 0
+    unfinished_uploads: int | None = None
+    """None where nobody can look for any."""
+    manifests: ManifestsReceipt = ManifestsReceipt()
+    strays: dict[str, int] = {}
+    """Keys that are left alone, by the reason."""
+
+
 In = TypeVar("In", bound=Message)
 Out = TypeVar("Out", bound=Message)
 
@@ -529,6 +573,7 @@ SWEEP_PREFIXES = Step("sweep_prefixes", Sweep, Swept)
 READ_REQUEST = Step("read_request", Deletion, DeletionRequest)
 FIND_OWED_ELSEWHERE = Step("find_owed_elsewhere", Deletion, Owed)
 CANCEL_DELETION = Step("cancel_deletion", DeletionRequest, Cancelled)
+PREVIEW_DELETION = Step("preview_deletion", DeletionRequest, Preview)
 CLOSE_DELETION = Step("close_deletion", Deletion, DeletionReceipt)
 STEPS = (
     OPEN_DELETION,
@@ -541,4 +586,5 @@ STEPS = (
     FIND_OWED_ELSEWHERE,
     CANCEL_DELETION,
     CLOSE_DELETION,
+    PREVIEW_DELETION,
 )

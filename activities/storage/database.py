@@ -82,9 +82,11 @@ class Database:
             yield session
 
     @contextmanager
-    def read(self) -> Iterator[Session]:
-        """One transaction that changes nothing."""
+    def read(self, *, snapshot: bool = False) -> Iterator[Session]:
+        """One transaction that changes nothing; with `snapshot` PostgreSQL enforces that, and all of it sees one moment."""
         with self._session(write=False) as session:
+            if snapshot and self.is_postgresql:
+                session.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"))
             yield session
             session.rollback()
 

@@ -5,10 +5,12 @@ them; their ids are kept in the ledger.
 """
 
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
-from sqlalchemy import String, column, delete, exists, literal, select, table
+from sqlalchemy import String, column, delete, exists, func, literal, select, table
 from sqlalchemy.orm import Session
 
 from activities.storage.database import slices
@@ -34,18 +36,29 @@ _NAMING_COLUMNS = (
 )
 
 
-def delete_files(
-    session: Session, file_ids: Collection[int], organization_id: int, references: Collection[Reference]
-) -> dict[str, Any]:
-    """Delete those of the files that may go, after the rows that named them.
+@dataclass
+class SortedFiles:
+    """Which of the files go, and why others are kept."""
 
-    Returns {"deleted": n, "index_rows": n, "kept": {reason: [file ids]}, "blobs": [ids of blobs that the deleted files named]}.
-    """
+    going: list[int] = field(default_factory=list)
+    kept: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
+    blobs: set[int] = field(default_factory=set)
+    """Blobs that the going files name."""
+
+
+def sort_files(
+    session: Session,
+    file_ids: Collection[int],
+    organization_id: int,
+    references: Collection[Reference],
+    going: Mapping[str, Collection[int]] = MappingProxyType({}),
+) -> SortedFiles:
+    """Decide for each file. Rows that are `going` themselves, ids by table, keep none."""
     index = FileBlobIndex
     blobs: dict[int, set[int]] = {}
     for ids in slices(sorted(file_ids)):
-        locked = session.execute(select(File.id, File.blob_id).where(File.id.in_(ids)).order_by(File.id).with_for_update())
-        blobs |= {file: {blob} if blob is not None else set() for file, blob in locked}
+        rows = session.execute(select(File.id, File.blob_id).where(File.id.in_(ids)))
+        blobs |= {file: {blob} if blob is not None else set() for file, blob in rows}
     for ids in slices(blobs):
         for file, blob in session.execute(select(index.file_id, index.blob_id).where(index.file_id.in_(ids))):
             blobs[file].add(blob)
@@ -54,23 +67,41 @@ def delete_files(
     for ids in slices(set().union(*blobs.values())):
         for blob, owner in session.execute(owned.where(FileBlobOwner.blob_id.in_(ids))):
             owners[blob].add(owner)
-    kept: dict[str, list[int]] = defaultdict(list)
-    going = []
+    files = SortedFiles()
     for file in sorted(blobs):
-        if reason := _why_kept(session, file, [owners[blob] for blob in blobs[file]], organization_id, references):
-            kept[reason].append(file)
+        if _still_named(session, file, references, going):
+            files.kept[STILL_NAMED].append(file)
+        elif reason := _why_kept([owners[blob] for blob in blobs[file]], organization_id):
+            files.kept[reason].append(file)
         else:
-            going.append(file)
+            files.going.append(file)
+            files.blobs |= blobs[file]
+    return files
+
+
+def delete_files(
+    session: Session, file_ids: Collection[int], organization_id: int, references: Collection[Reference]
+) -> dict[str, Any]:
+    """Delete those of the files that may go, after the rows that named them.
+
+    Returns {"deleted": n, "index_rows": n, "kept": {reason: [file ids]}, "blobs": [ids of blobs that the deleted files named]}.
+    """
+    for ids in slices(sorted(file_ids)):
+        session.execute(select(File.id).where(File.id.in_(ids)).order_by(File.id).with_for_update()).all()
+    files = sort_files(session, file_ids, organization_id, references)
+    index = FileBlobIndex
     index_rows = deleted = 0
-    for ids in slices(going):
+    for ids in slices(files.going):
         index_rows += len(session.execute(delete(index).where(index.file_id.in_(ids)).returning(index.id)).all())
         deleted += len(session.execute(delete(File).where(File.id.in_(ids)).returning(File.id)).all())
-    return {
-        "deleted": deleted,
-        "index_rows": index_rows,
-        "kept": dict(kept),
-        "blobs": sorted(set().union(*(blobs[file] for file in going))),
-    }
+    return {"deleted": deleted, "index_rows": index_rows, "kept": dict(files.kept), "blobs": sorted(files.blobs)}
+
+
+def index_rows(session: Session, files: Collection[int]) -> int:
+    """How many rows of the index go with these files."""
+    index = FileBlobIndex
+    counts = (select(func.count()).where(index.file_id.in_(ids)) for ids in slices(files))
+    return sum(session.execute(count).scalar_one() for count in counts)
 
 
 def rows_deleted(files: dict[str, Any]) -> dict[str, int]:
@@ -79,18 +110,22 @@ def rows_deleted(files: dict[str, Any]) -> dict[str, int]:
     return {name: count for name, count in counts.items() if count}
 
 
-def _why_kept(
-    session: Session, file: int, owners: list[set[int]], organization_id: int, references: Collection[Reference]
-) -> str | None:
-    if any(session.execute(select(exists().where(named == file))).scalar() for named in _NAMING_COLUMNS):
-        return STILL_NAMED
-    if session.execute(select(exists().where(MobileAppInfo.app_icon_id == literal(str(file), String)))).scalar():
-        return STILL_NAMED
+def _still_named(session: Session, file: int, references: Collection[Reference], going: Mapping[str, Collection[int]]) -> bool:
+    icon = select(MobileAppInfo.id).where(MobileAppInfo.app_icon_id == literal(str(file), String))
+    naming = [(attribute.class_, select(attribute.class_.id).where(attribute == file)) for attribute in _NAMING_COLUMNS]
+    for named_by, statement in [*naming, (MobileAppInfo, icon)]:
+        leaving = going.get(named_by.__tablename__, ())
+        if any(row not in leaving for row in session.execute(statement).scalars()):
+            return True
     for reference in references:
         # A table that we know by name only: another part of the backend refers to files too.
         other = table(reference.table, column(reference.column))
         if session.execute(select(exists(select(1).select_from(other).where(other.c[reference.column] == file)))).scalar():
-            return STILL_NAMED
+            return True
+    return False
+
+
+def _why_kept(owners: list[set[int]], organization_id: int) -> str | None:
     if any(owned - {organization_id} for owned in owners):
         return OTHER_OWNER
     if not owners or not all(owners):

@@ -15,6 +15,7 @@ import re
 import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
 MAX_KEY_BYTES = 1024
@@ -104,19 +105,56 @@ def column_key(extras: Any, name: str) -> object | None:
     return (extras.get(name) or None) if isinstance(extras, dict) else None
 
 
+class WhyStray(StrEnum):
+    """Why a key that a manifest or column names is not the artifact's own."""
+
+    NO_TEXT = "no text"
+    MALFORMED = "no well-formed key"
+    ORGANIZATION = "another organization's"
+    PROJECT = "another project's"
+    ARTIFACT = "another artifact's"
+    COMPARISON = "another comparison's"
+    SHARED = "shared by the project"
+    ELSEWHERE = "under no artifact's prefix"
+
+
+def why_stray(key: object, artifact: ArtifactRef) -> WhyStray:
+    """Why `key`, named by a column or manifest of the artifact, is left alone."""
+    if not isinstance(key, str):
+        return WhyStray.NO_TEXT
+    if not well_formed(key):
+        return WhyStray.MALFORMED
+    place = [int(part) if _FILE_ID.fullmatch(part) else None for part in key.split("/")[:3]]
+    own = [artifact.organization_id, artifact.project_id, artifact.id]
+    if len(place) < 2 or None in place[:2]:  # noqa: PLR2004  organization and project
+        return WhyStray.ELSEWHERE
+    reasons = (WhyStray.ORGANIZATION, WhyStray.PROJECT, WhyStray.ARTIFACT)
+    for found, mine, reason in zip(place, own, reasons, strict=False):
+        if found is None:
+            return WhyStray.SHARED
+        if found != mine:
+            return reason
+    return WhyStray.COMPARISON if len(place) == len(own) else WhyStray.SHARED
+
+
+def stray_text(key: object) -> str:
+    """A stray as it may be kept for a look."""
+    return key if isinstance(key, str) else f"({type(key).__name__})"
+
+
 @dataclass(frozen=True, slots=True)
 class SortedKeys:
     """The keys that a manifest or column named, sorted into ours and not ours."""
 
     owned: set[str] = field(default_factory=set)
-    strays: list[str] = field(default_factory=list)
+    strays: list[object] = field(default_factory=list)
 
     def sort(self, key: object, prefixes: Iterable[str]) -> None:
         """Put a named key where it belongs. A stray is neither read nor deleted."""
         if lies_under(key, prefixes):
             self.owned.add(str(key))
         else:
-            self.strays.append(key if isinstance(key, str) else f"({type(key).__name__})")
+            self.strays.append(key)
 
 
 class UnreadableManifest(ValueError):

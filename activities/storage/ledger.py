@@ -191,7 +191,7 @@ class DeletionChunk(LedgerTable):
     files: Mapped[dict[str, Any]] = mapped_column(default=dict)
     """{"deleted": n, "kept": {reason: [file ids]}, "blobs": [blob ids]}"""
     strays: Mapped[bytes | None] = mapped_column(LargeBinary)
-    """The first thousand strays, compressed JSON: for a look, never to be acted on."""
+    """The first thousand strays as [why, key], compressed JSON: for a look, never to be acted on."""
     trace_items_matched: Mapped[int] = mapped_column(default=0)
     trace_items_confirmed_at: Mapped[datetime | None]
     rows_deleted_at: Mapped[datetime | None]
@@ -522,6 +522,35 @@ def deletions_owing(session: Session, deletion_id: str, *, traces_configured: bo
     return [OtherDeletion(other, workflow_id(organization, other), count) for other, organization, count in rows]
 
 
+def open_deletions_of(session: Session, request: DeletionRequest) -> list[str]:
+    """Workflow ids of the organization's other open or failed deletions that have artifacts of this request, at most twenty."""
+    found: set[str] = set()
+    for ids in slices(request.artifact_ids):
+        others = (
+            select(Deletion.id)
+            .join(DeletionArtifact, DeletionArtifact.deletion_id == Deletion.id)
+            .where(
+                DeletionArtifact.artifact_id.in_(ids),
+                Deletion.organization_id == request.organization_id,
+                Deletion.id != request.deletion_id,
+                Deletion.state.in_([DeletionState.ACCEPTED, DeletionState.RUNNING, DeletionState.FAILED]),
+            )
+            .distinct()
+        )
+        found.update(session.execute(others).scalars())
+    return [workflow_id(request.organization_id, one) for one in sorted(found)][:20]
+
+
+def known_places(session: Session, request: DeletionRequest) -> dict[int, int]:
+    """Project by artifact, where an earlier run of the same deletion wrote it down."""
+    rows = session.execute(
+        select(DeletionArtifact.artifact_id, DeletionArtifact.project_id).where(
+            DeletionArtifact.deletion_id == request.deletion_id, DeletionArtifact.project_id.is_not(None)
+        )
+    )
+    return {row.artifact_id: row.project_id for row in rows}
+
+
 def deleted_by_others(session: Session, deletion_id: str) -> list[tuple[int, str]]:
     """(artifact, workflow id) for artifacts that this deletion found gone and another one of the organization had deleted."""
     ours, theirs = aliased(DeletionArtifact), aliased(DeletionArtifact)
@@ -683,7 +712,7 @@ def seal_digest(session: Session, found: DeletionChunk) -> tuple[int, int, str]:
     return pages, keys, digest.hexdigest()
 
 
-def pack_strays(strays: Sequence[str]) -> bytes | None:
+def pack_strays(strays: Sequence[tuple[str, str]]) -> bytes | None:
     """The first thousand, compressed."""
     return zlib.compress(json.dumps(strays[:_STRAYS_KEPT]).encode()) if strays else None
 

@@ -69,6 +69,8 @@ class Found:
 
     key: str
     version: str | None = None
+    size: int = field(default=0, compare=False)
+    """Bytes; a delete marker has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +185,7 @@ class S3Objects:
         pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix)
         for page in _raising_unavailable(pages):
             if contents := page.get("Contents"):
-                yield [Found(entry["Key"]) for entry in contents]
+                yield [Found(entry["Key"], size=entry["Size"]) for entry in contents]
 
     def delete_found(self, found: Sequence[Found]) -> Outcome:
         """See ObjectStore."""
@@ -247,7 +249,7 @@ class S3Objects:
         for page in _raising_unavailable(pages):
             entries: list[Any] = [*page.get("Versions", ()), *page.get("DeleteMarkers", ())]
             if entries:
-                yield [Found(entry["Key"], entry["VersionId"]) for entry in entries]
+                yield [Found(entry["Key"], entry["VersionId"], entry.get("Size", 0)) for entry in entries]
 
     def _versions(self, keys: Sequence[str]) -> list[Found]:
         """Every version and marker of these keys, which lie beside each other: one listing from the first to the last."""
