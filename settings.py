@@ -54,10 +54,18 @@ def _usecases(value: object) -> object:
 Segment = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
 
 
-class DatabaseSettings(BaseSettings):
-    """What a backend and the command line need."""
+class AdaptersSettings(BaseSettings):
+    """What every process needs that speaks with Temporal."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, hide_input_in_errors=True, frozen=True)
+
+    adapters: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")] | None = Field(
+        None, description="module:name of an Adapters, for a store, an ORM or a payload codec of your own (docs/seams.md)"
+    )
+
+
+class DatabaseSettings(AdaptersSettings):
+    """What a backend and the command line need."""
 
     database_url: Annotated[SecretStr, AfterValidator(_database_url)] = Field(
         description="SQLAlchemy URL of the backend's database: postgresql+psycopg://… or sqlite:///…"

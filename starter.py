@@ -36,7 +36,7 @@ from client import (
 )
 from settings import DatabaseSettings, Settings, load
 from workflows.converter import connect, unreachable
-from workflows.errors import DeletionError, TemporalUnreachable
+from workflows.errors import AdaptersUnusable, DeletionError, TemporalUnreachable
 from workflows.messages import DeletionReceipt, DeletionRequest, Preview, Progress, refused_fields, workflow_id
 
 __all__ = [
@@ -472,7 +472,7 @@ def _explained(error: BaseException) -> tuple[str, int]:
     match error:
         case ValidationError():
             return refused_fields(error), BAD_USAGE
-        case NoSuchDeletion():
+        case NoSuchDeletion() | AdaptersUnusable():
             return str(error), BAD_USAGE
         case DeletionError():
             return str(error), UNREACHABLE

@@ -21,7 +21,7 @@ from activities.cancel_deletion import CancelDeletion
 from activities.close_deletion import CloseDeletion
 from activities.collect_keys import CollectKeys
 from activities.delete_objects import DeleteObjects
-from activities.delete_rows import DeleteRows
+from activities.delete_rows import DeleteRows, Rows, SqlRows
 from activities.delete_trace_items import DeleteTraceItems
 from activities.find_owed_elsewhere import FindOwedElsewhere
 from activities.interceptors import Heartbeats, NamedErrorsOnly
@@ -34,11 +34,12 @@ from activities.storage.ledger import PAGE_KEYS
 from activities.storage.objects import ObjectStore, S3Objects, bucket_keeps_versions, s3_client
 from activities.storage.traces import SqlTraces, TraceStore
 from activities.sweep_prefixes import SweepPrefixes
+from adapters import adapters
 from migrations import check_version
 from settings import Settings, explained, load
 from workflows.converter import connect, unreachable
 from workflows.delete_artifacts import DeleteArtifactsWorkflow
-from workflows.errors import DeletionError
+from workflows.errors import AdaptersUnusable, DeletionError
 from workflows.messages import OBJECTS_TASK_QUEUE, SEARCH_ATTRIBUTES, TASK_QUEUE, Pace
 from workflows.preview_deletion import PreviewDeletionWorkflow
 
@@ -62,7 +63,7 @@ def activities_for(
     elsewhere = FindOwedElsewhere(database, configured)
     with_database: list[Callable[..., Any]] = [
         OpenDeletion(database, schema, settings.chunk_artifacts, configured, pace).open_deletion,
-        DeleteRows(database, schema, scopes, store.listable).delete_rows,
+        DeleteRows(open_rows(settings, database), schema, scopes, store.listable).delete_rows,
         DeleteTraceItems(database, traces).delete_trace_items,
         elsewhere.find_owed_elsewhere,
         elsewhere.read_request,
@@ -164,7 +165,9 @@ def open_database(settings: Settings) -> Database:
 
 
 def open_store(settings: Settings) -> ObjectStore:
-    """The bucket. Whether it keeps versions is a setting or the bucket's own answer."""
+    """The bucket, or what is put in its place. Whether it keeps versions is a setting or the bucket's own answer."""
+    if (adapter := adapters().object_store) is not None:
+        return adapter(settings)
     client = s3_client(
         endpoint=settings.s3_endpoint,
         region=settings.s3_region,
@@ -186,8 +189,16 @@ def open_store(settings: Settings) -> ObjectStore:
     )
 
 
+def open_rows(settings: Settings, database: Database) -> Rows:
+    """Whoever deletes the backend's rows."""
+    adapter = adapters().rows
+    return SqlRows(database) if adapter is None else adapter(settings, database)
+
+
 def open_traces(settings: Settings, database: Database) -> TraceStore | None:
     """The trace store, if there is one."""
+    if (adapter := adapters().trace_store) is not None:
+        return adapter(settings, database)
     if settings.trace_store == "sql":
         return SqlTraces(database)
     if settings.snuba_url is None:
@@ -238,6 +249,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings = load(Settings)
     try:
         asyncio.run(_work(settings))
+    except AdaptersUnusable as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
     except (DeletionError, RPCError) as error:
         sys.stderr.write(f"{unreachable(error) if isinstance(error, RPCError) else error}\n")
         return 3

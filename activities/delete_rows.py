@@ -7,8 +7,9 @@ the whole transaction is run again; an ambiguous COMMIT is settled by reading th
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from sqlalchemy import ColumnElement, delete, func, or_, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
@@ -40,7 +41,7 @@ from activities.storage.tables import (
     SnapshotComparison,
     SnapshotMetrics,
 )
-from workflows.errors import NotOpen, StaleSeal
+from workflows.errors import NotOpen, RowsRemain, StaleSeal
 from workflows.messages import DELETE_ROWS, RowsDeleted, SealedChunk
 
 
@@ -72,11 +73,42 @@ Row = (
 )
 
 
+class Rows(Protocol):
+    """Whoever deletes the backend's rows: SQL of ours, or a backend's ORM with its signals and hooks.
+
+    Seal and rows are one transaction: whatever deletes must do so on the connection of the session that it is given.
+    """
+
+    def transaction(self) -> AbstractContextManager[Session]:
+        """One transaction that is committed at the end, or leaves nothing. Raises DatabaseUnavailable: it is run again.
+
+        The session finds the ledger's tables as that of `Database.write` does.
+        """
+
+    def delete(self, session: Session, artifacts: Sequence[ArtifactRef]) -> None:
+        """Delete the artifacts' rows and all that hang from them. The artifacts and their metrics are locked already."""
+
+
+@dataclass(frozen=True)
+class SqlRows:
+    """The default: one statement a table."""
+
+    database: Database
+
+    def transaction(self) -> AbstractContextManager[Session]:
+        """See Rows."""
+        return self.database.write()
+
+    def delete(self, session: Session, artifacts: Sequence[ArtifactRef]) -> None:
+        """See Rows."""
+        cascade_of(session, artifacts, artifacts[0].organization_id, deleted)
+
+
 @dataclass(frozen=True)
 class DeleteRows:
     """Needs the database alone."""
 
-    database: Database
+    rows: Rows
     schema: Schema
     scopes: Scopes
     listable: bool
@@ -86,7 +118,7 @@ class DeleteRows:
     def delete_rows(self, sealed: SealedChunk) -> RowsDeleted:
         """Returns what was deleted, the first time or an earlier time. Raises StaleSeal if the keys must be collected again."""
         references = self.schema.file_references()
-        with self.database.write() as session:
+        with self.rows.transaction() as session:
             if ledger.lock_deletion(session, sealed.deletion_id, shared=True) is DeletionState.CANCELLED:
                 raise NotOpen("the deletion was cancelled; nothing of this chunk was deleted")
             found = ledger.lock_chunk(session, sealed.deletion_id, sealed.chunk)
@@ -94,7 +126,7 @@ class DeleteRows:
             if found.state == ChunkState.OPEN:
                 self._check_seal(session, found, sealed)
                 present = self._lock_artifacts(session, found, organization_id)
-                cascade = cascade_of(session, present, organization_id, deleted)
+                cascade = self._delete(session, present, organization_id)
                 self._seal_the_rest(session, found, present, cascade)
                 _count_absent(session, found)
                 found.files = files.delete_files(session, cascade.file_ids, organization_id, references)
@@ -102,6 +134,21 @@ class DeleteRows:
                 self._release(session, found, present, organization_id)
             session.refresh(found)
             return ledger.released(found, ledger.first_page(session, found))
+
+    def _delete(self, session: Session, present: Sequence[ArtifactRef], organization_id: int) -> Cascade:
+        if isinstance(self.rows, SqlRows):
+            return cascade_of(session, present, organization_id, deleted)
+        # Whoever deletes here tells us nothing: we look before, and again after.
+        cascade = cascade_of(session, present, organization_id, locked)
+        if present:
+            self.rows.delete(session, present)
+            session.flush()
+            session.expire_all()
+        left = cascade_of(session, present, organization_id, locked).rows
+        if left:
+            tables = ", ".join(f"{table} {count}" for table, count in sorted(left.items()))
+            raise RowsRemain(f"the backend's own deletion left rows behind ({tables}); nothing was deleted")
+        return cascade
 
     def _check_seal(self, session: Session, found: DeletionChunk, sealed: SealedChunk) -> None:
         pages, _, digest = ledger.seal_digest(session, found)
@@ -195,6 +242,13 @@ def deleted(
 ) -> list[Any]:
     """Delete them."""
     return list(session.execute(delete(table).where(where).returning(*columns)).all())
+
+
+def locked(
+    session: Session, table: type[BackendTable], where: ColumnElement[bool], columns: Sequence[InstrumentedAttribute[Any]]
+) -> list[Any]:
+    """Lock them, for somebody else to delete: what they name cannot change in between."""
+    return list(session.execute(select(*columns).where(where).with_for_update(of=table)).all())
 
 
 def cascade_of(session: Session, present: Sequence[ArtifactRef], organization_id: int, take: Take) -> Cascade:

@@ -2,12 +2,14 @@
 
 import dataclasses
 
+from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
 from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.envconfig import ClientConfig
 from temporalio.runtime import Runtime
-from temporalio.service import RPCError
+from temporalio.service import RPCError, RPCStatusCode
 
+from adapters import adapters
 from workflows.errors import FailuresWithoutData, TemporalUnreachable
 
 data_converter = dataclasses.replace(pydantic_data_converter, failure_converter_class=FailuresWithoutData)
@@ -15,19 +17,29 @@ data_converter = dataclasses.replace(pydantic_data_converter, failure_converter_
 
 
 async def connect(runtime: Runtime | None = None) -> Client:
-    """A client by Temporal's own environment variables and profile file. Raises TemporalUnreachable.
+    """A client by Temporal's own environment variables and profile file. Raises TemporalUnreachable, AdaptersUnusable.
 
     `runtime`: the SDK's threads, where those of the process must not be used, as after a fork.
     """
+    codec = adapters().codec
+    converter = dataclasses.replace(data_converter, payload_codec=codec() if codec else None)
     try:
         config = ClientConfig.load_client_connect_config()
-        return await Client.connect(**config, data_converter=data_converter, runtime=runtime)
+        client = await Client.connect(**config, data_converter=converter, runtime=runtime)
+        # Connecting asks for no namespace; the first call would, and a worker's polls say nothing that a person reads.
+        await client.workflow_service.describe_namespace(DescribeNamespaceRequest(namespace=client.namespace))
     except (RPCError, RuntimeError) as error:  # the SDK says so with a RuntimeError
         raise unreachable(error) from None
+    else:
+        return client
 
 
 def unreachable(error: Exception) -> TemporalUnreachable:
     """What may be said of a call that failed: where is a setting, and may hold a key."""
+    if isinstance(error, RPCError) and error.status is RPCStatusCode.NOT_FOUND and "amespace" in error.message:
+        return TemporalUnreachable("Temporal has no such namespace; TEMPORAL_NAMESPACE says which one is meant")
+    if isinstance(error, RPCError) and error.status in {RPCStatusCode.PERMISSION_DENIED, RPCStatusCode.UNAUTHENTICATED}:
+        return TemporalUnreachable("Temporal lets nobody in with this key; TEMPORAL_API_KEY or the TLS settings say with which")
     return TemporalUnreachable(
         f"Temporal cannot be reached ({type(error).__name__}); TEMPORAL_ADDRESS says where it is looked for"
     )

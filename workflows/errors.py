@@ -63,6 +63,10 @@ class StaleSeal(DeletionError):
     final = True
 
 
+class RowsRemain(DeletionError):
+    """A backend's own way of deleting rows left some behind. Nothing was deleted."""
+
+
 class ArtifactReappeared(DeletionError):
     """An artifact that was gone has a row again: its objects are left alone until a re-run deletes it."""
 
@@ -93,6 +97,10 @@ class SchemaDrift(DeletionError):
 
 class LedgerOutdated(DeletionError):
     """The ledger's tables are absent or of another version than this code."""
+
+
+class AdaptersUnusable(DeletionError):
+    """What was to be put in place of ours cannot be found."""
 
 
 class TemporalUnreachable(DeletionError):
