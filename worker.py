@@ -4,12 +4,13 @@ import argparse
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import BoundedSemaphore
-from typing import Any
+from typing import Any, NoReturn
 
 from temporalio.api.operatorservice.v1 import ListSearchAttributesRequest
 from temporalio.client import Client
@@ -258,5 +259,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def run() -> NoReturn:
+    """Run this process's worker, and end it."""
+    ended_with = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # The SDK's threads can abort an interpreter that ends right after a call.
+    os._exit(ended_with)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    run()
