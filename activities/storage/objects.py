@@ -255,7 +255,7 @@ class S3Objects:
         """Every version and marker of these keys, which lie beside each other: one listing from the first to the last."""
         wanted, last = set(keys), max(key.encode() for key in keys)
         versions = []
-        for page in self._list_versions(_common_prefix(keys), after=min(keys)[:-1]):
+        for page in self._list_versions(_common_prefix(keys), after=_just_before(min(keys))):
             versions += [found for found in page if found.key in wanted]
             if all(found.key.encode() > last for found in page):
                 break
@@ -341,6 +341,15 @@ def _beside_each_other(keys: Iterable[str]) -> Iterator[list[str]]:
 def _folder_first(key: str) -> tuple[str, str]:
     folder, _, name = key.rpartition("/")
     return folder, name
+
+
+def _just_before(key: str) -> str | None:
+    """A key marker that sorts before `key`, and has none of the keys after it begin with it; None where none is at hand.
+
+    SeaweedFS passes over the keys that begin with a marker if an object has the marker's very name.
+    """
+    before = chr(ord(key[-1]) - 1)
+    return f"{key[:-1]}{before}~" if before.isascii() and before.isalnum() else None
 
 
 def _common_prefix(keys: Sequence[str]) -> str:

@@ -1,0 +1,1 @@
+"""The tests that an adapter must pass, as pytest classes to subclass: see docs/seams.md."""

@@ -1,0 +1,71 @@
+"""What every event store must do: subclass `TraceStoreConformance`, and say how to `put`, `count` and `settle` items.
+
+`settle` does what time does where deletes are only accepted at first.
+"""
+
+import uuid
+from abc import ABC, abstractmethod
+
+from activities.storage.traces import TraceStore
+
+ORGANIZATION, PROJECT = 11, 22
+
+
+def trace_id() -> str:
+    return uuid.uuid4().hex
+
+
+class TraceStoreConformance(ABC):
+    """The contract of `activities.storage.traces.TraceStore`, on an empty store."""
+
+    @abstractmethod
+    def put(self, organization_id: int, project_id: int, trace: str, items: int, *, preprod: bool = True) -> None:
+        """Put so many items of a trace, of the type of preprod artifacts or another."""
+
+    @abstractmethod
+    def count(self) -> int:
+        """All items there are."""
+
+    @abstractmethod
+    def settle(self) -> None:
+        """Let what was accepted happen."""
+
+    def test_items_are_counted_and_go_until_none_is_counted(self, store: TraceStore) -> None:
+        self.put(ORGANIZATION, PROJECT, one := trace_id(), 3)
+        self.put(ORGANIZATION, PROJECT, two := trace_id(), 2)
+        assert store.delete(ORGANIZATION, PROJECT, [one, two]) == 5
+        self.settle()
+        assert store.delete(ORGANIZATION, PROJECT, [one, two]) == 0
+        assert self.count() == 0
+
+    def test_a_store_that_deletes_at_once_says_so(self, store: TraceStore) -> None:
+        """Only then may the second request follow the first without a pause."""
+        self.put(ORGANIZATION, PROJECT, one := trace_id(), 3)
+        store.delete(ORGANIZATION, PROJECT, [one])
+        if store.deletes_at_once:
+            assert store.delete(ORGANIZATION, PROJECT, [one]) == 0
+
+    def test_nothing_else_goes(self, store: TraceStore) -> None:
+        """Other traces, projects, organizations and types of items."""
+        one, other = trace_id(), trace_id()
+        self.put(ORGANIZATION, PROJECT, one, 1)
+        kept = [(ORGANIZATION, PROJECT, other), (ORGANIZATION, PROJECT + 1, one), (ORGANIZATION + 1, PROJECT, one)]
+        for organization, project, trace in kept:
+            self.put(organization, project, trace, 2)
+        self.put(ORGANIZATION, PROJECT, one, 4, preprod=False)
+        before = self.count()
+        store.delete(ORGANIZATION, PROJECT, [one])
+        self.settle()
+        assert before - self.count() == 1
+
+    def test_what_is_not_there_is_counted_as_nothing(self, store: TraceStore) -> None:
+        assert store.delete(ORGANIZATION, PROJECT, [trace_id()]) == 0
+
+    def test_many_traces_are_one_call(self, store: TraceStore) -> None:
+        """As many as a chunk may have artifacts."""
+        traces = [trace_id() for _ in range(1000)]
+        for trace in traces[::100]:
+            self.put(ORGANIZATION, PROJECT, trace, 1)
+        assert store.delete(ORGANIZATION, PROJECT, traces) == 10
+        self.settle()
+        assert store.delete(ORGANIZATION, PROJECT, traces) == 0
