@@ -1,0 +1,170 @@
+"""Buckets as they really are: suspended versioning, retention, odd keys, no listing, wrong keys, no bucket."""
+
+import contextlib
+import unicodedata
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from temporalio.client import WorkflowFailureError
+
+from activities.storage.objects import S3Objects
+from demo.servers import ObjectStoreServer
+from demo.world import Project
+from tests.oracle import Evidence, assert_promises_hold
+from tests.stack import Stack, eventually, pending_failures, s3_of
+from tests.test_faults import compared
+
+pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
+
+def scope_of(stack: Stack, snapshot: Any) -> str:
+    return stack.world.physical(snapshot.usecase, snapshot.artifact.organization_id, snapshot.artifact.project_id, "")
+
+
+async def test_where_versioning_was_suspended_null_versions_go_too(stack: Stack, object_store: ObjectStoreServer) -> None:
+    """Old versions, markers, and the version called null that a suspended bucket writes: gone means none of them.
+
+    A marker called null SeaweedFS says that it deletes, and goes on listing: what was accepted is not taken for gone.
+    """
+    name = f"suspended-{stack.organization_id}"
+    s3 = s3_of(object_store)
+    s3.create_bucket(Bucket=name)
+    s3.put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": "Enabled"})
+    stack.use_bucket(name)
+    head, base, _ = compared(stack)
+    own = sorted(stack.world.objects_of([head.id]))
+    s3.delete_object(Bucket=name, Key=own[0])
+    s3.put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": "Suspended"})
+    for key in own[:3]:
+        s3.put_object(Bucket=name, Key=key, Body=b"written while suspended")
+    versions = {one.id for key, found in stack.world.object_versions().items() if key in own for one in found}
+    assert "null" in versions
+    before = Evidence.of(stack)
+    async with stack.worker():
+        receipt = await stack.delete([head.id])
+        assert receipt.complete
+        assert_promises_hold(stack, before, [stack.request([head.id])])
+        assert not set(own) & stack.world.object_versions().keys()
+
+        marker = scope_of(stack, base) + base.manifest_key
+        s3.delete_object(Bucket=name, Key=marker)
+        handle = await stack.start([base.id])
+        assert (await stack.failure(handle)).type == "ObjectsRemain"
+        assert stack.receipt(handle.id).objects.found_left_over == {"StillWritten": 1}
+    assert stack.world.object_versions().keys() & stack.world.objects_of([base.id]) == {marker}
+
+
+async def test_what_retention_keeps_is_left_over_until_it_may_go(stack: Stack, locking_bucket: str) -> None:
+    """Governance mode: refused with its code, all else gone; when the retention is lifted a re-run ends it."""
+    stack.use_bucket(locking_bucket)
+    head, _, comparison = compared(stack)
+    key = scope_of(stack, head) + comparison.mask_keys[0]
+    until = datetime.now(UTC) + timedelta(hours=1)
+    stack.s3.put_object_retention(Bucket=stack.bucket, Key=key, Retention={"Mode": "GOVERNANCE", "RetainUntilDate": until})
+    before = Evidence.of(stack)
+    async with stack.worker():
+        handle = await stack.start([head.id])
+        assert (await stack.failure(handle)).type == "ObjectsRemain"
+        assert stack.receipt(handle.id).objects.left_over == {"AccessDenied": 1}
+        assert_promises_hold(stack, before, [stack.request([head.id])])
+        assert stack.world.objects().keys() & stack.world.objects_of([head.id]) == {key}
+        soon: Any = {"Mode": "GOVERNANCE", "RetainUntilDate": datetime.now(UTC) + timedelta(seconds=1)}
+        stack.s3.put_object_retention(Bucket=stack.bucket, Key=key, Retention=soon, BypassGovernanceRetention=True)
+
+        async def complete() -> bool:
+            with contextlib.suppress(WorkflowFailureError):
+                return (await stack.delete([head.id])).complete
+            return False
+
+        await eventually(complete)
+    assert_promises_hold(stack, before, [stack.request([head.id])])
+
+
+async def test_odd_keys_that_nobody_names_are_found_and_go_literally(stack: Stack) -> None:
+    """Both normal forms of a letter, empty segments, backslashes, a thousand bytes: what the store lists it deletes.
+
+    A neighbour's that look alike stay. SeaweedFS takes no part of a path over 255 bytes, and no key over 1024.
+    """
+    head, _, _ = compared(stack)
+    project = Project(head.artifact.project_id, head.artifact.organization_id, "shop")
+    kept = stack.world.snapshot(project, head.images)
+    odd = [
+        unicodedata.normalize("NFC", "écran.png"),
+        unicodedata.normalize("NFD", "écran.png"),
+        "two  spaces/ +&=%20?#.png",
+        "日本語/🙂.png",
+        "/".join(["long" * 25] * 9),
+    ]
+    prefixes = [scope_of(stack, one) + one.artifact.prefix for one in (head, kept)]
+    longest = 1024 - len(prefixes[0].encode())
+    odd.append(("x" * 99 + "/") * (longest // 100) + "y" * (longest % 100))
+    assert len((prefixes[0] + odd[-1]).encode()) == 1024
+    also = []
+    for prefix in prefixes:
+        for name in odd:
+            if len((prefix + name).encode()) <= 1024:
+                stack.s3.put_object(Bucket=stack.bucket, Key=prefix + name, Body=b"odd")
+                also += [prefix + name] if prefix == prefixes[0] else []
+    before = Evidence.of(stack)
+    assert before.objects.keys() >= set(also)
+    async with stack.worker():
+        receipt = await stack.delete([head.id])
+    assert receipt.complete
+    assert_promises_hold(stack, before, [stack.request([head.id])], also_owned=also)
+    assert not set(also) & Evidence.of(stack).everything()
+
+
+async def test_where_a_store_cannot_list_prefixes_are_unchecked_and_what_is_named_goes(stack: Stack) -> None:
+    """The receipt does not claim what nobody could look at: plans and chunks stay, and nothing says that they went."""
+    head, _, comparison = compared(stack)
+    before = Evidence.of(stack)
+    async with stack.worker(bucket_listable=False):
+        receipt = await stack.delete([head.id])
+    assert receipt.complete
+    objects = receipt.objects
+    assert (objects.prefixes_unchecked, objects.prefixes_listed_empty) == (objects.prefixes, 0)
+    assert (objects.uploads_unchecked, objects.found_by_listing) == (objects.prefixes, 0)
+    gone = before.objects.keys() - stack.world.objects().keys()
+    named = {comparison.key, *comparison.mask_keys, head.manifest_key}
+    assert gone >= {scope_of(stack, head) + key for key in named}
+    assert gone <= stack.world.objects_of([head.id])
+
+
+@pytest.mark.parametrize("missing", ["keys", "bucket"])
+async def test_a_store_that_lets_nobody_in_is_waited_for_in_plain_words(stack: Stack, missing: str) -> None:
+    """Wrong credentials, no bucket: nothing is taken for absent, an operator reads why, and the rest happens when mended."""
+    head, _, _ = compared(stack)
+    before = Evidence.of(stack)
+    name = f"late-{stack.organization_id}"
+    wrong: dict[str, Any] = {"s3_access_key": "NOBODY", "s3_secret_key": "nothing"} if missing == "keys" else {"bucket": name}
+    said = "InvalidAccessKeyId (HTTP 403)" if missing == "keys" else "NoSuchBucket (HTTP 404)"
+
+    def failing(handle: Any) -> Callable[[], Awaitable[str | None]]:
+        async def failure() -> str | None:
+            return (await pending_failures(handle)).get("collect_keys")
+
+        return failure
+
+    async with stack.worker(bucket_versioned="no", **wrong):
+        handle = await stack.start([head.id])
+        assert await eventually(failing(handle)) == f"the object store answered {said} to GetObject"
+        assert Evidence.of(stack).rows == before.rows
+        if missing == "bucket":
+            stack.s3.create_bucket(Bucket=name)
+            _copy(stack, stack.bucket, name)
+            await handle.result()
+    if missing == "keys":
+        async with stack.worker(bucket_versioned="no"):
+            await handle.result()
+    else:
+        stack.use_bucket(name)
+    assert stack.receipt(handle.id).complete
+    assert not stack.world.objects().keys() & before.objects.keys() & stack.world.objects_of([head.id])
+
+
+def _copy(stack: Stack, source: str, target: str) -> None:
+    for page in S3Objects(stack.s3, source, versioned=False).list_under(""):
+        for one in page:
+            stack.s3.copy_object(Bucket=target, Key=one.key, CopySource={"Bucket": source, "Key": one.key})
