@@ -374,14 +374,17 @@ def wait_for_waiters(database: Database, count: int = 1, *, patience_s: float = 
 class Held:
     """Holds every call of a method until it is let go, so that a fault can strike exactly there; the call itself is real."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, owner: type, name: str) -> None:
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, owner: type, name: str, only: Callable[..., bool] = lambda *_: True
+    ) -> None:
         whole = getattr(owner, name)
         self._reached, self._open = threading.Event(), threading.Event()
 
         @functools.wraps(whole)
         def held(*given: Any) -> Any:
-            self._reached.set()
-            self._open.wait()
+            if only(*given):
+                self._reached.set()
+                self._open.wait()
             return whole(*given)
 
         monkeypatch.setattr(owner, name, held)

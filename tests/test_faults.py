@@ -15,11 +15,13 @@ from temporalio.client import WorkflowExecutionStatus, WorkflowFailureError, Wor
 from temporalio.exceptions import CancelledError
 
 import starter
+from activities.delete_rows import DeleteRows
 from activities.storage.ledger import DeletionChunk, DeletionState
 from activities.storage.objects import S3Objects
 from activities.sweep_prefixes import SweepPrefixes
 from demo.servers import ObjectStoreServer, ServerError, TemporalServer
 from demo.world import Comparison, Snapshot
+from tests.oracle import Evidence, assert_promises_hold
 from tests.stack import Held, Seen, Stack, connect, eventually, pending_failures, s3_of
 from workflows.messages import SEARCH_ATTRIBUTES, Stage, Sweep, Swept
 
@@ -387,3 +389,29 @@ async def test_a_cancel_after_the_first_commit_is_refused_in_words(stack: Stack,
     stack.assert_only_these_are_gone([head.id], before)
     assert stack.receipt(handle.id).complete
     assert state_of(stack, handle) == DeletionState.CLOSED
+
+
+@on_sqlite
+async def test_a_cancel_between_two_chunks_finishes_both(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first chunk's rows are gone, the second's are not: half a request cannot be undone, so all of it is done."""
+    one, two = stack.snapshots("one", "two")
+    before = Evidence.of(stack)
+    held = Held(monkeypatch, DeleteRows, "delete_rows", only=lambda _self, sealed: sealed.chunk == 1)
+    async with stack.worker(chunk_artifacts=1):
+        handle = await stack.start([one.id, two.id])
+        await held.reached()
+
+        async def first_is_gone() -> bool:
+            return (await starter.progress(stack.client, handle.id)).chunks_rows_deleted == 1
+
+        await eventually(first_is_gone)
+        await handle.cancel()
+
+        async def refused() -> bool:
+            return (await starter.progress(stack.client, handle.id)).cancel_refused
+
+        await eventually(refused)
+        held.let_go()
+        await handle.result()
+    assert_promises_hold(stack, before, [stack.request([one.id, two.id])])
+    assert stack.receipt(handle.id).artifacts.deleted.count == 2
