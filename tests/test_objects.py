@@ -457,3 +457,11 @@ def test_a_store_without_batches_is_asked_key_by_key(answers: Answers, code: str
     outcome = answers.give(refused_by_whole(code), status).delete(["a", "b"])
     assert [command for command, _, _ in answers.sent] == ["POST", "DELETE", "DELETE"]
     assert (outcome.deleted, set(outcome.remaining)) == ([], {"a", "b"})
+
+
+def test_a_listed_key_travels_as_it_was_listed(answers: Answers) -> None:
+    """Empty segments and slashes at either end: SeaweedFS folds them away, other stores hold them as keys of their own."""
+    keys = ["a//b", "/a", "a/", "a/./b", "a/../b"]
+    answers.give(answer_to_delete()).delete_found([Found(key) for key in keys])
+    ((_, content, _),) = answers.sent
+    assert [name for name in keys if f"<Key>{name}</Key>".encode() in content] == keys
