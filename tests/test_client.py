@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -89,6 +91,32 @@ async def test_the_deadline_holds_where_nobody_answers(stack: Stack, silent_port
     deletions, began = Deletions(), time.monotonic()
     assert await deletions.rows_deleted(stack.request([1]), within=SOON) is None
     assert time.monotonic() - began < 5
+
+
+async def test_the_deadline_holds_where_a_server_stops_answering(
+    stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Connected, and then it is stopped in the middle: no answer, no reset. When it goes on, so does the deletion."""
+    one, two = stack.snapshots("one", "two")
+    requests = [stack.request([each.id]) for each in (one, two)]
+    for request in requests:
+        stack.accept(request)
+    with TemporalServer(tmp_path / "temporal", in_memory=True, ui=False, search_attributes=SEARCH_ATTRIBUTES) as server:
+        monkeypatch.setenv("TEMPORAL_ADDRESS", server.address)
+        stack.use_temporal(await connect(server.address))
+        async with stack.worker():
+            deletions = Deletions()
+            assert await deletions.rows_deleted(requests[0], within=LATER) is not None
+            os.kill(server.pid, signal.SIGSTOP)
+            began = time.monotonic()
+            try:
+                assert await deletions.rows_deleted(requests[1], within=SOON) is None
+                assert time.monotonic() - began < 5
+            finally:
+                os.kill(server.pid, signal.SIGCONT)
+            assert await deletions.rows_deleted(requests[1], within=LATER) is not None
+            for request in requests:
+                await stack.client.get_workflow_handle(request.workflow_id).result()
 
 
 async def test_a_server_that_comes_back_is_found_without_a_restart(
