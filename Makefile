@@ -54,7 +54,7 @@ requirements:
 	tools=$$(mktemp -d) && trap 'rm -rf "$$tools"' EXIT && \
 	"$$python" -m venv "$$tools" && "$$tools/bin/python" -m pip install --quiet --disable-pip-version-check 'pip-tools>=7.6,<8' && \
 	env -u PIP_FIND_LINKS -u PIP_EXTRA_INDEX_URL PIP_CONFIG_FILE=/dev/null CUSTOM_COMPILE_COMMAND='make requirements' \
-	  "$$tools/bin/pip-compile" --quiet --extra dev --extra snuba --extra worker --generate-hashes --strip-extras --no-annotate --allow-unsafe \
+	  "$$tools/bin/pip-compile" --quiet --extra dev --extra otel --extra snuba --extra worker --generate-hashes --strip-extras --no-annotate --allow-unsafe \
 	  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --output-file requirements.txt pyproject.toml
 
 clean:

@@ -186,7 +186,6 @@ async def test_threads_share_one_blocking_client(stack: Stack, monkeypatch: pyte
 PREFORK = """
 import json, os, sys
 from datetime import timedelta
-from activities.storage.ledger import Deletion
 from client import BlockingDeletions
 from workflows.messages import DeletionRequest
 
@@ -235,7 +234,6 @@ async def test_every_process_of_a_prefork_server_has_a_client_of_its_own(stack: 
 GIVES_UP = """
 import json, sys
 from datetime import timedelta
-from activities.storage.ledger import Deletion
 from client import BlockingDeletions
 from workflows.messages import DeletionRequest
 
