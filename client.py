@@ -7,15 +7,18 @@ handler asks one of two facades, `Deletions` with asyncio or `BlockingDeletions`
 import asyncio
 import atexit
 import contextlib
-import ctypes
+import gc
 import logging
 import os
 import threading
+import time
 import weakref
 from collections.abc import Awaitable, Callable
+from concurrent.futures import CancelledError
+from contextvars import Context
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypeVarTuple, Unpack
 
 from pydantic import ValidationError
 from sqlalchemy import Connection, select
@@ -54,6 +57,7 @@ from workflows.messages import (
     Progress,
 )
 
+Given = TypeVarTuple("Given")
 _log = logging.getLogger("artifact_deletion.client")
 _ANSWERS_WITHIN = timedelta(seconds=3)
 _OPEN = (DeletionState.ACCEPTED, DeletionState.RUNNING)
@@ -256,27 +260,37 @@ class Deletions:
 
 
 class BlockingDeletions:
-    """For handlers without asyncio, under threads and prefork servers: one client a process, made after the fork."""
+    """For handlers without asyncio, under threads and prefork servers: one client a process, none of which lives across a fork.
+
+    The SDK's threads leave locks behind that corrupt a forked child, so they end before each fork and are started anew when
+    somebody asks; calls that other threads have open then are asked again.
+    """
 
     def __init__(self, connect_: Callable[[Runtime], Awaitable[Client]] = connect) -> None:
         """Touches no network and starts no thread: a backend may make one when it is imported."""
         self._connect = connect_
+        self._lock = threading.Lock()
         self._running: _Running | None = None
-        self._forget()
         _blocking.add(self)
 
     def rows_deleted(self, request: DeletionRequest, *, within: timedelta) -> AllRowsDeleted | None:
         """See Deletions."""
-        with self._lock:
-            if self._running is None:
-                self._running = _Running(self._connect)
-            running = self._running
-        answer = asyncio.run_coroutine_threadsafe(running.deletions.rows_deleted(request, within=within), running.loop)
-        try:
-            return answer.result()
-        except BaseException:
-            answer.cancel()
-            raise
+        until = time.monotonic() + within.total_seconds()
+        while True:
+            with self._lock:
+                if self._running is None:
+                    self._running = _Running(self._connect)
+                running = self._running
+                left = timedelta(seconds=max(0, until - time.monotonic()))
+                answer = asyncio.run_coroutine_threadsafe(running.deletions.rows_deleted(request, within=left), running.loop)
+            try:
+                return answer.result()
+            except CancelledError:
+                if not running.ended_by_fork:
+                    raise
+            except BaseException:
+                answer.cancel()
+                raise
 
     def close(self) -> None:
         """Give up open calls and end the thread; the next call starts another."""
@@ -285,28 +299,41 @@ class BlockingDeletions:
         if running is not None:
             running.stop()
 
-    def _forget(self) -> None:
-        """As new: after a fork neither the thread nor the lock of the parent is any good.
+    def _before_fork(self) -> None:
+        self._lock.acquire()  # until the fork is over, so that nobody starts another in between
+        running, self._running = self._running, None
+        if running is not None:
+            running.ended_by_fork = True
+            running.stop()
 
-        The parent's client is never freed here, not even at the end: that would wait for threads that were not forked with it.
-        """
-        if self._running is not None:
-            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._running))
-        self._lock = threading.Lock()
-        self._running = None
+    def _after_fork(self) -> None:
+        self._lock.release()
+
+
+class _Loop(asyncio.SelectorEventLoop):
+    """An event loop that knows whether a thread of the SDK is in it."""
+
+    inside = 0
+
+    def call_soon_threadsafe(
+        self, callback: Callable[[Unpack[Given]], object], *args: Unpack[Given], context: Context | None = None
+    ) -> asyncio.Handle:
+        # How the SDK's threads hand over results. They hold the GIL from here to their end, so 0 means that none needs it.
+        self.inside += 1
+        try:
+            return super().call_soon_threadsafe(callback, *args, context=context)
+        finally:
+            self.inside -= 1
 
 
 class _Running:
-    """A thread with an event loop and a client in it.
-
-    The client runs on threads of its own: those that the SDK shares in a process do not survive a fork, even one long before.
-    """
+    """A thread with an event loop and a client in it, on threads of the SDK that are its own and end with it."""
 
     def __init__(self, connect_: Callable[[Runtime], Awaitable[Client]]) -> None:
         runtime = Runtime(telemetry=TelemetryConfig())
-        self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
+        self.ended_by_fork = False
+        self.loop = _Loop()
         self._stopped = asyncio.Event()
-        self.loop = self._runner.get_loop()
         self.deletions = Deletions(lambda: connect_(runtime))
         self._thread = threading.Thread(target=self._run, name="artifact-deletion", daemon=True)
         self._thread.start()
@@ -314,18 +341,30 @@ class _Running:
     def stop(self) -> None:
         self.loop.call_soon_threadsafe(self._stopped.set)
         self._thread.join()
+        while self.loop.inside:  # a thread of the SDK that still wants the GIL could neither be waited for nor be left behind
+            time.sleep(0.001)
+        del self.deletions  # and with it the client and the SDK's threads
+        gc.collect()  # which may hang in a cycle
 
     def _run(self) -> None:
-        with self._runner:  # which cancels the calls that are still open at its end
-            self._runner.run(self._stopped.wait())
+        with asyncio.Runner(loop_factory=lambda: self.loop) as runner:  # which cancels the calls that are still open at its end
+            runner.run(self._stopped.wait())
 
 
 _blocking: weakref.WeakSet[BlockingDeletions] = weakref.WeakSet()
+_forking: list[BlockingDeletions] = []
+
+
+def _before_fork() -> None:
+    _forking.extend(sorted(_blocking, key=id))
+    for one in _forking:
+        one._before_fork()  # noqa: SLF001  of this file
 
 
 def _after_fork() -> None:
-    for one in _blocking:
-        one._forget()  # noqa: SLF001  of this file
+    for one in _forking:
+        one._after_fork()  # noqa: SLF001  of this file
+    _forking.clear()
 
 
 def _at_exit() -> None:
@@ -334,7 +373,7 @@ def _at_exit() -> None:
         one.close()
 
 
-os.register_at_fork(after_in_child=_after_fork)
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
 atexit.register(_at_exit)
 
 

@@ -211,11 +211,12 @@ async def demo() -> int:
             signals.obeyed(),
         ):
             await _show(folder, servers)
-    except (KeyboardInterrupt, asyncio.CancelledError):
-        if not signals.received:
+    except BaseException as error:
+        # An interrupt that strikes inside a library can come out as an error of that library.
+        if signals.received:
+            return _fail("The demo was interrupted; its servers are stopped, their folder is removed.")
+        if not isinstance(error, Exception):
             raise
-        return _fail("The demo was interrupted; its servers are stopped, their folder is removed.")
-    except Exception as error:  # noqa: BLE001  whatever it is, a person gets a sentence
         return _fail(f"The demo failed: {_sentence(error)}")
     return DONE
 

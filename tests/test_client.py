@@ -19,10 +19,10 @@ from sqlalchemy import update
 import starter
 from activities.delete_rows import DeleteRows
 from activities.storage.ledger import Deletion
-from client import BlockingDeletions, Deletions
+from client import BlockingDeletions, Deletions, is_running
 from demo.servers import TemporalServer
 from demo.world import screen
-from tests.stack import ROOT, Held, Stack, connect
+from tests.stack import ROOT, Held, Stack, connect, eventually
 from workflows.errors import ArtifactNotInOrganization, RowsNotDeleted
 from workflows.messages import SEARCH_ATTRIBUTES, AllRowsDeleted
 
@@ -228,6 +228,49 @@ async def test_every_process_of_a_prefork_server_has_a_client_of_its_own(stack: 
     assert (done.returncode, done.stderr) == (0, "")
     expected = [f"{one.id} 1" for one in others] + ([f"{parent.id} 1"] * 2 if parent_asks else [])
     assert sorted(done.stdout.splitlines()) == sorted(expected)
+
+
+# A server that forks, when it is told to, while a thread of it waits for an answer.
+FORKS_MEANWHILE = """
+import json, os, sys, threading
+from datetime import timedelta
+from client import BlockingDeletions
+from workflows.messages import DeletionRequest
+
+deletions = BlockingDeletions()
+organization, artifact = json.loads(sys.argv[1])
+request = DeletionRequest(organization_id=organization, artifact_ids=(artifact,))
+
+def ask():
+    print(deletions.rows_deleted(request, within=timedelta(seconds=50)).artifacts, flush=True)
+
+asking = threading.Thread(target=ask)
+asking.start()
+sys.stdin.readline()
+if (child := os.fork()) == 0:
+    os.write(1, f"{os.listdir('/proc/self/task') == [str(os.getpid())]}\\n".encode())
+    sys.exit(0)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) or asking.join())
+"""
+
+
+async def test_a_call_that_is_open_during_a_fork_is_asked_again(stack: Stack) -> None:
+    """No thread of the SDK lives across a fork, and whoever waits for one hears its answer all the same."""
+    (head,) = stack.snapshots("head")
+    request = stack.request([head.id])
+    stack.accept(request)
+    line = [sys.executable, "-c", FORKS_MEANWHILE, json.dumps([stack.organization_id, head.id])]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(line, cwd=ROOT, env=stack.environment(), text=True, stdin=pipe, stdout=pipe, stderr=pipe) as backend:
+        await eventually(lambda: is_running(stack.client, request.workflow_id))
+        assert backend.stdin is not None
+        assert backend.stdout is not None
+        backend.stdin.write("\n")
+        backend.stdin.flush()
+        assert await asyncio.to_thread(backend.stdout.readline) == "True\n"
+        async with stack.worker():
+            out, err = await asyncio.to_thread(backend.communicate, timeout=60)
+    assert (backend.returncode, out, err) == (0, "1\n", "")
 
 
 # A backend whose handler gave up, and which ends while Temporal still has not answered.
