@@ -316,7 +316,7 @@ class _Loop(asyncio.SelectorEventLoop):
     inside = 0
 
     def call_soon_threadsafe(
-        self, callback: Callable[[Unpack[Given]], object], *args: Unpack[Given], context: Context | None = None
+        self, callback: Callable[[Unpack[Given]], object], *args: *Given, context: Context | None = None
     ) -> asyncio.Handle:
         # How the SDK's threads hand over results. They hold the GIL from here to their end, so 0 means that none needs it.
         self.inside += 1
