@@ -36,7 +36,7 @@ from client import (
 )
 from settings import DatabaseSettings, Settings, load
 from workflows.converter import connect, unreachable
-from workflows.errors import AdaptersUnusable, DeletionError, TemporalUnreachable
+from workflows.errors import AdaptersUnusable, DeletionError, TemporalMisconfigured, TemporalUnreachable
 from workflows.messages import DeletionReceipt, DeletionRequest, Preview, Progress, refused_fields, workflow_id
 
 __all__ = [
@@ -270,11 +270,10 @@ async def _run(database: Database, request: DeletionRequest, *, wait: bool, as_j
     try:
         client = await connect()
         await start_deletion(client, request)
-    except (RPCError, TemporalUnreachable):
-        sys.stderr.write(
-            f"{request.workflow_id} is accepted, but Temporal cannot be reached: `starter.py resume` starts it later\n"
-        )
-        return UNREACHABLE
+    except (RPCError, TemporalUnreachable) as error:
+        sentence, code = _explained(error)
+        sys.stderr.write(f"{request.workflow_id} is accepted, and `starter.py resume` starts it later: {sentence}\n")
+        return code
     if not wait:
         print(json.dumps({"workflow_id": request.workflow_id}) if as_json else request.workflow_id)
         return DONE
@@ -472,7 +471,7 @@ def _explained(error: BaseException) -> tuple[str, int]:
     match error:
         case ValidationError():
             return refused_fields(error), BAD_USAGE
-        case NoSuchDeletion() | AdaptersUnusable():
+        case NoSuchDeletion() | AdaptersUnusable() | TemporalMisconfigured():
             return str(error), BAD_USAGE
         case DeletionError():
             return str(error), UNREACHABLE

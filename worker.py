@@ -40,7 +40,7 @@ from migrations import check_version
 from settings import Settings, explained, load
 from workflows.converter import connect, unreachable
 from workflows.delete_artifacts import DeleteArtifactsWorkflow
-from workflows.errors import AdaptersUnusable, DeletionError
+from workflows.errors import AdaptersUnusable, DeletionError, TemporalMisconfigured
 from workflows.messages import OBJECTS_TASK_QUEUE, SEARCH_ATTRIBUTES, TASK_QUEUE, Pace
 from workflows.preview_deletion import PreviewDeletionWorkflow
 
@@ -250,7 +250,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings = load(Settings)
     try:
         asyncio.run(_work(settings))
-    except AdaptersUnusable as error:
+    except (AdaptersUnusable, TemporalMisconfigured) as error:
         sys.stderr.write(f"{error}\n")
         return 2
     except (DeletionError, RPCError) as error:

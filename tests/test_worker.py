@@ -2,15 +2,20 @@
 
 import asyncio
 import os
+from functools import partial
 from pathlib import Path
 
 import pytest
+from temporalio.client import Client
 
+import starter
 import worker
 from activities.storage.database import Database
 from demo.world import create_schema
 from settings import PREFIX, Settings
 from tests.stack import Stack, lines
+from workflows.converter import connect
+from workflows.errors import TemporalUnreachable
 
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 NOBODY = "127.0.0.1:1"
@@ -112,6 +117,51 @@ def test_a_worker_that_cannot_reach_temporal_says_so(
     said = capsys.readouterr().err
     assert len(list(lines(said))) == 1
     assert "TEMPORAL_ADDRESS" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "why"),
+    [
+        ("TEMPORAL_PROFILE", "private", "ConfigError"),
+        ("TEMPORAL_CONFIG_FILE", "private", "ConfigError"),
+        ("TEMPORAL_ADDRESS", "a private address", "ValueError"),
+        ("TEMPORAL_TLS_CLIENT_CERT_PATH", "/private/cert.pem", "FileNotFoundError"),
+    ],
+)
+def test_temporals_own_settings_that_cannot_be_used_are_not_taken_for_a_server_that_is_down(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, name: str, value: str, why: str
+) -> None:
+    """Whoever waited for a server would wait for ever: bad usage, in one sentence without a value, for every program."""
+    if name == "TEMPORAL_CONFIG_FILE":
+        (tmp_path / value).write_text("[private")
+        value = str(tmp_path / value)
+    without_settings(monkeypatch)
+    monkeypatch.setenv(f"{PREFIX}DATABASE_URL", f"sqlite:///{tmp_path / 'no.db'}")
+    monkeypatch.setenv(f"{PREFIX}BUCKET", "objects")
+    monkeypatch.setenv("TEMPORAL_ADDRESS", NOBODY)
+    monkeypatch.setenv(name, value)
+    for program in (partial(worker.main, []), partial(starter.main, ["resume"])):
+        assert program() == 2
+        (line,) = lines(capsys.readouterr().err)
+        assert line.startswith(f"Temporal's settings cannot be used ({why}); see TEMPORAL_ADDRESS, ")
+        assert "private" not in line
+
+
+async def test_temporal_is_looked_for_nearby_if_nothing_says_where(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As by Temporal's own tools."""
+    asked: list[str] = []
+
+    async def refuse(target_host: str, **_: object) -> None:
+        asked.append(target_host)
+        raise RuntimeError("Failed client connect")
+
+    for name in [name for name in os.environ if name.startswith("TEMPORAL_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", "/nowhere")
+    monkeypatch.setattr(Client, "connect", refuse)
+    with pytest.raises(TemporalUnreachable):
+        await connect()
+    assert asked == ["127.0.0.1:7233"]
 
 
 @on_sqlite

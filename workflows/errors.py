@@ -107,6 +107,10 @@ class TemporalUnreachable(DeletionError):
     """No Temporal server answers where it is looked for."""
 
 
+class TemporalMisconfigured(TemporalUnreachable):
+    """Temporal's own variables or profile file say nothing that a server could be looked for with."""
+
+
 class DatabaseUnavailable(DeletionError):
     """The database refused, could not be reached, or asked to try again."""
 
