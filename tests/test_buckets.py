@@ -2,7 +2,6 @@
 
 import contextlib
 import unicodedata
-from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -132,34 +131,38 @@ async def test_where_a_store_cannot_list_prefixes_are_unchecked_and_what_is_name
     assert gone <= stack.world.objects_of([head.id])
 
 
-@pytest.mark.parametrize("missing", ["keys", "bucket"])
-async def test_a_store_that_lets_nobody_in_is_waited_for_in_plain_words(stack: Stack, missing: str) -> None:
-    """Wrong credentials, no bucket: nothing is taken for absent, an operator reads why, and the rest happens when mended."""
+@pytest.mark.parametrize("missing", ["keys", "bucket", "endpoint"])
+async def test_a_store_that_is_not_usable_yet_is_waited_for_in_plain_words(
+    stack: Stack, missing: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The worker comes up all the same: nothing is taken for absent, an operator reads why, and it happens when mended."""
     head, _, _ = compared(stack)
     before = Evidence.of(stack)
     name = f"late-{stack.organization_id}"
-    wrong: dict[str, Any] = {"s3_access_key": "NOBODY", "s3_secret_key": "nothing"} if missing == "keys" else {"bucket": name}
-    said = "InvalidAccessKeyId (HTTP 403)" if missing == "keys" else "NoSuchBucket (HTTP 404)"
+    wrong: dict[str, Any]
+    wrong, said = {
+        "keys": ({"s3_access_key": "NOBODY", "s3_secret_key": "nothing"}, "answered InvalidAccessKeyId (HTTP 403) to {}"),
+        "bucket": ({"bucket": name}, "answered NoSuchBucket (HTTP 404) to {}"),
+        "endpoint": ({"s3_endpoint": "http://127.0.0.1:1"}, "could not be reached (EndpointConnectionError)"),
+    }[missing]
 
-    def failing(handle: Any) -> Callable[[], Awaitable[str | None]]:
-        async def failure() -> str | None:
-            return (await pending_failures(handle)).get("collect_keys")
+    async def failure() -> str | None:
+        return (await pending_failures(handle)).get("collect_keys")
 
-        return failure
-
-    async with stack.worker(bucket_versioned="no", **wrong):
+    async with stack.worker(**wrong):
         handle = await stack.start([head.id])
-        assert await eventually(failing(handle)) == f"the object store answered {said} to GetObject"
+        assert await eventually(failure) == f"the object store {said.format('GetObject')}"
+        assert f"the object store {said.format('GetBucketVersioning')}: what needs it is tried again" in caplog.text
         assert Evidence.of(stack).rows == before.rows
         if missing == "bucket":
             stack.s3.create_bucket(Bucket=name)
             _copy(stack, stack.bucket, name)
             await handle.result()
-    if missing == "keys":
-        async with stack.worker(bucket_versioned="no"):
-            await handle.result()
-    else:
+    if missing == "bucket":
         stack.use_bucket(name)
+    else:
+        async with stack.worker():
+            await handle.result()
     assert stack.receipt(handle.id).complete
     assert not stack.world.objects().keys() & before.objects.keys() & stack.world.objects_of([head.id])
 

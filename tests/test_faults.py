@@ -345,7 +345,7 @@ async def test_a_cancel_before_the_first_commit_undoes_everything(stack: Stack, 
     head, _, _ = compared(stack)
     before = Seen.of(stack.world)
     mortal_store.kill()
-    async with stack.worker(bucket_versioned="no"):
+    async with stack.worker():
         handle = await stack.start([head.id])
 
         async def failure() -> str | None:

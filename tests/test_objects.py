@@ -261,6 +261,22 @@ def test_a_bucket_says_itself_whether_it_keeps_versions(s3: S3Client, buckets: t
     assert bucket_keeps_versions(s3, "suspended")
 
 
+def test_a_bucket_that_could_not_be_asked_is_asked_again(s3: S3Client) -> None:
+    """Until it has answered nothing is deleted and nothing listed: a guess would leave data behind markers."""
+    store = S3Objects(s3, "asked-later", versioned=None)
+    for call in (lambda: store.delete(["a"]), lambda: list(store.list_under(""))):
+        with pytest.raises(StoreUnavailable, match=r"NoSuchBucket .* to GetBucketVersioning"):
+            call()
+    s3.create_bucket(Bucket=store.bucket)
+    s3.put_bucket_versioning(Bucket=store.bucket, VersioningConfiguration={"Status": "Enabled"})
+    put(store, "a")
+    with requests_of(store) as requests:
+        assert store.delete(["a"]).deleted == ["a"]
+        assert store.delete(["b"]).absent == ["b"]
+    assert requests.count("GetBucketVersioning") == 1
+    assert versions_in(store) == set()
+
+
 # Stores that fail -------------------------------------------------------------------------------------------------------
 
 

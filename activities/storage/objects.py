@@ -10,7 +10,7 @@ import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -134,10 +134,15 @@ class S3Objects:
 
     client: "S3Client"
     bucket: str
-    versioned: bool
-    """Deletes go by version. Proven by setting or by `bucket_keeps_versions`, never inferred from a refusal."""
+    versioned: bool | None
+    """Whether the bucket keeps versions; None: it is asked before the first delete or listing."""
     listable: bool = True
     lists_uploads: bool = True
+
+    @cached_property
+    def keeps_versions(self) -> bool:
+        """Deletes go by version: a setting or the bucket's own answer, never inferred from a refusal, which is raised."""
+        return bucket_keeps_versions(self.client, self.bucket) if self.versioned is None else self.versioned
 
     def read(self, key: str, limit: int) -> bytes:
         """See ObjectStore."""
@@ -159,7 +164,7 @@ class S3Objects:
 
     def delete(self, keys: Sequence[str]) -> Outcome:
         """See ObjectStore."""
-        if not self.versioned:
+        if not self.keeps_versions:
             return self.delete_found([Found(key) for key in keys])
         versions = [found for group in _beside_each_other(keys) for found in self._versions(group)]
         outcome = Outcome()
@@ -179,7 +184,7 @@ class S3Objects:
 
     def list_under(self, prefix: str) -> Iterator[Sequence[Found]]:
         """See ObjectStore."""
-        if self.versioned:
+        if self.keeps_versions:
             yield from self._list_versions(prefix)
             return
         pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix)
