@@ -202,14 +202,17 @@ def open_rows(settings: Settings, database: Database) -> Rows:
 
 
 def open_traces(settings: Settings, database: Database) -> TraceStore | None:
-    """The trace store, if there is one."""
+    """The trace store, if there is one. Raises AdaptersUnusable."""
     if (adapter := adapters().trace_store) is not None:
         return adapter(settings, database)
     if settings.trace_store == "sql":
         return SqlTraces(database)
     if settings.snuba_url is None:
         return None
-    from activities.storage.snuba import SnubaTraces  # noqa: PLC0415  needs an extra that others need not install
+    try:
+        from activities.storage.snuba import SnubaTraces  # noqa: PLC0415  needs an extra that others need not install
+    except ModuleNotFoundError as error:
+        raise AdaptersUnusable(f"TRACE_STORE=snuba needs the extra `snuba` of artifact-deletion ({error.name})") from None
 
     return SnubaTraces(settings.snuba_url, timeout_s=settings.snuba_timeout_s)
 

@@ -100,7 +100,7 @@ class LedgerOutdated(DeletionError):
 
 
 class AdaptersUnusable(DeletionError):
-    """What was to be put in place of ours cannot be found."""
+    """What was to be put in place of ours, or what a setting asks for, cannot be found."""
 
 
 class TemporalUnreachable(DeletionError):
