@@ -45,18 +45,21 @@ _TRANSIENT = frozenset(
 )
 _TRANSIENT_STATUS = frozenset({408, 429, 500, 502, 503, 504})
 # A store without the call, or one that cannot read what another reads: one key at a time is slower, but it goes.
-_BATCH_REFUSED = frozenset({"NotImplemented", "MethodNotAllowed", "MalformedXML", "405", "501"})
+# Nor may one key that is none spoil the others.
+_BATCH_REFUSED = frozenset({"NotImplemented", "MethodNotAllowed", "MalformedXML", "KeyTooLongError", "405", "501"})
 # These say nothing of the key that was asked for.
 _WHOLE_REQUEST = frozenset(
     {"NoSuchBucket", "ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch", "TokenRefreshRequired"}
 )
-_ABSENT = frozenset({"NoSuchKey", "NoSuchVersion"})
+# No object has a name that its store does not take: a scope before a key can make it too long.
+_NO_SUCH_KEY = frozenset({"NoSuchKey", "KeyTooLongError"})
+_ABSENT = frozenset({"NoSuchVersion"}) | _NO_SUCH_KEY
 # XML 1.0 has no way to write most control characters, and some stores turn a backslash into a slash inside DeleteObjects.
 _NOT_FOR_XML = re.compile("[\x00-\x1f\\\\\x7f\ufffe\uffff]")
 
 
 class ObjectAbsent(LookupError):
-    """The store answered NoSuchKey, and nothing less."""
+    """The store answered that there is no such key, and nothing less."""
 
 
 class ObjectTooLarge(ValueError):
@@ -151,7 +154,7 @@ class S3Objects:
             with answer["Body"] as body:
                 content: bytes = body.read(limit + 1) if answer["ContentLength"] <= limit else bytes(limit + 1)
         except ClientError as error:
-            if _code(error) == "NoSuchKey":
+            if _code(error) in _NO_SUCH_KEY:
                 raise ObjectAbsent from None
             raise _unavailable(error) from None
         except BotoCoreError as error:
