@@ -115,9 +115,39 @@ async def test_odd_keys_that_nobody_names_are_found_and_go_literally(stack: Stac
     assert not set(also) & Evidence.of(stack).everything()
 
 
+async def test_objects_are_found_in_each_usecase_and_one_that_holds_nothing_is_empty(stack: Stack) -> None:
+    """An older snapshot, a newer one, icons, and a usecase that is configured for some day: each is looked at, none missed."""
+    (old,) = stack.snapshots("old")
+    place = old.artifact
+    project = Project(place.project_id, place.organization_id, "shop")
+    new = stack.world.snapshot(project, old.images, usecase="snapshots")
+    stack.world.comparison(new, old, masks=1, usecase="snapshots")
+    build = stack.world.mobile_build(project, icon="icn_a")
+    late = stack.world.physical("preprod_size", place.organization_id, place.project_id, f"{place.prefix}late.json")
+    stack.s3.put_object(Bucket=stack.bucket, Key=late, Body=b"nobody names it")
+    going = [old.id, new.id, build.id]
+    before = Evidence.of(stack)
+    async with stack.worker(usecases=("preprod", "snapshots", "preprod_size", "some_day")):
+        receipt = await stack.delete(going)
+    assert receipt.complete
+    assert receipt.objects.prefixes == receipt.objects.prefixes_listed_empty == 4 * len(going)
+    assert_promises_hold(stack, before, [stack.request(going)], also_owned=[late])
+
+
 async def test_where_a_store_cannot_list_prefixes_are_unchecked_and_what_is_named_goes(stack: Stack) -> None:
-    """The receipt does not claim what nobody could look at: plans and chunks stay, and nothing says that they went."""
-    head, _, comparison = compared(stack)
+    """The receipt does not claim what nobody could look at: plans and chunks stay, and nothing says that they went.
+
+    Keys that a manifest names go as it spells them: in either normal form, and as long as a key may be.
+    """
+    head, base = stack.snapshots("head", "base")
+    folder = scope_of(stack, head) + f"{head.artifact.prefix}{base.id}/diff/"
+    long = (200 * "x" + "/") * 5
+    names = [
+        *(unicodedata.normalize(form, "écran") for form in ("NFC", "NFD")),
+        long[: 1024 - len(f"{folder}.png")],
+    ]
+    comparison = stack.world.comparison(head, base, masks=dict.fromkeys(names, b"mask"))
+    assert max(len((scope_of(stack, head) + key).encode()) for key in comparison.mask_keys) == 1024
     before = Evidence.of(stack)
     async with stack.worker(bucket_listable=False):
         receipt = await stack.delete([head.id])

@@ -381,6 +381,7 @@ def test_the_worker_has_every_step_with_the_types_that_the_workflow_expects(stac
         (step.name, step.takes, step.returns) for step in STEPS
     }
     assert len(definitions) == len(STEPS)
+    assert [one.name for one in definitions if not one.no_thread_cancel_exception] == [], "it would strike inside a transaction"
     of_store = {activity._Definition.must_from_callable(one).name for one in queues[1]}  # noqa: SLF001
     assert of_store == {COLLECT_KEYS.name, DELETE_OBJECTS.name, SWEEP_PREFIXES.name, PREVIEW_DELETION.name}
 
