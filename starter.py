@@ -93,6 +93,7 @@ def receipt_text(receipt: DeletionReceipt) -> str:
         ("  unreadable", receipt.manifests.unreadable),
         ("  stray keys left alone", receipt.manifests.strays),
         ("Trace items", f"{receipt.trace_items.matched:,} matched, {receipt.trace_items.state}"),
+        ("  unchecked: project unknown", receipt.trace_items.unchecked_artifacts),
         ("Accepted", receipt.times.accepted.isoformat(timespec="seconds")),
         ("Rows gone", receipt.times.rows_deleted.isoformat(timespec="seconds") if receipt.times.rows_deleted else "no"),
         ("Closed", receipt.times.closed.isoformat(timespec="seconds")),

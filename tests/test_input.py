@@ -155,4 +155,5 @@ async def test_an_unknown_artifact_is_said_to_be_unchecked_and_the_others_go(sta
     assert receipt.complete
     assert receipt.artifacts.gone_before.objects_unchecked.ids == (unknown,)
     assert receipt.artifacts.deleted.ids == (head.id,)
+    assert (receipt.trace_items.state, receipt.trace_items.unchecked_artifacts) == ("confirmed", 1)
     assert_promises_hold(stack, before, [stack.request([head.id, unknown])])
