@@ -10,7 +10,7 @@ import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -142,10 +142,16 @@ class S3Objects:
     listable: bool = True
     lists_uploads: bool = True
 
-    @cached_property
+    _answered: list[bool] = field(default_factory=list, init=False, repr=False, compare=False)
+
+    @property
     def keeps_versions(self) -> bool:
         """Deletes go by version: a setting or the bucket's own answer, never inferred from a refusal, which is raised."""
-        return bucket_keeps_versions(self.client, self.bucket) if self.versioned is None else self.versioned
+        if self.versioned is not None:
+            return self.versioned
+        if not self._answered:  # threads ask beside each other at first: none of them waits for another's time-out
+            self._answered.append(bucket_keeps_versions(self.client, self.bucket))
+        return self._answered[0]
 
     def read(self, key: str, limit: int) -> bytes:
         """See ObjectStore."""
