@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
@@ -11,11 +12,13 @@ from temporalio.client import Client
 import starter
 import worker
 from activities.storage.database import Database
+from client import Deletions
 from demo.world import create_schema
 from settings import PREFIX, Settings
 from tests.stack import Stack, lines
 from workflows.converter import connect
 from workflows.errors import TemporalUnreachable
+from workflows.messages import DeletionRequest
 
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 NOBODY = "127.0.0.1:1"
@@ -145,6 +148,9 @@ def test_temporals_own_settings_that_cannot_be_used_are_not_taken_for_a_server_t
         (line,) = lines(capsys.readouterr().err)
         assert line.startswith(f"Temporal's settings cannot be used ({why}); see TEMPORAL_ADDRESS, ")
         assert "private" not in line
+    request = DeletionRequest(organization_id=1, artifact_ids=(1,))
+    answer = asyncio.run(Deletions().rows_deleted(request, within=timedelta(seconds=30)))
+    assert answer is None, "a handler answers 202: what it accepted is started when this is mended"
 
 
 async def test_temporal_is_looked_for_nearby_if_nothing_says_where(monkeypatch: pytest.MonkeyPatch) -> None:
