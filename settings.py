@@ -93,7 +93,7 @@ class Settings(DatabaseSettings):
     s3_connect_timeout_s: PositiveFloat = Field(5, description="seconds to wait for a connection")
     s3_read_timeout_s: PositiveFloat = Field(60, description="seconds to wait for an answer; one request deletes 1000 keys")
     bucket_versioned: Literal["ask", "yes", "no"] = Field(
-        "ask", description="whether the bucket keeps versions; “ask” needs s3:GetBucketVersioning at the worker's start"
+        "ask", description="whether the bucket keeps versions; “ask” needs s3:GetBucketVersioning"
     )
     bucket_listable: bool = Field(default=True, description="false for a store without listings: prefixes stay unchecked")
     bucket_multipart: bool = Field(

@@ -36,7 +36,7 @@ from client import (
 )
 from settings import DatabaseSettings, Settings, load
 from workflows.converter import connect, unreachable
-from workflows.errors import AdaptersUnusable, DeletionError, TemporalUnreachable
+from workflows.errors import AdaptersUnusable, DeletionError, TemporalMisconfigured, TemporalUnreachable
 from workflows.messages import DeletionReceipt, DeletionRequest, Preview, Progress, refused_fields, workflow_id
 
 __all__ = [
@@ -93,6 +93,7 @@ def receipt_text(receipt: DeletionReceipt) -> str:
         ("  unreadable", receipt.manifests.unreadable),
         ("  stray keys left alone", receipt.manifests.strays),
         ("Trace items", f"{receipt.trace_items.matched:,} matched, {receipt.trace_items.state}"),
+        ("  unchecked: project unknown", receipt.trace_items.unchecked_artifacts),
         ("Accepted", receipt.times.accepted.isoformat(timespec="seconds")),
         ("Rows gone", receipt.times.rows_deleted.isoformat(timespec="seconds") if receipt.times.rows_deleted else "no"),
         ("Closed", receipt.times.closed.isoformat(timespec="seconds")),
@@ -270,11 +271,10 @@ async def _run(database: Database, request: DeletionRequest, *, wait: bool, as_j
     try:
         client = await connect()
         await start_deletion(client, request)
-    except (RPCError, TemporalUnreachable):
-        sys.stderr.write(
-            f"{request.workflow_id} is accepted, but Temporal cannot be reached: `starter.py resume` starts it later\n"
-        )
-        return UNREACHABLE
+    except (RPCError, TemporalUnreachable) as error:
+        sentence, code = _explained(error)
+        sys.stderr.write(f"{request.workflow_id} is accepted, and `starter.py resume` starts it later: {sentence}\n")
+        return code
     if not wait:
         print(json.dumps({"workflow_id": request.workflow_id}) if as_json else request.workflow_id)
         return DONE
@@ -472,7 +472,7 @@ def _explained(error: BaseException) -> tuple[str, int]:
     match error:
         case ValidationError():
             return refused_fields(error), BAD_USAGE
-        case NoSuchDeletion() | AdaptersUnusable():
+        case NoSuchDeletion() | AdaptersUnusable() | TemporalMisconfigured():
             return str(error), BAD_USAGE
         case DeletionError():
             return str(error), UNREACHABLE

@@ -32,7 +32,7 @@ from activities.storage.database import Database
 from activities.storage.drift import Schema
 from activities.storage.keys import Scopes
 from activities.storage.ledger import PAGE_KEYS
-from activities.storage.objects import ObjectStore, S3Objects, bucket_keeps_versions, s3_client
+from activities.storage.objects import ObjectStore, S3Objects, s3_client
 from activities.storage.traces import SqlTraces, TraceStore
 from activities.sweep_prefixes import SweepPrefixes
 from adapters import adapters
@@ -40,7 +40,7 @@ from migrations import check_version
 from settings import Settings, explained, load
 from workflows.converter import connect, unreachable
 from workflows.delete_artifacts import DeleteArtifactsWorkflow
-from workflows.errors import AdaptersUnusable, DeletionError
+from workflows.errors import AdaptersUnusable, DeletionError, StoreUnavailable, TemporalMisconfigured
 from workflows.messages import OBJECTS_TASK_QUEUE, SEARCH_ATTRIBUTES, TASK_QUEUE, Pace
 from workflows.preview_deletion import PreviewDeletionWorkflow
 
@@ -117,14 +117,13 @@ async def _workers(settings: Settings, client: Client, database: Database) -> As
         trace_items_within=settings.trace_items_within,
         search_attributes=await has_search_attributes(client),
     )
-    traces = open_traces(settings, database)
+    traces, store = open_traces(settings, database), open_store(settings)
+    await asyncio.to_thread(_warn_if_unavailable, store)
     with (
         ThreadPoolExecutor(settings.activity_threads, thread_name_prefix="activity") as threads,
         ThreadPoolExecutor(settings.store_requests, thread_name_prefix="store") as requests,
     ):
-        with_database, with_store = activities_for(
-            settings, database, open_store(settings), traces, requests=requests, pace=pace
-        )
+        with_database, with_store = activities_for(settings, database, store, traces, requests=requests, pace=pace)
         common: dict[str, Any] = {
             "activity_executor": threads,
             "interceptors": [Heartbeats(), NamedErrorsOnly()],
@@ -166,7 +165,7 @@ def open_database(settings: Settings) -> Database:
 
 
 def open_store(settings: Settings) -> ObjectStore:
-    """The bucket, or what is put in its place. Whether it keeps versions is a setting or the bucket's own answer."""
+    """The bucket, or what is put in its place. It need not answer yet."""
     if (adapter := adapters().object_store) is not None:
         return adapter(settings)
     client = s3_client(
@@ -178,16 +177,22 @@ def open_store(settings: Settings) -> ObjectStore:
         connect_timeout_s=settings.s3_connect_timeout_s,
         read_timeout_s=settings.s3_read_timeout_s,
     )
-    versioned = settings.bucket_versioned == "yes" or (
-        settings.bucket_versioned == "ask" and bucket_keeps_versions(client, settings.bucket)
-    )
     return S3Objects(
         client,
         settings.bucket,
-        versioned,
+        {"yes": True, "no": False, "ask": None}[settings.bucket_versioned],
         listable=settings.bucket_listable,
         lists_uploads=settings.bucket_listable and settings.bucket_multipart,
     )
+
+
+def _warn_if_unavailable(store: ObjectStore) -> None:
+    """A bucket that cannot be used is no reason not to work: the steps that need it wait for it, where everybody can see."""
+    try:
+        if isinstance(store, S3Objects):
+            _ = store.keeps_versions
+    except StoreUnavailable as error:
+        _log.warning("%s: what needs it is tried again until it is mended", error)
 
 
 def open_rows(settings: Settings, database: Database) -> Rows:
@@ -197,14 +202,17 @@ def open_rows(settings: Settings, database: Database) -> Rows:
 
 
 def open_traces(settings: Settings, database: Database) -> TraceStore | None:
-    """The trace store, if there is one."""
+    """The trace store, if there is one. Raises AdaptersUnusable."""
     if (adapter := adapters().trace_store) is not None:
         return adapter(settings, database)
     if settings.trace_store == "sql":
         return SqlTraces(database)
     if settings.snuba_url is None:
         return None
-    from activities.storage.snuba import SnubaTraces  # noqa: PLC0415  needs an extra that others need not install
+    try:
+        from activities.storage.snuba import SnubaTraces  # noqa: PLC0415  needs an extra that others need not install
+    except ModuleNotFoundError as error:
+        raise AdaptersUnusable(f"TRACE_STORE=snuba needs the extra `snuba` of artifact-deletion ({error.name})") from None
 
     return SnubaTraces(settings.snuba_url, timeout_s=settings.snuba_timeout_s)
 
@@ -238,7 +246,7 @@ async def _work(settings: Settings) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit codes: 0 after SIGTERM or SIGINT, 2 for bad settings, 3 when Temporal, the database or the store cannot be used."""
+    """Exit codes: 0 after SIGTERM or SIGINT, 2 for bad settings, 3 when Temporal or the database cannot be used."""
     parser = argparse.ArgumentParser(
         description="Delete snapshot artifacts: a worker on Temporal's task queues.",
         epilog="environment variables (and Temporal's own, TEMPORAL_ADDRESS and others):\n\n" + explained(Settings),
@@ -250,7 +258,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings = load(Settings)
     try:
         asyncio.run(_work(settings))
-    except AdaptersUnusable as error:
+    except (AdaptersUnusable, TemporalMisconfigured) as error:
         sys.stderr.write(f"{error}\n")
         return 2
     except (DeletionError, RPCError) as error:

@@ -74,6 +74,7 @@ class CloseDeletion:
         owed = ledger.deletions_owing(session, deletion_id, traces_configured=self.traces_configured)
         now = session.execute(select(type_coerce(func.now(), ledger.UtcDateTime))).scalar_one()
         all_rows = [chunk.rows_deleted_at for chunk in chunks]
+        artifacts = _artifacts(session, deletion_id)
         receipt = DeletionReceipt(
             deletion_id=deletion_id,
             workflow_id=request.workflow_id,
@@ -82,7 +83,7 @@ class CloseDeletion:
             requested_by=request.requested_by,
             reference=request.reference,
             complete=False,
-            artifacts=_artifacts(session, deletion_id),
+            artifacts=artifacts,
             rows=dict(_sum(chunk.rows for chunk in chunks)),
             files=_files(chunks),
             objects=_objects(session, deletion_id, chunks),
@@ -94,7 +95,7 @@ class CloseDeletion:
                 named_elsewhere=collected["named_elsewhere"],
                 images_kept=collected["images_kept"],
             ),
-            trace_items=self._trace_items(session, deletion_id, chunks),
+            trace_items=self._trace_items(session, deletion_id, chunks, artifacts.gone_before.objects_unchecked.count),
             owed_by_others=sum(other.artifacts for other in owed),
             times=TimesReceipt(
                 accepted=accepted.accepted_at,
@@ -104,25 +105,25 @@ class CloseDeletion:
         )
         return receipt.model_copy(update={"complete": not receipt.left_over})
 
-    def _trace_items(self, session: Session, deletion_id: str, chunks: list[DeletionChunk]) -> TraceItemsReceipt:
+    def _trace_items(self, session: Session, deletion_id: str, chunks: list[DeletionChunk], unplaced: int) -> TraceItemsReceipt:
         matched = sum(chunk.trace_items_matched for chunk in chunks)
         if not self.traces_configured:
             return TraceItemsReceipt(state="unchecked", matched=matched)
-        unconfirmed = [chunk.chunk for chunk in chunks if chunk.trace_items_confirmed_at is None and chunk.rows_deleted_at]
+        unconfirmed = {chunk.chunk for chunk in chunks if chunk.trace_items_confirmed_at is None and chunk.rows_deleted_at}
         confirmed = [chunk.trace_items_confirmed_at for chunk in chunks if chunk.trace_items_confirmed_at]
-        artifacts = session.execute(
-            select(func.count()).where(
-                DeletionArtifact.deletion_id == deletion_id,
-                DeletionArtifact.chunk.in_(unconfirmed),
-                DeletionArtifact.rows_state.in_([RowsState.DELETED, RowsState.GONE]),
-                DeletionArtifact.project_id.is_not(None),
-            )
-        ).scalar_one()
+        of_asked = select(DeletionArtifact.chunk).where(
+            DeletionArtifact.deletion_id == deletion_id,
+            DeletionArtifact.rows_state.in_([RowsState.DELETED, RowsState.GONE]),
+            DeletionArtifact.project_id.is_not(None),
+        )
+        asked = session.execute(of_asked).scalars().all()
+        waiting = sum(chunk in unconfirmed for chunk in asked)
         return TraceItemsReceipt(
-            state="unconfirmed" if artifacts or not confirmed else "confirmed",
+            state="unchecked" if not asked else "unconfirmed" if waiting or not confirmed else "confirmed",
             matched=matched,
-            unconfirmed_artifacts=artifacts,
-            confirmed_at=max(confirmed, default=None),
+            unconfirmed_artifacts=waiting,
+            unchecked_artifacts=unplaced,
+            confirmed_at=max(confirmed, default=None) if asked else None,
         )
 
 

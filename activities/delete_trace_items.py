@@ -16,7 +16,7 @@ from activities.storage import ledger
 from activities.storage.database import Database
 from activities.storage.ledger import ChunkState, DeletionChunk
 from activities.storage.traces import TraceStore
-from workflows.errors import StaleAttempt
+from workflows.errors import StaleAttempt, TraceStoreRefused
 from workflows.messages import DELETE_TRACE_ITEMS, Chunk, TraceItemsAsked
 
 
@@ -29,7 +29,7 @@ class DeleteTraceItems:
 
     @activity.defn(name=DELETE_TRACE_ITEMS.name, no_thread_cancel_exception=True)
     def delete_trace_items(self, chunk: Chunk) -> TraceItemsAsked:
-        """Returns what was matched, settled once nothing is matched any more. Raises TraceStoreUnavailable."""
+        """What was matched, settled once nothing is matched any more. Raises TraceStoreUnavailable, TraceStoreRefused."""
         if self.traces is None:
             return TraceItemsAsked(matched=0, settled=True)
         with self.database.read() as session:
@@ -44,12 +44,18 @@ class DeleteTraceItems:
             for artifact in ledger.owned_artifacts(session, chunk.deletion_id, chunk.chunk, organization_id):
                 trace_ids[artifact.project_id].append(artifact.trace_id)
         matched = still_matched = 0
+        refusal = None
         for done, (project_id, ids) in enumerate(sorted(trace_ids.items())):
             between_requests(done, len(trace_ids))
-            first = self.traces.delete(organization_id, project_id, ids)
-            matched += first
-            again = first and self.traces.deletes_at_once
-            still_matched += self.traces.delete(organization_id, project_id, ids) if again else first
+            try:
+                first = self.traces.delete(organization_id, project_id, ids)
+                matched += first
+                again = first and self.traces.deletes_at_once
+                still_matched += self.traces.delete(organization_id, project_id, ids) if again else first
+            except TraceStoreRefused as refused:  # the other projects' items go all the same
+                refusal = refused
+        if refusal is not None:
+            raise refusal
         confirmed = still_matched == 0
         with self.database.write() as session:
             found = ledger.lock_chunk(session, chunk.deletion_id, chunk.chunk)

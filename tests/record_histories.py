@@ -6,6 +6,7 @@ of their own.
 
 import asyncio
 import contextlib
+import functools
 import json
 import sys
 import tempfile
@@ -17,16 +18,18 @@ import pytest
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 
 import starter
+from activities.delete_rows import DeleteRows
 from activities.storage.database import Database
 from activities.storage.objects import S3Objects
+from activities.sweep_prefixes import SweepPrefixes
 from demo.servers import ObjectStoreServer, TemporalServer
 from demo.world import create_schema, sample_world
 from migrations import migrate
 from tests.snuba_server import SnubaServer
 from tests.stack import Held, Stack, eventually, s3_of
 from workflows.converter import data_converter
-from workflows.errors import StoreUnavailable
-from workflows.messages import SEARCH_ATTRIBUTES
+from workflows.errors import DeletionError, StaleSeal, StoreUnavailable
+from workflows.messages import SEARCH_ATTRIBUTES, Sweep, Swept
 
 HISTORIES = Path(__file__).with_name("histories")
 Handle = WorkflowHandle[Any, Any]
@@ -163,6 +166,73 @@ async def continued(stack: Stack, _: pytest.MonkeyPatch) -> Recorded:
     return {}
 
 
+async def told_to_ask_again(stack: Stack, _: pytest.MonkeyPatch) -> Recorded:
+    """Somebody waits for rows in a run that is over before they are gone: the first run of several."""
+    snapshots = stack.snapshots(*"abcdefgh")
+    request = stack.request(one.id for one in snapshots)
+    stack.accept(request)
+    with TemporalServer(
+        stack.folder / "temporal", in_memory=True, ui=False, dynamic_config={"limit.historyCount.suggestContinueAsNew": 80}
+    ) as server:
+        stack.use_temporal(await _connect(server))
+        async with stack.worker(chunk_artifacts=1, chunks_at_once=1):
+            first = await starter.start_deletion(stack.client, request)
+            await starter.wait_rows_deleted(stack.client, request)
+            await first.result()
+        run = stack.client.get_workflow_handle(first.id, run_id=first.first_execution_run_id)
+        await _write({"told_to_ask_again": run})
+    return {}
+
+
+async def waited(stack: Stack, changed: pytest.MonkeyPatch) -> Recorded:
+    """Another deletion owes objects of the same artifact, and somebody runs it: this one waits."""
+    one, two = stack.snapshots("one", "two")
+    held = Held(changed, S3Objects, "delete", only=lambda _, keys: any(one.artifact.prefix in key for key in keys))
+    async with stack.worker():
+        first = await stack.start([one.id])
+        await held.reached()
+        handle = await stack.start([one.id, two.id])
+
+        async def waits() -> bool:
+            return bool((await starter.progress(stack.client, handle.id)).waiting_for)
+
+        await eventually(waits)
+        held.let_go()
+        await asyncio.gather(first.result(), handle.result())
+    return {"waited": handle}
+
+
+async def collected_again(stack: Stack, changed: pytest.MonkeyPatch) -> Recorded:
+    """The rows say something else than when their keys were collected."""
+    (one,) = stack.snapshots("one")
+    changed.setattr(DeleteRows, "delete_rows", _failing_once(DeleteRows.delete_rows, StaleSeal("chunk 0: collect again")))
+    async with stack.worker():
+        handle = await stack.start([one.id])
+        await handle.result()
+    return {"collected_again": handle}
+
+
+async def swept_again(stack: Stack, changed: pytest.MonkeyPatch) -> Recorded:
+    """The listing that was to confirm finds a late object, so that another one is needed."""
+    (one,) = stack.snapshots("one")
+    place = one.artifact
+    late = stack.world.physical(one.usecase, place.organization_id, place.project_id, f"{place.prefix}late.json")
+    whole = SweepPrefixes.sweep_prefixes
+
+    @functools.wraps(whole)
+    def sweep_and_write(self: SweepPrefixes, sweep: Sweep) -> Swept:
+        swept = whole(self, sweep)
+        if not sweep.confirm:
+            stack.s3.put_object(Bucket=stack.bucket, Key=late, Body=b"late")
+        return swept
+
+    changed.setattr(SweepPrefixes, "sweep_prefixes", sweep_and_write)
+    async with stack.worker():
+        handle = await stack.start([one.id])
+        await handle.result()
+    return {"swept_again": handle}
+
+
 SCENARIOS: tuple[Callable[[Stack, pytest.MonkeyPatch], Awaitable[Recorded]], ...] = (
     plain,
     retried,
@@ -174,17 +244,24 @@ SCENARIOS: tuple[Callable[[Stack, pytest.MonkeyPatch], Awaitable[Recorded]], ...
     cancelled,
     cancel_refused,
     continued,
+    told_to_ask_again,
+    waited,
+    collected_again,
+    swept_again,
 )
 
+_DOWN = StoreUnavailable("the object store could not be reached (EndpointConnectionError)")
 
-def _failing_once(whole: Callable[..., Any]) -> Callable[..., Any]:
+
+def _failing_once(whole: Callable[..., Any], error: DeletionError = _DOWN) -> Callable[..., Any]:
     failed = False
 
+    @functools.wraps(whole)
     def call(*given: Any) -> Any:
         nonlocal failed
         if not failed:
             failed = True
-            raise StoreUnavailable("the object store could not be reached (EndpointConnectionError)")
+            raise error
         return whole(*given)
 
     return call

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text
 from temporalio.client import WorkflowExecutionStatus, WorkflowFailureError, WorkflowHandle
 from temporalio.exceptions import CancelledError
 
@@ -22,7 +22,7 @@ from activities.sweep_prefixes import SweepPrefixes
 from demo.servers import ObjectStoreServer, ServerError, TemporalServer
 from demo.world import Comparison, Snapshot
 from tests.oracle import Evidence, assert_promises_hold
-from tests.stack import Held, Seen, Stack, connect, eventually, pending_failures, s3_of
+from tests.stack import Held, Seen, Stack, connect, eventually, pending_failures, s3_of, wait_for_waiters
 from workflows.messages import SEARCH_ATTRIBUTES, Stage, Sweep, Swept
 
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -345,7 +345,7 @@ async def test_a_cancel_before_the_first_commit_undoes_everything(stack: Stack, 
     head, _, _ = compared(stack)
     before = Seen.of(stack.world)
     mortal_store.kill()
-    async with stack.worker(bucket_versioned="no"):
+    async with stack.worker():
         handle = await stack.start([head.id])
 
         async def failure() -> str | None:
@@ -389,6 +389,25 @@ async def test_a_cancel_after_the_first_commit_is_refused_in_words(stack: Stack,
     stack.assert_only_these_are_gone([head.id], before)
     assert stack.receipt(handle.id).complete
     assert state_of(stack, handle) == DeletionState.CLOSED
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+async def test_a_cancel_during_the_transaction_waits_for_its_commit_and_comes_too_late(stack: Stack) -> None:
+    """The rows' transaction waits for a lock that somebody holds: whether anything is undone is only known after it."""
+    head, _, _ = compared(stack)
+    before = Seen.of(stack.world)
+    async with stack.worker():
+        with stack.database.engine.connect() as somebody:
+            somebody.execute(text("SELECT 1 FROM sentry_preprodartifact WHERE id = :id FOR UPDATE"), {"id": head.id})
+            handle = await stack.start([head.id])
+            await asyncio.to_thread(wait_for_waiters, stack.database, 1)
+            await handle.cancel()
+            await asyncio.to_thread(wait_for_waiters, stack.database, 2)
+            somebody.rollback()
+        await handle.result()
+        assert (await starter.progress(stack.client, handle.id)).cancel_refused
+    stack.assert_only_these_are_gone([head.id], before)
+    assert stack.receipt(handle.id).complete
 
 
 @on_sqlite

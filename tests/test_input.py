@@ -36,7 +36,7 @@ EXTRAS: dict[str, Any] = {
 
 
 async def test_manifests_that_are_none_cost_nothing_but_a_count(stack: Stack) -> None:
-    """Each stands in a comparison of its own; their prefixes are emptied all the same, a base's neighbours stay."""
+    """Each is a snapshot's manifest and its comparison's; their prefixes are emptied all the same, a base's neighbours stay."""
     heads = stack.snapshots(*UNREADABLE, "absent", "huge", "base")
     *heads, base = heads
     contents = [*UNREADABLE.values(), b"{}", b"{}"]
@@ -44,17 +44,24 @@ async def test_manifests_that_are_none_cost_nothing_but_a_count(stack: Stack) ->
         stack.world.comparison(head, base, manifest=content, masks=2) for head, content in zip(heads, contents, strict=True)
     ]
     keys = [stack.world.physical(one.usecase, one.head.organization_id, one.head.project_id, one.key) for one in made]
-    absent, huge = keys[-2:]
-    stack.s3.delete_object(Bucket=stack.bucket, Key=absent)
-    with sparse_file(stack.folder / "huge", 100 * 2**20).open("rb") as body:
-        stack.s3.put_object(Bucket=stack.bucket, Key=huge, Body=body)
+    own = [stack.world.physical(one.usecase, *_place(one), one.manifest_key) for one in heads]
+    for key, content in zip(own, contents, strict=True):
+        stack.s3.put_object(Bucket=stack.bucket, Key=key, Body=content)
+    for absent, huge in (keys[-2:], own[-2:]):
+        stack.s3.delete_object(Bucket=stack.bucket, Key=absent)
+        with sparse_file(stack.folder / "huge", 100 * 2**20).open("rb") as body:
+            stack.s3.put_object(Bucket=stack.bucket, Key=huge, Body=body)
     before = Evidence.of(stack)
     async with stack.worker():
         receipt = await stack.delete(one.id for one in heads)
     assert receipt.complete
-    assert (receipt.manifests.unreadable, receipt.manifests.evicted) == (len(UNREADABLE) + 1, 1)
-    assert receipt.manifests.read == len(heads)
+    assert (receipt.manifests.unreadable, receipt.manifests.evicted) == (2 * (len(UNREADABLE) + 1), 2)
+    assert receipt.manifests.read == 0
     assert_promises_hold(stack, before, [stack.request(one.id for one in heads)])
+
+
+def _place(one: Snapshot) -> tuple[int, int]:
+    return one.artifact.organization_id, one.artifact.project_id
 
 
 def sparse_file(path: Path, size: int) -> Path:
@@ -148,4 +155,5 @@ async def test_an_unknown_artifact_is_said_to_be_unchecked_and_the_others_go(sta
     assert receipt.complete
     assert receipt.artifacts.gone_before.objects_unchecked.ids == (unknown,)
     assert receipt.artifacts.deleted.ids == (head.id,)
+    assert (receipt.trace_items.state, receipt.trace_items.unchecked_artifacts) == ("confirmed", 1)
     assert_promises_hold(stack, before, [stack.request([head.id, unknown])])

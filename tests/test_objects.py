@@ -261,6 +261,22 @@ def test_a_bucket_says_itself_whether_it_keeps_versions(s3: S3Client, buckets: t
     assert bucket_keeps_versions(s3, "suspended")
 
 
+def test_a_bucket_that_could_not_be_asked_is_asked_again(s3: S3Client) -> None:
+    """Until it has answered nothing is deleted and nothing listed: a guess would leave data behind markers."""
+    store = S3Objects(s3, "asked-later", versioned=None)
+    for call in (lambda: store.delete(["a"]), lambda: list(store.list_under(""))):
+        with pytest.raises(StoreUnavailable, match=r"NoSuchBucket .* to GetBucketVersioning"):
+            call()
+    s3.create_bucket(Bucket=store.bucket)
+    s3.put_bucket_versioning(Bucket=store.bucket, VersioningConfiguration={"Status": "Enabled"})
+    put(store, "a")
+    with requests_of(store) as requests:
+        assert store.delete(["a"]).deleted == ["a"]
+        assert store.delete(["b"]).absent == ["b"]
+    assert requests.count("GetBucketVersioning") == 1
+    assert versions_in(store) == set()
+
+
 # Stores that fail -------------------------------------------------------------------------------------------------------
 
 
@@ -415,7 +431,7 @@ def test_each_code_of_a_key_says_whether_to_ask_again(answers: Answers, code: st
     assert (outcome.deleted, outcome.absent, outcome.remaining) == (["b"], [], {"a": told})
 
 
-@pytest.mark.parametrize("code", ["NoSuchKey", "NoSuchVersion"])
+@pytest.mark.parametrize("code", ["NoSuchKey", "NoSuchVersion", "KeyTooLongError"])
 def test_an_error_that_means_absent_is_no_error(answers: Answers, code: str) -> None:
     outcome = answers.give(answer_to_delete({"Key": "a", "Code": code})).delete(["a", "b"])
     assert (outcome.deleted, outcome.absent, outcome.remaining) == (["b"], ["a"], {})
@@ -457,6 +473,15 @@ def test_a_store_without_batches_is_asked_key_by_key(answers: Answers, code: str
     outcome = answers.give(refused_by_whole(code), status).delete(["a", "b"])
     assert [command for command, _, _ in answers.sent] == ["POST", "DELETE", "DELETE"]
     assert (outcome.deleted, set(outcome.remaining)) == ([], {"a", "b"})
+
+
+def test_a_name_that_the_store_does_not_take_is_nobodys(answers: Answers) -> None:
+    """A key may be as long as S3 allows, and too long with its scope before it: absent, instead of asked for for ever."""
+    store = answers.give(refused_by_whole("KeyTooLongError"), 400)
+    with pytest.raises(ObjectAbsent):
+        store.read("a", 10)
+    assert store.delete(["a", "b"]).absent == ["a", "b"]
+    assert [command for command, _, _ in answers.sent] == ["GET", "POST", "DELETE", "DELETE"]
 
 
 def test_a_listed_key_travels_as_it_was_listed(answers: Answers) -> None:

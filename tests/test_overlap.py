@@ -229,6 +229,7 @@ async def test_an_artifact_gone_without_a_trace_is_said_to_be_unchecked_and_swep
     async with stack.worker():
         receipt = await stack.delete([lost.id])
         assert receipt.artifacts.gone_before.objects_unchecked.ids == (lost.id,)
+        assert (receipt.trace_items.state, receipt.trace_items.confirmed_at) == ("unchecked", None), "nobody could ask"
         assert (receipt.artifacts.deleted.count, receipt.artifacts.gone_before.swept.count, receipt.objects.prefixes) == (
             0,
             0,

@@ -2,6 +2,7 @@
 
 import ast
 import asyncio
+import re
 import shutil
 import subprocess
 import sys
@@ -38,6 +39,21 @@ assert {module.MINE for module in (activities, client, settings, starter, worker
 request = DeletionRequest(organization_id=int(sys.argv[2]), artifact_ids=(int(sys.argv[3]),))
 with Session(create_engine(sys.argv[1])) as session, session.begin():
     print(accept_deletion(session, request))
+"""
+
+
+# A worker's machine without the extra.
+WITHOUT_SNUBA = """
+import sys
+
+class Absent:
+    def find_spec(self, name, path, target=None):
+        if name.partition(".")[0] == "sentry_protos":
+            raise ModuleNotFoundError(name, name=name)
+
+sys.meta_path.insert(0, Absent())
+from artifact_deletion import worker
+worker.run()
 """
 
 
@@ -91,6 +107,31 @@ def test_a_backend_needs_no_more_than_it_uses_and_keeps_its_own_names(stack: Sta
     done = run(tmp_path, environment, "-c", BACKEND, stack.database_url, str(stack.organization_id), str(head.id))
     assert (done.returncode, done.stderr) == (0, "")
     assert starter.recorded(stack.database, done.stdout.strip()).request == stack.request([head.id])
+
+
+def test_what_a_backend_installs_is_four_packages(installed: Path) -> None:
+    """Neither boto3 nor Snuba's messages, which pin protobuf and are under another licence, come with them."""
+    (described,) = installed.glob("*.dist-info/METADATA")
+    required = [line for line in described.read_text().splitlines() if line.startswith("Requires-Dist: ")]
+    always = {re.split(r"[^\w-]", line.removeprefix("Requires-Dist: "))[0] for line in required if "extra ==" not in line}
+    assert always == {"pydantic", "pydantic-settings", "sqlalchemy", "temporalio"}
+    assert [line for line in required if "sentry-protos" in line and line.endswith('extra == "snuba"')]
+
+
+@on_sqlite
+def test_without_its_extra_snuba_is_missed_only_where_it_is_wanted(stack: Stack, installed: Path, tmp_path: Path) -> None:
+    """One sentence then; without a Snuba nobody needs its package."""
+    environment = stack.environment(PYTHONPATH=str(installed), ARTIFACT_DELETION_TRACE_STORE="snuba")
+    environment["ARTIFACT_DELETION_SNUBA_URL"] = "http://127.0.0.1:1"
+    missed = run(tmp_path, environment, "-c", WITHOUT_SNUBA)
+    assert (missed.returncode, missed.stderr) == (
+        2,
+        "TRACE_STORE=snuba needs the extra `snuba` of artifact-deletion (sentry_protos)\n",
+    )
+    del environment["ARTIFACT_DELETION_SNUBA_URL"]
+    environment |= {"ARTIFACT_DELETION_TRACE_STORE": "none", "TEMPORAL_ADDRESS": "127.0.0.1:1"}
+    unwanted = run(tmp_path, environment, "-c", WITHOUT_SNUBA)
+    assert (unwanted.returncode, unwanted.stderr.startswith("Temporal cannot be reached")) == (3, True), unwanted.stderr
 
 
 @on_sqlite

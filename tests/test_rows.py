@@ -307,7 +307,7 @@ async def test_a_request_with_one_foreign_artifact_is_refused_whole_before_the_s
     shop = shop_of(stack.world)
     theirs = stack.world.snapshot(stack.world.project(stack.world.organization("globex"), "intranet"), {"a": screen("login")})
     before = Seen.of(stack.world)
-    async with stack.worker(s3_endpoint="http://127.0.0.1:1", bucket_versioned="no"):
+    async with stack.worker(s3_endpoint="http://127.0.0.1:1"):
         handle = await stack.start([shop.head.id, theirs.id])
         error = await stack.failure(handle)
     assert (error.type, str(theirs.id) in error.message) == ("ArtifactNotInOrganization", True)
@@ -700,7 +700,7 @@ def test_a_manifest_that_could_not_be_fetched_is_neither_evicted_nor_empty(stack
     request, before = stack.request([shop.head.id]), Seen.of(stack.world)
     ways: list[dict[str, Any]] = [{"s3_endpoint": "http://127.0.0.1:1"}, {"bucket": "no-such-bucket"}, {"s3_secret_key": "no"}]
     for broken in ways:
-        with steps_of(stack, **broken, bucket_versioned="no") as steps:
+        with steps_of(stack, **broken) as steps:
             (chunk,) = steps.open(request)
             with pytest.raises(StoreUnavailable):
                 steps.collect(chunk)

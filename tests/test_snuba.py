@@ -41,9 +41,12 @@ def test_too_many_rows_are_asked_for_in_halves() -> None:
         assert SnubaTraces(server.url).delete(1, 2, TRACES) == 0
 
 
-def test_one_artifact_with_too_many_rows_is_a_final_answer() -> None:
-    with with_items(SnubaServer(most_rows=2)) as server, pytest.raises(TraceStoreRefused, match="one artifact alone"):
-        SnubaTraces(server.url).delete(1, 2, TRACES)
+def test_one_artifact_with_too_many_rows_is_a_final_answer_and_the_others_go() -> None:
+    with with_items(SnubaServer(most_rows=7, consumes_at_once=True)) as server:
+        server.items[1, 2, TRACES[2]] = 8
+        with pytest.raises(TraceStoreRefused, match="one artifact alone"):
+            SnubaTraces(server.url).delete(1, 2, TRACES)
+    assert {trace for _, project, trace in server.items if project == 2} == {TRACES[0], TRACES[2]}, "of organization 9, and it"
 
 
 @pytest.mark.parametrize(
@@ -196,6 +199,21 @@ async def test_what_the_trace_store_refuses_for_good_is_left_over_at_once(stack:
         assert (await stack.failure(handle)).type == "ObjectsRemain"
     assert len(snuba.requests) == 1
     assert stack.receipt(handle.id).left_over == {"TraceItemsUnconfirmed": 1}
+
+
+@on_sqlite
+async def test_what_is_refused_for_one_project_keeps_no_other_from_its_end(stack: Stack, snuba: SnubaServer) -> None:
+    """A chunk of two projects: the first is answered for good that it will never be done, the second is done."""
+    (head,) = stack.snapshots("head")
+    other = stack.world.snapshot(stack.world.project(stack.organization_id, "site"), head.images)
+    snuba.items = {(one.organization_id, one.project_id, one.trace_id): 3 for one in (head.artifact, other.artifact)}
+    snuba.consumes_at_once = True
+    snuba.answers = [lambda: error(400, SECRET)]
+    async with stack.worker(trace_store="snuba", snuba_url=snuba.url):
+        handle = await stack.start([head.id, other.id])
+        assert (await stack.failure(handle)).type == "ObjectsRemain"
+    assert [trace for _, _, trace in snuba.items] == [head.artifact.trace_id]
+    assert stack.receipt(handle.id).left_over == {"TraceItemsUnconfirmed": 2}
 
 
 @on_sqlite

@@ -10,14 +10,20 @@ from temporalio.runtime import Runtime
 from temporalio.service import RPCError, RPCStatusCode
 
 from adapters import adapters
-from workflows.errors import FailuresWithoutData, TemporalUnreachable
+from workflows.errors import FailuresWithoutData, TemporalMisconfigured, TemporalUnreachable
 
 data_converter = dataclasses.replace(pydantic_data_converter, failure_converter_class=FailuresWithoutData)
 """pydantic's JSON, and failures without data. Clients and workers use the same one."""
 
 
+_NEARBY = "127.0.0.1:7233"
+"""Where Temporal's own tools look when nothing says where it is."""
+
+
 async def connect(runtime: Runtime | None = None) -> Client:
-    """A client by Temporal's own environment variables and profile file. Raises TemporalUnreachable, AdaptersUnusable.
+    """A client by Temporal's own environment variables and profile file.
+
+    Raises TemporalUnreachable, TemporalMisconfigured, AdaptersUnusable.
 
     `runtime`: the SDK's threads, where those of the process must not be used, as after a fork.
     """
@@ -25,13 +31,26 @@ async def connect(runtime: Runtime | None = None) -> Client:
     converter = dataclasses.replace(data_converter, payload_codec=codec() if codec else None)
     try:
         config = ClientConfig.load_client_connect_config()
+    except (RuntimeError, OSError, ValueError) as error:  # the file, its profile, a certificate that it names
+        raise _misconfigured(error) from None
+    config.setdefault("target_host", _NEARBY)
+    try:
         client = await Client.connect(**config, data_converter=converter, runtime=runtime)
         # Connecting asks for no namespace; the first call would, and a worker's polls say nothing that a person reads.
         await client.workflow_service.describe_namespace(DescribeNamespaceRequest(namespace=client.namespace))
     except (RPCError, RuntimeError) as error:  # the SDK says so with a RuntimeError
         raise unreachable(error) from None
+    except ValueError as error:  # an address or a certificate that is none
+        raise _misconfigured(error) from None
     else:
         return client
+
+
+def _misconfigured(error: Exception) -> TemporalMisconfigured:
+    return TemporalMisconfigured(
+        f"Temporal's settings cannot be used ({type(error).__name__}); see TEMPORAL_ADDRESS, TEMPORAL_PROFILE, "
+        "TEMPORAL_CONFIG_FILE and the TEMPORAL_TLS variables"
+    )
 
 
 def unreachable(error: Exception) -> TemporalUnreachable:

@@ -6,6 +6,7 @@ data, does what is left and nothing else.
 """
 
 import asyncio
+import functools
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
@@ -116,8 +117,22 @@ SWEEPS = 5
 """A writer that is still at work after so many quiet periods is reported."""
 
 
-# A client that hands over more than a request gets a failure, and not a task that is retried for ever.
-@workflow.defn(name=WORKFLOW_NAME, failure_exception_types=[TypeError])
+def taking_one_input(run: Callable[..., Coroutine[Any, Any, T]]) -> Callable[..., Coroutine[Any, Any, T]]:
+    """A client that hands over more than a request gets a failure, and not a workflow task that is tried again for ever.
+
+    Python's own answer would be a TypeError, and a TypeError of ours must not end a deletion: it waits for a mended worker.
+    """
+
+    @functools.wraps(run)  # the SDK reads the parameters' types through it
+    async def with_one(self: Any, *inputs: Any) -> T:
+        if len(inputs) > 1:
+            raise to_application_error(InvalidRequest(f"a request is one input, not {len(inputs)}"))
+        return await run(self, *inputs)
+
+    return with_one
+
+
+@workflow.defn(name=WORKFLOW_NAME)
 class DeleteArtifactsWorkflow:
     """See the module. Its input is JSON of a DeletionRequest from any client."""
 
@@ -134,6 +149,7 @@ class DeleteArtifactsWorkflow:
         self._activities_at_once = asyncio.Semaphore()
 
     @workflow.run
+    @taking_one_input
     async def run(self, raw: RawValue = NO_REQUEST) -> DeletionReceipt:
         """Returns the receipt of a complete deletion; fails with ObjectsRemain when anything is left over."""
         receipt: DeletionReceipt | None = None

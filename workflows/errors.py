@@ -100,11 +100,15 @@ class LedgerOutdated(DeletionError):
 
 
 class AdaptersUnusable(DeletionError):
-    """What was to be put in place of ours cannot be found."""
+    """What was to be put in place of ours, or what a setting asks for, cannot be found."""
 
 
 class TemporalUnreachable(DeletionError):
     """No Temporal server answers where it is looked for."""
+
+
+class TemporalMisconfigured(TemporalUnreachable):
+    """Temporal's own variables or profile file say nothing that a server could be looked for with."""
 
 
 class DatabaseUnavailable(DeletionError):

@@ -441,9 +441,11 @@ class TraceItemsReceipt(Message):
     """Trace items, as counts."""
 
     state: str
-    """"confirmed": counted zero after the deletion; "unconfirmed"; or "unchecked": no trace store is configured."""
+    """"confirmed": counted zero after the deletion; "unconfirmed"; or "unchecked": no trace store, or nowhere to ask."""
     matched: int = 0
     unconfirmed_artifacts: int = 0
+    unchecked_artifacts: int = 0
+    """Gone before, and nothing says in which project: nobody could ask for theirs."""
     confirmed_at: datetime | None = None
 
 

@@ -45,18 +45,21 @@ _TRANSIENT = frozenset(
 )
 _TRANSIENT_STATUS = frozenset({408, 429, 500, 502, 503, 504})
 # A store without the call, or one that cannot read what another reads: one key at a time is slower, but it goes.
-_BATCH_REFUSED = frozenset({"NotImplemented", "MethodNotAllowed", "MalformedXML", "405", "501"})
+# Nor may one key that is none spoil the others.
+_BATCH_REFUSED = frozenset({"NotImplemented", "MethodNotAllowed", "MalformedXML", "KeyTooLongError", "405", "501"})
 # These say nothing of the key that was asked for.
 _WHOLE_REQUEST = frozenset(
     {"NoSuchBucket", "ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch", "TokenRefreshRequired"}
 )
-_ABSENT = frozenset({"NoSuchKey", "NoSuchVersion"})
+# No object has a name that its store does not take: a scope before a key can make it too long.
+_NO_SUCH_KEY = frozenset({"NoSuchKey", "KeyTooLongError"})
+_ABSENT = frozenset({"NoSuchVersion"}) | _NO_SUCH_KEY
 # XML 1.0 has no way to write most control characters, and some stores turn a backslash into a slash inside DeleteObjects.
 _NOT_FOR_XML = re.compile("[\x00-\x1f\\\\\x7f\ufffe\uffff]")
 
 
 class ObjectAbsent(LookupError):
-    """The store answered NoSuchKey, and nothing less."""
+    """The store answered that there is no such key, and nothing less."""
 
 
 class ObjectTooLarge(ValueError):
@@ -134,10 +137,21 @@ class S3Objects:
 
     client: "S3Client"
     bucket: str
-    versioned: bool
-    """Deletes go by version. Proven by setting or by `bucket_keeps_versions`, never inferred from a refusal."""
+    versioned: bool | None
+    """Whether the bucket keeps versions; None: it is asked before the first delete or listing."""
     listable: bool = True
     lists_uploads: bool = True
+
+    _answered: list[bool] = field(default_factory=list, init=False, repr=False, compare=False)
+
+    @property
+    def keeps_versions(self) -> bool:
+        """Deletes go by version: a setting or the bucket's own answer, never inferred from a refusal, which is raised."""
+        if self.versioned is not None:
+            return self.versioned
+        if not self._answered:  # threads ask beside each other at first: none of them waits for another's time-out
+            self._answered.append(bucket_keeps_versions(self.client, self.bucket))
+        return self._answered[0]
 
     def read(self, key: str, limit: int) -> bytes:
         """See ObjectStore."""
@@ -146,7 +160,7 @@ class S3Objects:
             with answer["Body"] as body:
                 content: bytes = body.read(limit + 1) if answer["ContentLength"] <= limit else bytes(limit + 1)
         except ClientError as error:
-            if _code(error) == "NoSuchKey":
+            if _code(error) in _NO_SUCH_KEY:
                 raise ObjectAbsent from None
             raise _unavailable(error) from None
         except BotoCoreError as error:
@@ -159,7 +173,7 @@ class S3Objects:
 
     def delete(self, keys: Sequence[str]) -> Outcome:
         """See ObjectStore."""
-        if not self.versioned:
+        if not self.keeps_versions:
             return self.delete_found([Found(key) for key in keys])
         versions = [found for group in _beside_each_other(keys) for found in self._versions(group)]
         outcome = Outcome()
@@ -179,7 +193,7 @@ class S3Objects:
 
     def list_under(self, prefix: str) -> Iterator[Sequence[Found]]:
         """See ObjectStore."""
-        if self.versioned:
+        if self.keeps_versions:
             yield from self._list_versions(prefix)
             return
         pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix)

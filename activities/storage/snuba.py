@@ -50,8 +50,15 @@ class SnubaTraces:
         except _TooManyRows:
             if len(trace_ids) == 1:
                 raise TraceStoreRefused("the trace store says that one artifact alone has too many trace items") from None
-        half = len(trace_ids) // 2
-        return sum(self.delete(organization_id, project_id, part) for part in (trace_ids[:half], trace_ids[half:]))
+        half, matched, refusal = len(trace_ids) // 2, 0, None
+        for part in (trace_ids[:half], trace_ids[half:]):
+            try:
+                matched += self.delete(organization_id, project_id, part)
+            except TraceStoreRefused as refused:  # the others are asked for all the same
+                refusal = refused
+        if refusal is not None:
+            raise refusal
+        return matched
 
     def _ask(self, organization_id: int, project_id: int, trace_ids: Sequence[str]) -> int:
         meta = RequestMeta(
