@@ -1,0 +1,251 @@
+"""What a worker shows of itself: metrics that dashboard and alerts rely on, log lines that parse, a file that says it lives."""
+
+import asyncio
+import contextlib
+import json
+import re
+import socket
+import urllib.request
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import text, update
+from temporalio.runtime import MetricBuffer, Runtime, TelemetryConfig
+
+from activities.metrics import LedgerGauges
+from activities.storage.database import Database
+from activities.storage.drift import Schema
+from activities.storage.ledger import Deletion, DeletionState
+from activities.storage.tables import Artifact
+from tests.plain_yaml import parsed
+from tests.stack import ROOT, Stack, eventually, lines, pending_failures
+from workflows.messages import DeletionReceipt
+
+on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+PROMQL = {"absent", "and", "by", "clamp_min", "histogram_quantile", "increase", "job", "le", "max", "or", "rate", "sum"}
+PROMQL |= {"time", "vector", "without"}
+
+
+@contextlib.contextmanager
+def free_address() -> Iterator[str]:
+    """An address that stays ours: whoever wants it next must say so, as the worker's endpoint does."""
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        yield f"127.0.0.1:{holder.getsockname()[1]}"
+
+
+async def scraped(address: str) -> dict[str, float]:
+    """Every series of a worker's endpoint, or none while there is no endpoint yet."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        answer = await asyncio.to_thread(opener.open, f"http://{address}/metrics", None, 5)
+    except OSError:
+        return {}
+    with answer:
+        shown = answer.read().decode()
+    series = (line.rpartition(" ") for line in lines(shown) if not line.startswith("#"))
+    return {name: float(value) for name, _, value in series}
+
+
+def expressions() -> Iterator[str]:
+    """Every PromQL expression of the dashboard and the alerts."""
+    dashboard = json.loads((ROOT / "docs" / "grafana-dashboard.json").read_text())
+    yield from (target["expr"] for panel in dashboard["panels"] for target in panel["targets"])
+    for group in parsed((ROOT / "docs" / "alerts.yml").read_text())["groups"]:
+        yield from (rule["expr"] for rule in group["rules"])
+
+
+def metrics_named(expression: str) -> set[str]:
+    """The metrics of a PromQL expression: its words outside selectors, groupings and strings."""
+    bare = re.sub(r"\{[^}]*\}|\[[^\]]*\]", "", expression)
+    bare = re.sub(r"\b(by|without) \([^)]*\)", "", bare)
+    return set(re.findall(r"[a-zA-Z_:][a-zA-Z0-9_:]*", bare)) - PROMQL
+
+
+def test_metrics_are_found_in_promql() -> None:
+    """If the next test looked for nothing, it would find everything."""
+    shown = (
+        'histogram_quantile(0.9, sum by (le, stage) (rate(a_bucket{job=~"b|c"}[1h]))) > 3 or time() - max by (job) (d_total)'
+    )
+    assert metrics_named(shown) == {"a_bucket", "d_total"}
+    assert len({name for expression in expressions() for name in metrics_named(expression)}) > 10
+
+
+@on_sqlite
+async def test_every_metric_that_dashboard_and_alerts_name_exists(stack: Stack) -> None:
+    """An alert over a name that nobody reports never fires. The schema drifts and is mended, and something is left over."""
+    moved, one = stack.snapshots("moved", "one")
+    elsewhere = stack.world.project(stack.organization_id, "elsewhere")
+    with stack.database.write() as session:
+        session.execute(update(Artifact).where(Artifact.id == moved.id).values(project_id=elsewhere.id))
+        session.execute(text("CREATE TABLE newcomer (artifact_id BIGINT REFERENCES sentry_preprodartifact (id))"))
+    scope = f"preprod/org.{stack.organization_id}/project.{one.artifact.project_id}/objects/"
+    unnamed = f"{scope}{stack.organization_id}/{one.artifact.project_id}/{one.id}/nobody-named-it"
+    stack.s3.put_object(Bucket=stack.bucket, Key=unnamed, Body=b"12345")
+    drifted = "artifact_deletion_schema_drift_references"
+    with free_address() as address:
+        changes = {"METRICS_ADDRESS": address, "METRICS_LEDGER_EVERY_S": "0.1"}
+        stack.worker_process(**{f"ARTIFACT_DELETION_{name}": value for name, value in changes.items()})
+        handle = await stack.start([moved.id, one.id])
+
+        async def stuck() -> bool:
+            return "open_deletion" in await pending_failures(handle) and (await scraped(address)).get(drifted) == 1
+
+        await eventually(stuck)
+        with stack.database.write() as session:
+            session.execute(text("DROP TABLE newcomer"))
+        await stack.failure(handle)
+
+        async def left_over() -> dict[str, float] | None:
+            series = await scraped(address)
+            return series if series.get('artifact_deletion_leftovers{code="NamedElsewhere"}') else None
+
+        series = await eventually(left_over)
+    there = {name.partition("{")[0] for name in series}
+    named = {name for expression in expressions() for name in metrics_named(expression)}
+    assert named <= there
+    receipt = stack.receipt(handle.id)
+    totals: dict[str, float] = {}
+    for name, value in series.items():
+        labels = dict(re.findall(r'(\w+)="([^"]*)"', name))
+        key = " ".join(
+            [name.partition("{")[0], *(labels[one] for one in ("outcome", "named_by", "state", "code") if one in labels)]
+        )
+        totals[key] = totals.get(key, 0) + value
+        assert not [value for label, value in labels.items() if label != "le" and (value.isdigit() or "/" in value)], name
+    assert totals["artifact_deletion_deletions_total left_over"] == 1
+    assert totals["artifact_deletion_keys_total deleted ledger"] == receipt.objects.deleted > 0
+    assert totals["artifact_deletion_keys_total deleted listing"] == receipt.objects.found_by_listing > 0
+    assert totals["artifact_deletion_listed_bytes_total"] >= 5
+    assert totals["artifact_deletion_leftovers NamedElsewhere"] == receipt.left_over["NamedElsewhere"]
+    assert totals["artifact_deletion_open_deletions failed"] == 1
+    assert totals["artifact_deletion_stage_seconds_count"] >= 5
+
+
+@pytest.fixture
+def buffer() -> MetricBuffer:
+    return MetricBuffer(10_000)
+
+
+@pytest.fixture
+def gauges(stack: Stack, buffer: MetricBuffer) -> LedgerGauges:
+    meter = Runtime(telemetry=TelemetryConfig(metrics=buffer, attach_service_name=False)).metric_meter
+    return LedgerGauges(meter, stack.database, Schema(stack.database))
+
+
+def refreshed(gauges: LedgerGauges, buffer: MetricBuffer) -> dict[tuple[str, str], float]:
+    """The gauges by name and value of their label, without the prefix."""
+    gauges.refresh()
+    return {
+        (one.metric.name.removeprefix("artifact_deletion_"), str(next(iter(one.attributes.values()), ""))): one.value
+        for one in buffer.retrieve_updates()
+    }
+
+
+def set_deletion(stack: Stack, **values: Any) -> None:
+    with stack.database.write() as session:
+        session.execute(update(Deletion).values(**values))
+
+
+def failed_receipt(stack: Stack, codes: dict[str, int]) -> dict[str, Any]:
+    request, now = stack.request([1]), datetime.now(UTC)
+    receipt = DeletionReceipt.model_validate(
+        {
+            "deletion_id": request.deletion_id,
+            "workflow_id": request.workflow_id,
+            "organization_id": request.organization_id,
+            "requested_artifacts": 1,
+            "requested_by": None,
+            "reference": None,
+            "complete": False,
+            "artifacts": {"moved": {"count": 1, "ids": (1,)}, "not_reached": {"count": 2, "ids": (1, 2)}},
+            "rows": {},
+            "files": {},
+            "objects": {"digest": "", "left_over": codes, "found_left_over": {"AccessDenied": 4}},
+            "manifests": {"named_elsewhere": 3},
+            "trace_items": {"state": "unconfirmed", "unconfirmed_artifacts": 5},
+            "owed_by_others": 6,
+            "times": {"accepted": now, "closed": now},
+        }
+    )
+    return receipt.model_dump(mode="json")
+
+
+def test_the_ledger_s_gauges_say_what_the_ledger_holds(stack: Stack, gauges: LedgerGauges, buffer: MetricBuffer) -> None:
+    """Age and number by state, and of a failed deletion each thing that its receipt says is left over; mended, it is zero."""
+    assert refreshed(gauges, buffer)["oldest_open_seconds", "accepted"] == 0
+    stack.accept(stack.request([1]))
+    set_deletion(stack, accepted_at=datetime.now(UTC) - timedelta(hours=2))
+    shown = refreshed(gauges, buffer)
+    assert shown["open_deletions", "accepted"] == 1
+    assert 7198 <= shown["oldest_open_seconds", "accepted"] < 7300
+    assert shown["oldest_open_seconds", "failed"] == 0
+
+    receipt = failed_receipt(stack, {"AccessDenied": 7, "NotAttempted": 1})
+    set_deletion(stack, state=DeletionState.FAILED, receipt=receipt)
+    shown = refreshed(gauges, buffer)
+    assert shown["open_deletions", "accepted"] == 0
+    assert 7198 <= shown["oldest_open_seconds", "failed"] < 7300
+    left_over = {code: value for (name, code), value in shown.items() if name == "leftovers"}
+    assert left_over == {
+        "AccessDenied": 11,
+        **{k: v for k, v in DeletionReceipt.model_validate(receipt).left_over.items() if k != "AccessDenied"},
+    }
+
+    set_deletion(stack, state=DeletionState.CLOSED)
+    shown = refreshed(gauges, buffer)
+    assert {value for (name, _), value in shown.items() if name in {"leftovers", "open_deletions"}} == {0}
+    assert left_over.keys() == {code for name, code in shown if name == "leftovers"}
+
+
+@on_sqlite
+def test_a_store_that_makes_up_codes_makes_no_series_without_end(
+    stack: Stack, gauges: LedgerGauges, buffer: MetricBuffer
+) -> None:
+    """A label's value is a time series for ever, and what the store answers is not ours to choose."""
+    stack.accept(stack.request([1]))
+    for start in (0, 1000):
+        codes = {f"Code{number}": 1 for number in range(start, start + 1000)}
+        set_deletion(stack, state=DeletionState.FAILED, receipt=failed_receipt(stack, codes))
+        shown = {code: value for (name, code), value in refreshed(gauges, buffer).items() if name == "leftovers"}
+        assert len(shown) == 51
+        assert sum(shown.values()) == 1000 + 4 + 1 + 2 + 3 + 5 + 6
+
+
+@on_sqlite
+async def test_a_database_that_is_gone_is_a_log_line_and_not_the_worker_s_end(stack: Stack, tmp_path: Path) -> None:
+    """Said once, however often it is looked at; when it is back, the numbers move again."""
+    read = "artifact_deletion_ledger_read_timestamp_seconds"
+    with free_address() as address:
+        process = stack.worker_process(
+            ARTIFACT_DELETION_METRICS_ADDRESS=address,
+            ARTIFACT_DELETION_METRICS_LEDGER_EVERY_S="0.05",
+            ARTIFACT_DELETION_LOG_FORMAT="json",
+        )
+
+        async def read_at() -> float | None:
+            return (await scraped(address)).get(read)
+
+        await eventually(read_at)
+        with Database(stack.database_url).write() as session:
+            session.execute(text("ALTER TABLE artifact_deletion RENAME TO hidden"))
+
+        async def said() -> bool:
+            return "stand still" in (stack.folder / "worker-0.log").read_text()
+
+        await eventually(said)
+        gone = await read_at()
+        assert gone
+        with Database(stack.database_url).write() as session:
+            session.execute(text("ALTER TABLE hidden RENAME TO artifact_deletion"))
+
+        async def moves_again() -> bool:
+            return (await read_at() or 0) > gone
+
+        await eventually(moves_again)
+        assert process.poll() is None
+    assert (stack.folder / "worker-0.log").read_text().count("stand still") == 1
