@@ -3,8 +3,11 @@
 import asyncio
 import contextlib
 import json
+import logging
 import re
 import socket
+import subprocess
+import sys
 import urllib.request
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -20,8 +23,10 @@ from activities.storage.database import Database
 from activities.storage.drift import Schema
 from activities.storage.ledger import Deletion, DeletionState
 from activities.storage.tables import Artifact
+from telemetry import JsonLines, TextLines
 from tests.plain_yaml import parsed
 from tests.stack import ROOT, Stack, eventually, lines, pending_failures
+from workflows.errors import StoreUnavailable
 from workflows.messages import DeletionReceipt
 
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -249,3 +254,84 @@ async def test_a_database_that_is_gone_is_a_log_line_and_not_the_worker_s_end(st
         await eventually(moves_again)
         assert process.poll() is None
     assert (stack.folder / "worker-0.log").read_text().count("stand still") == 1
+
+
+@on_sqlite
+async def test_every_line_of_a_worker_s_json_log_parses_and_says_whose_it_is(stack: Stack) -> None:
+    """The worker's, Temporal's and the steps', from the first to the last, with a step that fails in between."""
+    (one,) = stack.snapshots("one")
+    with stack.database.write() as session:
+        session.execute(text("CREATE TABLE newcomer (artifact_id BIGINT REFERENCES sentry_preprodartifact (id))"))
+    process = stack.worker_process(ARTIFACT_DELETION_LOG_FORMAT="json")
+    handle = await stack.start([one.id])
+
+    async def failed() -> bool:
+        return "open_deletion" in await pending_failures(handle)
+
+    await eventually(failed)
+    with stack.database.write() as session:
+        session.execute(text("DROP TABLE newcomer"))
+    await asyncio.wait_for(handle.result(), 40)
+    process.terminate()
+    assert await asyncio.to_thread(process.wait, 30) == 0
+
+    shown = [json.loads(line) for line in lines((stack.folder / "worker-0.log").read_text())]
+    assert all({"time", "level", "logger", "message"} <= line.keys() for line in shown)
+    ours = {"workflow_id": handle.id, "organization_id": stack.organization_id, "deletion_id": handle.id.rpartition("/")[2]}
+    of_deletion = [line for line in shown if "workflow_id" in line]
+    assert all(ours.items() <= line.items() for line in of_deletion)
+    assert {"sweeping prefixes", "completed"} <= {line["message"] for line in of_deletion}
+    (first, *_) = [line for line in of_deletion if "activity" in line]
+    assert (first["activity"], first["attempt"]) == ("open_deletion", 1)
+    assert first["exception"].startswith("ApplicationError: SchemaDrift: the database has foreign keys")
+    assert {"worker is up: it serves all", "stopping: running activities get 0:00:30"} <= {line["message"] for line in shown}
+
+
+def test_a_worker_that_does_not_start_says_so_in_json_too(tmp_path: Path) -> None:
+    """A log store that is given one other line may drop the very one that says why."""
+    environment = {"LOG_FORMAT": "json", "DATABASE_URL": f"sqlite:///{tmp_path / 'none.db'}", "BUCKET": "artifacts"}
+    started = subprocess.run(
+        [sys.executable, "worker.py"],
+        cwd=ROOT,
+        env={f"ARTIFACT_DELETION_{name}": value for name, value in environment.items()} | {"TEMPORAL_ADDRESS": "127.0.0.1:1"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    (line,) = [json.loads(line) for line in lines(started.stderr)]
+    assert (started.returncode, line["level"]) == (3, "CRITICAL")
+    assert "TEMPORAL_ADDRESS" in line["message"]
+
+
+@pytest.mark.parametrize("formatter", [TextLines(), JsonLines()], ids=["text", "json"])
+def test_the_message_of_a_stranger_s_exception_is_in_no_log_line(formatter: logging.Formatter) -> None:
+    """It may carry a key or a row's values. Its class and place are enough, and our own errors speak for themselves."""
+    for error, said in ((ValueError("private"), False), (StoreUnavailable("the store is away"), True)):
+        error.__context__ = KeyError("private")
+        try:
+            raise error
+        except (ValueError, StoreUnavailable):
+            record = logging.makeLogRecord({"msg": "it failed", "exc_info": sys.exc_info(), "levelname": "ERROR"})
+        line = formatter.format(record)
+        assert "private" not in line
+        assert f"{type(error).__name__}" in line
+        assert "test_telemetry.py" in line
+        assert ("the store is away" in line) == said
+
+
+@on_sqlite
+async def test_the_health_file_is_fresh_while_the_worker_works_and_gone_when_it_stops(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Readiness is that it is there, liveness that it is young: a loop that hangs does not touch it."""
+    monkeypatch.setattr("telemetry.ALIVE_EVERY_S", 0.01)
+    file = stack.folder / "alive"
+
+    async def touched_after(before: int) -> int | None:
+        return at if file.exists() and (at := file.stat().st_mtime_ns) > before else None
+
+    async with stack.worker(health_file=file):
+        first = await eventually(lambda: touched_after(0))
+        await eventually(lambda: touched_after(first))
+    assert not file.exists()
