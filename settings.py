@@ -63,6 +63,9 @@ class AdaptersSettings(BaseSettings):
     adapters: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")] | None = Field(
         None, description="module:name of an Adapters, for a store, an ORM or a payload codec of your own (docs/seams.md)"
     )
+    tracing: bool = Field(
+        default=False, description="send OpenTelemetry traces to where OTEL_EXPORTER_OTLP_ENDPOINT says; needs the extra `otel`"
+    )
 
 
 class DatabaseSettings(AdaptersSettings):

@@ -41,7 +41,7 @@ from adapters import adapters
 from migrations import check_version
 from settings import Settings, explained, load
 from telemetry import alive, log_lines, reported, runtime
-from workflows.converter import connect, unreachable
+from workflows.converter import connect, send_traces, unreachable
 from workflows.delete_artifacts import DeleteArtifactsWorkflow
 from workflows.errors import AdaptersUnusable, DeletionError
 from workflows.messages import OBJECTS_TASK_QUEUE, SEARCH_ATTRIBUTES, TASK_QUEUE, Pace
@@ -272,6 +272,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run() -> NoReturn:
     """Run this process's worker, and end it."""
     ended_with = main()
+    send_traces()
     sys.stdout.flush()
     sys.stderr.flush()
     # The SDK's threads can abort an interpreter that ends right after a call.

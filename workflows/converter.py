@@ -1,23 +1,27 @@
 """How clients and workers speak to Temporal: where it is, and how payloads and failures are encoded."""
 
 import dataclasses
+import sys
 
 from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
-from temporalio.client import Client
+from temporalio.client import Client, Interceptor
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.envconfig import ClientConfig
 from temporalio.runtime import Runtime
 from temporalio.service import RPCError, RPCStatusCode
 
 from adapters import adapters
-from workflows.errors import FailuresWithoutData, TemporalUnreachable
+from settings import AdaptersSettings
+from workflows.errors import EndpointUnusable, FailuresWithoutData, TemporalUnreachable
 
 data_converter = dataclasses.replace(pydantic_data_converter, failure_converter_class=FailuresWithoutData)
 """pydantic's JSON, and failures without data. Clients and workers use the same one."""
 
 
 async def connect(runtime: Runtime | None = None) -> Client:
-    """A client by Temporal's own environment variables and profile file. Raises TemporalUnreachable, AdaptersUnusable.
+    """A client by Temporal's own environment variables and profile file.
+
+    Raises TemporalUnreachable, AdaptersUnusable, EndpointUnusable.
 
     `runtime`: the SDK's threads, where those of the process must not be used, as after a fork.
     """
@@ -25,13 +29,30 @@ async def connect(runtime: Runtime | None = None) -> Client:
     converter = dataclasses.replace(data_converter, payload_codec=codec() if codec else None)
     try:
         config = ClientConfig.load_client_connect_config()
-        client = await Client.connect(**config, data_converter=converter, runtime=runtime)
+        client = await Client.connect(**config, data_converter=converter, interceptors=_interceptors(), runtime=runtime)
         # Connecting asks for no namespace; the first call would, and a worker's polls say nothing that a person reads.
         await client.workflow_service.describe_namespace(DescribeNamespaceRequest(namespace=client.namespace))
     except (RPCError, RuntimeError) as error:  # the SDK says so with a RuntimeError
         raise unreachable(error) from None
     else:
         return client
+
+
+def _interceptors() -> list[Interceptor]:
+    """What a client does besides, and a worker that is made of it."""
+    if not AdaptersSettings().tracing:
+        return []
+    try:
+        from workflows.tracing import tracing  # noqa: PLC0415  needs an extra that others need not install
+    except ModuleNotFoundError:
+        raise EndpointUnusable("ARTIFACT_DELETION_TRACING needs the extra `otel`: artifact-deletion[otel]") from None
+    return [tracing()]
+
+
+def send_traces() -> None:
+    """Send what waits to be sent, where there are traces: before a process ends without Python's own end."""
+    if (found := sys.modules.get(f"{__package__}.tracing")) is not None:
+        found.send_what_is_left()
 
 
 def unreachable(error: Exception) -> TemporalUnreachable:
