@@ -141,6 +141,9 @@ class Settings(DatabaseSettings):
     )
     shutdown_grace_s: PositiveFloat = Field(30, description="seconds that running activities get after SIGTERM")
     build_id: str | None = Field(None, description="worker versioning: the build of this worker, in its deployment")
+    search_attributes: Literal["ask", "yes", "no"] = Field(
+        "ask", description="whether the namespace has our search attributes; “ask” asks Temporal when the worker starts"
+    )
     serves: Literal["all", "rows", "objects"] = Field(
         "all", description="“rows” takes workflows and steps that need the database alone, “objects” those that call the store"
     )

@@ -125,7 +125,8 @@ async def _workers(settings: Settings, client: Client, database: Database) -> As
         quiet_period=settings.quiet_period,
         trace_items_pause=settings.trace_items_pause,
         trace_items_within=settings.trace_items_within,
-        search_attributes=await has_search_attributes(client),
+        search_attributes=settings.search_attributes == "yes"
+        or (settings.search_attributes == "ask" and await has_search_attributes(client)),
     )
     traces = open_traces(settings, database)
     with (
