@@ -18,8 +18,8 @@ import pytest
 from sqlalchemy import text, update
 from temporalio.runtime import MetricBuffer, Runtime, TelemetryConfig
 
+import worker
 from activities.metrics import LedgerGauges
-from activities.storage.database import Database
 from activities.storage.drift import Schema
 from activities.storage.ledger import Deletion, DeletionState
 from activities.storage.tables import Artifact
@@ -222,38 +222,63 @@ def test_a_store_that_makes_up_codes_makes_no_series_without_end(
 
 
 @on_sqlite
-async def test_a_database_that_is_gone_is_a_log_line_and_not_the_worker_s_end(stack: Stack, tmp_path: Path) -> None:
+async def test_a_database_that_is_gone_is_a_log_line_and_not_the_worker_s_end(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """Said once, however often it is looked at; when it is back, the numbers move again."""
-    read = "artifact_deletion_ledger_read_timestamp_seconds"
-    with free_address() as address:
-        process = stack.worker_process(
-            ARTIFACT_DELETION_METRICS_ADDRESS=address,
-            ARTIFACT_DELETION_METRICS_LEDGER_EVERY_S="0.05",
-            ARTIFACT_DELETION_LOG_FORMAT="json",
-        )
+    looks: list[bool] = []
+    whole = LedgerGauges.refresh
 
-        async def read_at() -> float | None:
-            return (await scraped(address)).get(read)
+    def counted(gauges: LedgerGauges) -> None:
+        looks.append(False)
+        whole(gauges)
+        looks[-1] = True
 
-        await eventually(read_at)
-        with Database(stack.database_url).write() as session:
-            session.execute(text("ALTER TABLE artifact_deletion RENAME TO hidden"))
+    monkeypatch.setattr(LedgerGauges, "refresh", counted)
 
-        async def said() -> bool:
-            return "stand still" in (stack.folder / "worker-0.log").read_text()
+    async def looked(*, well: bool) -> bool:
+        return looks[-3:] == [well] * 3
 
-        await eventually(said)
-        gone = await read_at()
-        assert gone
-        with Database(stack.database_url).write() as session:
-            session.execute(text("ALTER TABLE hidden RENAME TO artifact_deletion"))
+    def rename(before: str, after: str) -> None:
+        with stack.database.write() as session:
+            session.execute(text(f"ALTER TABLE {before} RENAME TO {after}"))
 
-        async def moves_again() -> bool:
-            return (await read_at() or 0) > gone
+    (one,) = stack.snapshots("one")
+    async with stack.worker(metrics_address="127.0.0.1:1", metrics_ledger_every_s=0.01):
+        await eventually(lambda: looked(well=True))
+        rename("artifact_deletion", "hidden")
+        await eventually(lambda: looked(well=False))
+        rename("hidden", "artifact_deletion")
+        await eventually(lambda: looked(well=True))
+        await stack.delete([one.id])
+    assert caplog.text.count("stand still") == 1
 
-        await eventually(moves_again)
-        assert process.poll() is None
-    assert (stack.folder / "worker-0.log").read_text().count("stand still") == 1
+
+def main_with(stack: Stack, monkeypatch: pytest.MonkeyPatch, **changes: str) -> int:
+    """The worker as a program that cannot start under these settings."""
+    for name, value in (stack.environment() | {f"ARTIFACT_DELETION_{name}": value for name, value in changes.items()}).items():
+        monkeypatch.setenv(name, value)
+    return worker.main([])
+
+
+@on_sqlite
+def test_an_endpoint_that_another_process_has_is_one_sentence(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        assert main_with(stack, monkeypatch, METRICS_ADDRESS=f"127.0.0.1:{taken.getsockname()[1]}") == 3
+    assert capsys.readouterr().err == "ARTIFACT_DELETION_METRICS_ADDRESS: no metrics can be served there\n"
+
+
+@on_sqlite
+def test_traces_without_their_packages_are_one_sentence(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They are an extra, and nothing of them is imported unless they are asked for."""
+    monkeypatch.delitem(sys.modules, "workflows.tracing", raising=False)
+    monkeypatch.setitem(sys.modules, "opentelemetry", None)
+    assert main_with(stack, monkeypatch, TRACING="true") == 3
+    assert capsys.readouterr().err == "ARTIFACT_DELETION_TRACING needs the extra `otel`: artifact-deletion[otel]\n"
 
 
 @on_sqlite
