@@ -8,9 +8,9 @@
 
 -- The ledger. ------------------------------------------------------------------------------------------------------------
 GRANT USAGE ON SCHEMA artifact_deletion TO artifact_deletion_worker, artifact_deletion_backend;
-GRANT SELECT ON artifact_deletion.artifact_deletion_version TO artifact_deletion_worker;
-GRANT SELECT, INSERT, UPDATE ON artifact_deletion.artifact_deletion TO artifact_deletion_worker;
-GRANT SELECT, INSERT, UPDATE, DELETE ON
+GRANT SELECT ON ALL TABLES IN SCHEMA artifact_deletion TO artifact_deletion_worker;
+GRANT INSERT, UPDATE ON artifact_deletion.artifact_deletion TO artifact_deletion_worker;
+GRANT INSERT, UPDATE, DELETE ON
     artifact_deletion.artifact_deletion_artifact,
     artifact_deletion.artifact_deletion_chunk,
     artifact_deletion.artifact_deletion_page,
