@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import text, update
+from temporalio.client import Client, WorkflowFailureError
 from temporalio.runtime import MetricBuffer, Runtime, TelemetryConfig
 
 import worker
@@ -26,6 +28,7 @@ from activities.storage.tables import Artifact
 from telemetry import JsonLines, TextLines
 from tests.plain_yaml import parsed
 from tests.stack import ROOT, Stack, eventually, lines, pending_failures
+from workflows.converter import data_converter
 from workflows.errors import StoreUnavailable
 from workflows.messages import DeletionReceipt
 
@@ -219,6 +222,31 @@ def test_a_store_that_makes_up_codes_makes_no_series_without_end(
         shown = {code: value for (name, code), value in refreshed(gauges, buffer).items() if name == "leftovers"}
         assert len(shown) == 51
         assert sum(shown.values()) == 1000 + 4 + 1 + 2 + 3 + 5 + 6
+
+
+@on_sqlite
+async def test_each_deletion_is_counted_once_by_how_it_ended(stack: Stack) -> None:
+    """Completed, refused, cancelled: what a rate of failures is divided by, and what it is made of."""
+    buffer = MetricBuffer(100_000)
+    runtime = Runtime(telemetry=TelemetryConfig(metrics=buffer, attach_service_name=False))
+    stack.use_temporal(await Client.connect(stack.temporal_address, data_converter=data_converter, runtime=runtime))
+    one, two = stack.snapshots("one", "two")
+    async with stack.worker(serves="rows"):
+        cancelled = await stack.start([two.id])
+
+        async def collects() -> bool:
+            return bool((await cancelled.describe()).raw_description.pending_activities)
+
+        await eventually(collects)
+        await cancelled.cancel()
+        with pytest.raises(WorkflowFailureError):
+            await asyncio.wait_for(cancelled.result(), 40)
+        foreign = await stack.start([one.id], organization_id=stack.organization_id + 1)
+        assert (await stack.failure(foreign)).type == "ArtifactNotInOrganization"
+    async with stack.worker():
+        await stack.delete([one.id])
+    ends = [one for one in buffer.retrieve_updates() if one.metric.name == "artifact_deletion_deletions"]
+    assert Counter(str(one.attributes["outcome"]) for one in ends) == {"cancelled": 1, "refused": 1, "completed": 1}
 
 
 @on_sqlite
