@@ -47,15 +47,18 @@ $(STAMP): requirements.txt
 	touch $@
 
 # With the oldest Python: its pins hold for newer ones, not the other way round. Without this machine's pip settings: hashes must be the
-# public index's. The header names this command instead of pip-compile's, which would name options and paths.
+# public index's. What an image installs are the same versions, without what only tests need. The header names this command instead of pip-compile's, which would name options and paths.
 requirements:
 	@python=$(firstword $(PYTHON) python3.11); \
 	"$$python" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "make requirements needs Python 3.11." >&2; exit 1; }; \
 	tools=$$(mktemp -d) && trap 'rm -rf "$$tools"' EXIT && \
 	"$$python" -m venv "$$tools" && "$$tools/bin/python" -m pip install --quiet --disable-pip-version-check 'pip-tools>=7.6,<8' && \
-	env -u PIP_FIND_LINKS -u PIP_EXTRA_INDEX_URL PIP_CONFIG_FILE=/dev/null CUSTOM_COMPILE_COMMAND='make requirements' \
-	  "$$tools/bin/pip-compile" --quiet --extra dev --extra otel --extra snuba --extra worker --generate-hashes --strip-extras --no-annotate --allow-unsafe \
-	  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --output-file requirements.txt pyproject.toml
+	compile() { env -u PIP_FIND_LINKS -u PIP_EXTRA_INDEX_URL PIP_CONFIG_FILE=/dev/null CUSTOM_COMPILE_COMMAND='make requirements' \
+	  "$$tools/bin/pip-compile" --quiet --generate-hashes --strip-extras --no-annotate --allow-unsafe \
+	  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host "$$@" pyproject.toml; } && \
+	compile --extra dev --extra otel --extra snuba --extra worker --output-file requirements.txt && \
+	compile --constraint requirements.txt --extra otel --extra worker --output-file deploy/requirements.txt && \
+	compile --constraint requirements.txt --extra otel --extra snuba --extra worker --output-file deploy/requirements-snuba.txt
 
 clean:
 	@rm -rf .venv .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info

@@ -6,6 +6,7 @@ Temporal's address, namespace, TLS and API key are not among these: they are Tem
 
 import sys
 from datetime import timedelta
+from pathlib import Path
 from string import Formatter
 from typing import Annotated, Literal, Self, TypeVar
 
@@ -61,6 +62,9 @@ class AdaptersSettings(BaseSettings):
 
     adapters: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")] | None = Field(
         None, description="module:name of an Adapters, for a store, an ORM or a payload codec of your own (docs/seams.md)"
+    )
+    tracing: bool = Field(
+        default=False, description="send OpenTelemetry traces to where OTEL_EXPORTER_OTLP_ENDPOINT says; needs the extra `otel`"
     )
 
 
@@ -137,6 +141,18 @@ class Settings(DatabaseSettings):
     )
     shutdown_grace_s: PositiveFloat = Field(30, description="seconds that running activities get after SIGTERM")
     build_id: str | None = Field(None, description="worker versioning: the build of this worker, in its deployment")
+    search_attributes: Literal["ask", "yes", "no"] = Field(
+        "ask", description="whether the namespace has our search attributes; “ask” asks Temporal when the worker starts"
+    )
+    serves: Literal["all", "rows", "objects"] = Field(
+        "all", description="“rows” takes workflows and steps that need the database alone, “objects” those that call the store"
+    )
+    metrics_address: Annotated[str, Field(pattern=r"^([0-9.]+|\[[0-9A-Fa-f:]+\]):[0-9]+$")] | None = Field(
+        None, description="IP address and port for Prometheus, such as 127.0.0.1:9464; without it there is no endpoint"
+    )
+    metrics_ledger_every_s: PositiveFloat = Field(15, description="seconds between two looks into the ledger for its metrics")
+    health_file: Path | None = Field(None, description="a file that is touched every 5 seconds while the worker works")
+    log_format: Literal["text", "json"] = Field("text", description="“json” is one object a line, with the ids of the step")
 
     @model_validator(mode="after")
     def _keys_go_together(self) -> Self:

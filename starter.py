@@ -35,7 +35,7 @@ from client import (
     wait_rows_deleted,
 )
 from settings import DatabaseSettings, Settings, load
-from workflows.converter import connect, unreachable
+from workflows.converter import connect, send_traces, unreachable
 from workflows.errors import AdaptersUnusable, DeletionError, TemporalMisconfigured, TemporalUnreachable
 from workflows.messages import DeletionReceipt, DeletionRequest, Preview, Progress, refused_fields, workflow_id
 
@@ -484,6 +484,7 @@ def _explained(error: BaseException) -> tuple[str, int]:
 def run() -> NoReturn:
     """Run the command line of this process, and end it."""
     ended_with = main()
+    send_traces()
     sys.stdout.flush()
     sys.stderr.flush()
     # The SDK's threads can hold up an interpreter that ends while a call is still open, as after Ctrl-C.

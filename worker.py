@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 from temporalio.api.operatorservice.v1 import ListSearchAttributesRequest
 from temporalio.client import Client
 from temporalio.common import VersioningBehavior, WorkerDeploymentVersion
+from temporalio.runtime import Runtime
 from temporalio.service import RPCError
 from temporalio.worker import Worker, WorkerDeploymentConfig
 
@@ -26,6 +27,7 @@ from activities.delete_rows import DeleteRows, Rows, SqlRows
 from activities.delete_trace_items import DeleteTraceItems
 from activities.find_owed_elsewhere import FindOwedElsewhere
 from activities.interceptors import Heartbeats, NamedErrorsOnly
+from activities.metrics import LedgerGauges
 from activities.open_deletion import OpenDeletion
 from activities.preview_deletion import PreviewDeletion
 from activities.storage.database import Database
@@ -38,7 +40,8 @@ from activities.sweep_prefixes import SweepPrefixes
 from adapters import adapters
 from migrations import check_version
 from settings import Settings, explained, load
-from workflows.converter import connect, unreachable
+from telemetry import alive, log_lines, reported, runtime
+from workflows.converter import connect, send_traces, unreachable
 from workflows.delete_artifacts import DeleteArtifactsWorkflow
 from workflows.errors import AdaptersUnusable, DeletionError, StoreUnavailable, TemporalMisconfigured
 from workflows.messages import OBJECTS_TASK_QUEUE, SEARCH_ATTRIBUTES, TASK_QUEUE, Pace
@@ -96,11 +99,18 @@ def preview_step(settings: Settings, database: Database, store: ObjectStore, req
 
 @contextlib.asynccontextmanager
 async def running(settings: Settings, client: Client) -> AsyncIterator[None]:
-    """Work on both task queues until the context ends, then let running activities finish within the grace period."""
+    """Work on the task queues until the context ends, then let running activities finish within the grace period."""
     database = open_database(settings)
     try:
         check_version(database)
-        async with _workers(settings, client, database):
+        async with contextlib.AsyncExitStack() as stack:
+            await stack.enter_async_context(_workers(settings, client, database))
+            if settings.metrics_address:
+                meter = (client.service_client.config.runtime or Runtime.default()).metric_meter
+                gauges = LedgerGauges(meter, database, Schema(database))
+                await stack.enter_async_context(reported(gauges, settings.metrics_ledger_every_s))
+            if settings.health_file:
+                await stack.enter_async_context(alive(settings.health_file))
             yield
     finally:
         database.dispose()
@@ -115,10 +125,12 @@ async def _workers(settings: Settings, client: Client, database: Database) -> As
         quiet_period=settings.quiet_period,
         trace_items_pause=settings.trace_items_pause,
         trace_items_within=settings.trace_items_within,
-        search_attributes=await has_search_attributes(client),
+        search_attributes=settings.search_attributes == "yes"
+        or (settings.search_attributes == "ask" and await has_search_attributes(client)),
     )
     traces, store = open_traces(settings, database), open_store(settings)
-    await asyncio.to_thread(_warn_if_unavailable, store)
+    if settings.serves != "rows":  # who deletes nothing from it does without any credentials of the store
+        await asyncio.to_thread(_warn_if_unavailable, store)
     with (
         ThreadPoolExecutor(settings.activity_threads, thread_name_prefix="activity") as threads,
         ThreadPoolExecutor(settings.store_requests, thread_name_prefix="store") as requests,
@@ -129,27 +141,25 @@ async def _workers(settings: Settings, client: Client, database: Database) -> As
             "interceptors": [Heartbeats(), NamedErrorsOnly()],
             "graceful_shutdown_timeout": settings.shutdown_grace,
             "deployment_config": _deployment(settings.build_id),
+            "max_concurrent_activities": settings.activity_threads // (2 if settings.serves == "all" else 1),
         }
         limit = settings.keys_per_second
-        async with (
-            Worker(
-                client,
-                task_queue=TASK_QUEUE,
-                workflows=[DeleteArtifactsWorkflow, PreviewDeletionWorkflow],
-                activities=with_database,
-                max_concurrent_activities=settings.activity_threads // 2,
-                **common,
-            ),
-            Worker(
-                client,
-                task_queue=OBJECTS_TASK_QUEUE,
-                activities=with_store,
-                max_concurrent_activities=settings.activity_threads - settings.activity_threads // 2,
-                max_task_queue_activities_per_second=limit / (PAGE_KEYS * settings.pages_an_activity) if limit else None,
-                **common,
-            ),
-        ):
-            _log.info("worker is up: task queues %s and %s", TASK_QUEUE, OBJECTS_TASK_QUEUE)
+        async with contextlib.AsyncExitStack() as stack:
+            if settings.serves != "objects":
+                with_rows = [DeleteArtifactsWorkflow, PreviewDeletionWorkflow]
+                rows = Worker(client, task_queue=TASK_QUEUE, workflows=with_rows, activities=with_database, **common)
+                await stack.enter_async_context(rows)
+            if settings.serves != "rows":
+                per_second = limit / (PAGE_KEYS * settings.pages_an_activity) if limit else None
+                objects = Worker(
+                    client,
+                    task_queue=OBJECTS_TASK_QUEUE,
+                    activities=with_store,
+                    max_task_queue_activities_per_second=per_second,
+                    **common,
+                )
+                await stack.enter_async_context(objects)
+            _log.info("worker is up: it serves %s", settings.serves)
             yield
 
 
@@ -240,7 +250,7 @@ async def _work(settings: Settings) -> None:
     asked_to_stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, asked_to_stop.set)
-    async with running(settings, await connect()):
+    async with running(settings, await connect(runtime(settings))):
         await asked_to_stop.wait()
         _log.info("stopping: running activities get %s", settings.shutdown_grace)
 
@@ -253,23 +263,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    logging.getLogger("alembic").setLevel(logging.WARNING)  # the worker only looks up the ledger's version
     settings = load(Settings)
+    log_lines(settings.log_format)
     try:
         asyncio.run(_work(settings))
-    except (AdaptersUnusable, TemporalMisconfigured) as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
     except (DeletionError, RPCError) as error:
-        sys.stderr.write(f"{unreachable(error) if isinstance(error, RPCError) else error}\n")
-        return 3
+        sentence = str(unreachable(error) if isinstance(error, RPCError) else error)
+        if settings.log_format == "json":
+            _log.critical(sentence)
+        else:
+            sys.stderr.write(f"{sentence}\n")
+        return 2 if isinstance(error, AdaptersUnusable | TemporalMisconfigured) else 3
     return 0
 
 
 def run() -> NoReturn:
     """Run this process's worker, and end it."""
     ended_with = main()
+    send_traces()
     sys.stdout.flush()
     sys.stderr.flush()
     # The SDK's threads can abort an interpreter that ends right after a call.

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from functools import partial
 
 from temporalio import activity
+from temporalio.common import MetricMeter
 
 from activities.delete_rows import icons_still_named
+from activities.metrics import count_keys
 from activities.requests import run_all
 from activities.storage import ledger
 from activities.storage.database import Database
@@ -40,7 +42,7 @@ class DeleteObjects:
         with self.database.read() as session:
             ledger.refuse_living(session, pages.deletion_id, pages.chunk)
             owed = list(ledger.read_pages(session, pages.deletion_id, pages.chunk, first=pages.first, last=pages.last))
-        outcomes = run_all(self.requests, [partial(self._delete_page, page) for page in owed])
+        outcomes = run_all(self.requests, [partial(self._delete_page, page, activity.metric_meter()) for page in owed])
         not_yet = Counter(code for outcome in outcomes for code in outcome.not_yet.values())
         if not_yet:
             codes = ", ".join(f"{code} {count}" for code, count in sorted(not_yet.items()))
@@ -52,7 +54,7 @@ class DeleteObjects:
                 left_over=ledger.keys_owed(session, pages.deletion_id, pages.chunk, first=pages.first, last=pages.last),
             )
 
-    def _delete_page(self, page: Page) -> Outcome:
+    def _delete_page(self, page: Page, meter: MetricMeter) -> Outcome:
         kept: set[str] = set()
         if page.source is PageSource.ICON:
             # An icon may have been uploaded again since, for another artifact: look once more, right before it would go.
@@ -68,4 +70,6 @@ class DeleteObjects:
             )
             if not settled and ledger.keys_owed(session, page.deletion_id, page.chunk, first=page.seq, last=page.seq):
                 raise KeysNotDeletedYet("another attempt is at work on the same page; what it leaves is to be tried again")
+        if settled:
+            count_keys(meter, "ledger", deleted=len(outcome.deleted), absent=len(outcome.absent), kept=len(kept))
         return outcome

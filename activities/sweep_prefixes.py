@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from temporalio import activity
+from temporalio.common import MetricMeter
 
+from activities.metrics import count_keys, count_listed_bytes
 from activities.requests import run_all
 from activities.storage import ledger
 from activities.storage.database import Database
@@ -31,6 +33,8 @@ class Listing:
     """What emptying one prefix came to."""
 
     deleted: int = 0
+    size: int = 0
+    """Bytes of what was deleted."""
     codes: Counter[str] = field(default_factory=Counter)
     refused: int = 0
     """Sealed keys under the prefix that are left over already: they are counted in their pages."""
@@ -68,7 +72,8 @@ class SweepPrefixes:
             }
         exact = [prefix for prefix in prefixes if prefix.exact and sweep.confirm]
         uploads = dict(run_all(self.requests, [partial(self._abort_exact, prefix) for prefix in exact]))
-        jobs = [partial(self._sweep_one, sweep, prefix, in_pages) for prefix in prefixes if not prefix.exact]
+        meter = activity.metric_meter()
+        jobs = [partial(self._sweep_one, sweep, prefix, in_pages, meter) for prefix in prefixes if not prefix.exact]
         batches = [exact[start : start + MAX_KEYS] for start in range(0, len(exact), MAX_KEYS)]
         jobs += [partial(self._delete_exact, sweep, batch, in_pages, uploads) for batch in batches]
         listings = run_all(self.requests, jobs)
@@ -81,13 +86,14 @@ class SweepPrefixes:
             quiet = all(prefix.exact for prefix in ledger.prefixes_owed(session, sweep.deletion_id, sweep.chunk))
         return Swept(found=sum(listing.deleted for listing in listings) + left_over, left_over=left_over, quiet=quiet)
 
-    def _sweep_one(self, sweep: Sweep, prefix: Prefix, in_pages: set[int]) -> Listing:
+    def _sweep_one(self, sweep: Sweep, prefix: Prefix, in_pages: set[int], meter: MetricMeter) -> Listing:
         """Empty a prefix; to confirm, list again after deleting, until a listing finds nothing that could be deleted."""
         total = Listing()
         quiet = False
         for _ in range(_LISTINGS if sweep.confirm else 1):
             listing = self._empty(prefix.scope + prefix.prefix, in_pages, uploads=sweep.confirm)
             total.deleted += listing.deleted
+            total.size += listing.size
             total.codes, total.not_yet, total.refused = listing.codes, listing.not_yet, listing.refused
             if listing.aborted is not None:
                 total.aborted = (total.aborted or 0) + listing.aborted
@@ -96,6 +102,8 @@ class SweepPrefixes:
         if sweep.last and not quiet:
             total.codes[STILL_WRITTEN] += listing.deleted + (listing.aborted or 0)
         self._settle(sweep, [(prefix, _state(sweep, prefix, total), total)])
+        count_keys(meter, "listing", deleted=total.deleted)
+        count_listed_bytes(meter, total.size)
         return total
 
     def _empty(self, prefix: str, in_pages: set[int], *, uploads: bool) -> Listing:
@@ -108,6 +116,7 @@ class SweepPrefixes:
             if found:
                 outcome = self.store.delete_found(found)
                 listing.deleted += len(outcome.deleted) + len(outcome.absent)
+                listing.size += sum(one.size for one in found if one.key not in outcome.remaining)
                 listing.add(outcome)
         return listing
 

@@ -86,6 +86,12 @@ def test_help_explains_every_setting(monkeypatch: pytest.MonkeyPatch, capsys: py
         ("QUIET_PERIOD_S", "-1"),
         ("KEYS_PER_SECOND", "0"),
         ("SHUTDOWN_GRACE_S", "private"),
+        ("SERVES", "private"),
+        ("SEARCH_ATTRIBUTES", "private"),
+        ("METRICS_ADDRESS", "private:9464"),
+        ("METRICS_LEDGER_EVERY_S", "0"),
+        ("LOG_FORMAT", "private"),
+        ("TRACING", "private"),
     ],
 )
 def test_a_bad_setting_is_named_and_its_value_is_not(

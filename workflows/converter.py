@@ -1,16 +1,18 @@
 """How clients and workers speak to Temporal: where it is, and how payloads and failures are encoded."""
 
 import dataclasses
+import sys
 
 from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
-from temporalio.client import Client
+from temporalio.client import Client, Interceptor
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.envconfig import ClientConfig
 from temporalio.runtime import Runtime
 from temporalio.service import RPCError, RPCStatusCode
 
 from adapters import adapters
-from workflows.errors import FailuresWithoutData, TemporalMisconfigured, TemporalUnreachable
+from settings import AdaptersSettings
+from workflows.errors import EndpointUnusable, FailuresWithoutData, TemporalMisconfigured, TemporalUnreachable
 
 data_converter = dataclasses.replace(pydantic_data_converter, failure_converter_class=FailuresWithoutData)
 """pydantic's JSON, and failures without data. Clients and workers use the same one."""
@@ -23,7 +25,7 @@ _NEARBY = "127.0.0.1:7233"
 async def connect(runtime: Runtime | None = None) -> Client:
     """A client by Temporal's own environment variables and profile file.
 
-    Raises TemporalUnreachable, TemporalMisconfigured, AdaptersUnusable.
+    Raises TemporalUnreachable, TemporalMisconfigured, AdaptersUnusable, EndpointUnusable.
 
     `runtime`: the SDK's threads, where those of the process must not be used, as after a fork.
     """
@@ -35,7 +37,7 @@ async def connect(runtime: Runtime | None = None) -> Client:
         raise _misconfigured(error) from None
     config.setdefault("target_host", _NEARBY)
     try:
-        client = await Client.connect(**config, data_converter=converter, runtime=runtime)
+        client = await Client.connect(**config, data_converter=converter, interceptors=_interceptors(), runtime=runtime)
         # Connecting asks for no namespace; the first call would, and a worker's polls say nothing that a person reads.
         await client.workflow_service.describe_namespace(DescribeNamespaceRequest(namespace=client.namespace))
     except (RPCError, RuntimeError) as error:  # the SDK says so with a RuntimeError
@@ -51,6 +53,23 @@ def _misconfigured(error: Exception) -> TemporalMisconfigured:
         f"Temporal's settings cannot be used ({type(error).__name__}); see TEMPORAL_ADDRESS, TEMPORAL_PROFILE, "
         "TEMPORAL_CONFIG_FILE and the TEMPORAL_TLS variables"
     )
+
+
+def _interceptors() -> list[Interceptor]:
+    """What a client does besides, and a worker that is made of it."""
+    if not AdaptersSettings().tracing:
+        return []
+    try:
+        from workflows.tracing import tracing  # noqa: PLC0415  needs an extra that others need not install
+    except ModuleNotFoundError:
+        raise EndpointUnusable("ARTIFACT_DELETION_TRACING needs the extra `otel`: artifact-deletion[otel]") from None
+    return [tracing()]
+
+
+def send_traces() -> None:
+    """Send what waits to be sent, where there are traces: before a process ends without Python's own end."""
+    if (found := sys.modules.get(f"{__package__}.tracing")) is not None:
+        found.send_what_is_left()
 
 
 def unreachable(error: Exception) -> TemporalUnreachable:

@@ -26,6 +26,7 @@ from temporalio.workflow import ActivityConfig, ChildWorkflowCancellationType, P
 with workflow.unsafe.imports_passed_through():
     from pydantic import ValidationError
 
+    from workflows import metrics
     from workflows.errors import AskAgain, InvalidRequest, ObjectsRemain, RowsNotDeleted, StaleSeal, to_application_error
     from workflows.messages import (
         CANCEL_DELETION,
@@ -139,6 +140,7 @@ class DeleteArtifactsWorkflow:
     def __init__(self) -> None:
         self._trace_items_until: datetime | None = None
         self._progress = Progress()
+        self._stage_since = workflow.now()
         self._pace = Pace()
         self._rows_owed: set[int] = set()
         self._rows_under_way: set[int] = set()
@@ -165,6 +167,7 @@ class DeleteArtifactsWorkflow:
         # Whoever waits for the rows gets an answer before the run ends.
         self._ended = True
         await workflow.wait_condition(workflow.all_handlers_finished)
+        metrics.deletion_ended(receipt, failure)
         if failure is not None:
             raise failure
         if receipt is None:
@@ -387,6 +390,10 @@ class DeleteArtifactsWorkflow:
 
     def _note(self, **changes: Any) -> None:
         before, self._progress = self._progress, self._progress.model_copy(update=changes)
+        if before.stage is not self._progress.stage:
+            metrics.stage_ended(before.stage, workflow.now() - self._stage_since)
+            self._stage_since = workflow.now()
+            workflow.logger.info("%s", self._progress.stage)
         workflow.set_current_details(self._progress.markdown)
         shown = {
             ORGANIZATION_ATTRIBUTE: str(self._request.organization_id),

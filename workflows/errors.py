@@ -103,6 +103,10 @@ class AdaptersUnusable(DeletionError):
     """What was to be put in place of ours, or what a setting asks for, cannot be found."""
 
 
+class EndpointUnusable(DeletionError):
+    """Metrics cannot be served, or traces not be sent, as the settings ask for."""
+
+
 class TemporalUnreachable(DeletionError):
     """No Temporal server answers where it is looked for."""
 
