@@ -258,7 +258,8 @@ class Done:
         own = Own.of(stack, before, after, [request])
         there, unchecked = own.keys & after.everything(), set[str]()
         if receipt.objects.prefixes_unchecked:
-            unchecked |= there - set(_physical_names(before))
+            # What columns name, and what readable manifests name, needs no listing.
+            unchecked |= {key for key in there - set(_physical_names(before)) if "/diff/" not in key}
         if receipt.objects.uploads_unchecked:
             unchecked |= there - after.objects.keys() - after.versions.keys()
         if lost := receipt.artifacts.gone_before.objects_unchecked.ids:
@@ -287,7 +288,7 @@ def _orphaned(before: Evidence, after: Evidence, own: Own, done: Sequence[Done])
     unconfirmed = {
         _trace_id(artifact)
         for one in done
-        if one.receipt.trace_items.state != "confirmed"
+        if one.receipt.trace_items.state != "confirmed" or "NamedElsewhere" in one.receipt.left_over
         for artifact in one.request.artifact_ids
     }
     kept = {row for one in done for row in _kept_files(after, one.receipt)}

@@ -394,3 +394,8 @@ class Held:
 
     def let_go(self) -> None:
         self._open.set()
+
+    def hold(self) -> None:
+        """From now on, again."""
+        self._reached.clear()
+        self._open.clear()
