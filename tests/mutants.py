@@ -21,6 +21,9 @@ _PATIENCE_S = 240
 _CAUGHT, _FAILED = 1, "FAILED "
 _ORACLE = re.compile(r"^E +(?:AssertionError: )?((?:orphaned|dangling|trespassed|forgotten|untrue): .*)$", re.MULTILINE)
 
+_TRANSFERRED = "tests/test_promises.py::test_a_project_that_went_to_another_organization_takes_its_artifacts_along"
+_MOVED = "tests/test_promises.py::test_an_artifact_that_is_moved_while_delete_rows_waits_for_it_is_judged_where_it_is_then"
+
 
 @dataclass(frozen=True)
 class Mutation:
@@ -74,7 +77,7 @@ MUTATIONS = (
         "activities/delete_rows.py",
         "sealed, ours = known[artifact], organization[project] == organization_id",
         "sealed, ours = known[artifact], True",
-        ("tests/test_promises.py::test_a_project_that_went_to_another_organization_takes_its_artifacts_along",),
+        (f"{_TRANSFERRED}[sqlite-before its rows are deleted]",),
     ),
     Mutation(
         "no owner check when a deletion is opened",
@@ -132,7 +135,7 @@ MUTATIONS = (
         ".order_by(Artifact.id)\n        ).all()\n"
         "        session.execute(select(Artifact.id).where(Artifact.id.in_(known)).with_for_update()).all()\n"
         "        projects",
-        ("tests/test_promises.py::test_an_artifact_that_is_moved_while_delete_rows_waits_for_it_is_judged_where_it_is_then",),
+        (f"{_MOVED}[postgresql-to another organization]",),
     ),
     Mutation(
         "a live deletion's pages taken over",
