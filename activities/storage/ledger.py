@@ -643,7 +643,8 @@ def begin_epoch(session: Session, found: DeletionChunk) -> list[tuple[str, str]]
         for key in page.keys
     ]
     found.epoch += 1
-    found.pages = 0
+    found.pages = found.sealed = 0
+    found.digest, found.collected, found.strays = "", {}, None
     for table in (DeletionPage, DeletionPrefix):
         session.execute(delete(table).where(table.deletion_id == found.deletion_id, table.chunk == found.chunk))
     session.flush()
@@ -653,6 +654,7 @@ def begin_epoch(session: Session, found: DeletionChunk) -> list[tuple[str, str]]
 def seal_page(session: Session, found: DeletionChunk, scope: str, source: PageSource, keys: Iterable[str]) -> None:
     """Add a page to a locked chunk."""
     content = _joined(keys)
+    count = content.count(b"\n") + 1
     session.add(
         DeletionPage(
             deletion_id=found.deletion_id,
@@ -662,12 +664,13 @@ def seal_page(session: Session, found: DeletionChunk, scope: str, source: PageSo
             scope=scope,
             source=source,
             keys=zlib.compress(content, 6),
-            count=content.count(b"\n") + 1,
+            count=count,
             digest=hashlib.sha256(content).hexdigest(),
             codes={},
         )
     )
     found.pages += 1
+    found.sealed += count
     session.flush()
 
 

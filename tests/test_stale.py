@@ -1,0 +1,104 @@
+"""Attempts that Temporal has given up on and that come back late: none of them undoes, drops or claims what a later one knows.
+
+Each is scheduled step by step, and ends in the oracle.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from temporalio.testing import ActivityEnvironment
+
+from activities.cancel_deletion import CancelDeletion
+from activities.storage.objects import S3Objects
+from activities.sweep_prefixes import SweepPrefixes
+from demo.world import Snapshot
+from tests.oracle import Evidence, assert_promises_hold
+from tests.stack import Held, Stack, steps_of
+from workflows.errors import StoreUnavailable
+from workflows.messages import Cancelled, DeletionRequest
+
+pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
+
+@pytest.fixture
+def others() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(2, thread_name_prefix="others") as pool:
+        yield pool
+
+
+class Holds:
+    """Legal holds on objects of a bucket that has them."""
+
+    def __init__(self, stack: Stack) -> None:
+        self._stack, self._keys = stack, set[str]()
+
+    def put(self, key: str) -> None:
+        """Write an object that is held from its first moment."""
+        self._stack.s3.put_object(Bucket=self._stack.bucket, Key=key, Body=b"held", ObjectLockLegalHoldStatus="ON")
+        self._keys.add(key)
+
+    def hold(self, key: str) -> None:
+        self._stack.s3.put_object_legal_hold(Bucket=self._stack.bucket, Key=key, LegalHold={"Status": "ON"})
+        self._keys.add(key)
+
+    def lift(self) -> None:
+        for key in self._keys:
+            self._stack.s3.put_object_legal_hold(Bucket=self._stack.bucket, Key=key, LegalHold={"Status": "OFF"})
+        self._keys.clear()
+
+
+@pytest.fixture
+def holds(stack: Stack, locking_bucket: str) -> Iterator[Holds]:
+    stack.use_bucket(locking_bucket)
+    made = Holds(stack)
+    yield made
+    made.lift()
+
+
+def versioned(stack: Stack) -> S3Objects:
+    return S3Objects(stack.s3, stack.bucket, versioned=True)
+
+
+def own(stack: Stack, one: Snapshot, name: str) -> str:
+    place = one.artifact
+    return stack.world.physical(one.usecase, place.organization_id, place.project_id, f"{place.prefix}{name}")
+
+
+def held_settling(monkeypatch: pytest.MonkeyPatch, one: Snapshot) -> Held:
+    """Holds the first sweep that has listed the snapshot's prefix, before it writes down what it saw."""
+    first = itertools.count()
+
+    def is_first(_self: object, _sweep: object, settled: list[Any]) -> bool:
+        prefix = settled[0][0]
+        return prefix.prefix == one.artifact.prefix and prefix.scope.startswith(f"{one.usecase}/") and next(first) == 0
+
+    return Held(monkeypatch, SweepPrefixes, "_settle", only=is_first)
+
+
+def test_a_receipt_does_not_count_keys_of_a_seal_that_was_given_up(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Collected once, then again in vain until the time was over: nothing is sealed, and nothing was."""
+    (one,) = stack.snapshots("one")
+    request, before = stack.request([one.id]), Evidence.of(stack)
+
+    def down(*_: object) -> bytes:
+        raise StoreUnavailable("the object store could not be reached (ConnectTimeoutError)")
+
+    with steps_of(stack) as steps:
+        sealed = steps.open_and_collect(request)
+        monkeypatch.setattr(S3Objects, "read", down)
+        with pytest.raises(StoreUnavailable):
+            steps.collect(sealed)
+        receipt = steps.close(request)
+    assert_promises_hold(stack, before, [request])
+    assert (receipt.objects.sealed, receipt.manifests.read, receipt.left_over) == (0, 0, {"RowsNotDeleted": 1})
+
+
+def cancel(stack: Stack, request: DeletionRequest, run: str) -> Cancelled:
+    environment = ActivityEnvironment()
+    environment.info = dataclasses.replace(environment.info, workflow_run_id=run)
+    answer: Cancelled = environment.run(CancelDeletion(stack.database).cancel_deletion, request)
+    return answer
