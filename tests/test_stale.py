@@ -13,9 +13,10 @@ import pytest
 from temporalio.testing import ActivityEnvironment
 
 from activities.cancel_deletion import CancelDeletion
+from activities.storage import tables
 from activities.storage.objects import S3Objects
 from activities.sweep_prefixes import SweepPrefixes
-from demo.world import Snapshot
+from demo.world import Project, Snapshot
 from tests.oracle import Evidence, assert_promises_hold
 from tests.stack import Held, Stack, steps_of
 from workflows.errors import StoreUnavailable
@@ -102,3 +103,24 @@ def cancel(stack: Stack, request: DeletionRequest, run: str) -> Cancelled:
     environment.info = dataclasses.replace(environment.info, workflow_run_id=run)
     answer: Cancelled = environment.run(CancelDeletion(stack.database).cancel_deletion, request)
     return answer
+
+
+def test_what_is_owed_from_before_an_artifact_came_back_is_owed_still(stack: Stack, holds: Holds) -> None:
+    """Its row came back without its app info, and went again: the icon of the first time is in the first chunk alone."""
+    (one,) = stack.snapshots("one")
+    project = Project(one.artifact.project_id, stack.organization_id, "shop")
+    build = stack.world.mobile_build(project, icon="icn_first")
+    requests = [stack.request([build.id]), stack.request([one.id, build.id])]
+    before = Evidence.of(stack)
+    holds.hold(next(key for key in before.objects if key.endswith("icn_first")))
+    with steps_of(stack, versioned(stack)) as steps:
+        assert steps.finish(requests[0], steps.open_and_collect(requests[0])).left_over == {"AccessDenied": 1}
+        with stack.database.write() as session:
+            session.add(tables.Artifact(id=build.id, project_id=project.id))
+        stack.accept(requests[0])
+        chunks = steps.open(requests[0])
+        assert [one.chunk for one in chunks] == [0, 1]
+        again_sealed = steps.collect(chunks[1])
+        assert steps.finish(requests[0], again_sealed).left_over == {"AccessDenied": 1}
+        assert steps.finish(requests[1], steps.open_and_collect(requests[1])).left_over == {"OwedByOthers": 1}
+    assert_promises_hold(stack, before, requests, also_rows={"sentry_preprodartifact": 1})

@@ -502,12 +502,13 @@ class OtherDeletion:
 def deletions_owing(session: Session, deletion_id: str, *, traces_configured: bool) -> list[OtherDeletion]:
     """The other deletions that deleted artifacts which this one found gone, where their chunk still owes anything."""
     ours, theirs = aliased(DeletionArtifact), aliased(DeletionArtifact)
+    of_theirs = or_(DeletionChunk.chunk == theirs.chunk, DeletionChunk.chunk == theirs.reopened_from)
     rows = session.execute(
-        select(Deletion.id, Deletion.organization_id, func.count())
+        select(Deletion.id, Deletion.organization_id, func.count(ours.artifact_id.distinct()))
         .select_from(ours)
         .join(theirs, and_(theirs.artifact_id == ours.artifact_id, theirs.deletion_id != ours.deletion_id))
         .join(Deletion, Deletion.id == theirs.deletion_id)
-        .join(DeletionChunk, and_(DeletionChunk.deletion_id == theirs.deletion_id, DeletionChunk.chunk == theirs.chunk))
+        .join(DeletionChunk, and_(DeletionChunk.deletion_id == theirs.deletion_id, of_theirs))
         .where(
             ours.deletion_id == deletion_id,
             ours.rows_state == RowsState.GONE,
