@@ -19,7 +19,7 @@ from activities.sweep_prefixes import SweepPrefixes
 from demo.world import Project, Snapshot
 from tests.oracle import Evidence, assert_promises_hold
 from tests.stack import Held, Stack, steps_of
-from workflows.errors import StoreUnavailable
+from workflows.errors import NotOpen, StoreUnavailable
 from workflows.messages import Cancelled, DeletionRequest
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -78,6 +78,21 @@ def held_settling(monkeypatch: pytest.MonkeyPatch, one: Snapshot) -> Held:
         return prefix.prefix == one.artifact.prefix and prefix.scope.startswith(f"{one.usecase}/") and next(first) == 0
 
     return Held(monkeypatch, SweepPrefixes, "_settle", only=is_first)
+
+
+def test_rows_are_not_deleted_any_more_when_a_receipt_has_said_that_they_were_not(stack: Stack) -> None:
+    """A step whose time was over goes on: whoever reads the receipt must find the rows, and may ask again."""
+    (one,) = stack.snapshots("one")
+    request, before = stack.request([one.id]), Evidence.of(stack)
+    with steps_of(stack) as steps:
+        sealed = steps.open_and_collect(request)
+        assert "RowsNotDeleted" in steps.close(request).left_over
+        with pytest.raises(NotOpen):
+            steps.delete_rows(sealed)
+        assert_promises_hold(stack, before, [request])
+        stack.accept(request)
+        assert steps.finish(request, steps.open_and_collect(request)).complete
+    assert_promises_hold(stack, before, [request])
 
 
 def test_a_receipt_does_not_count_keys_of_a_seal_that_was_given_up(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
