@@ -120,6 +120,20 @@ def cancel(stack: Stack, request: DeletionRequest, run: str) -> Cancelled:
     return answer
 
 
+def test_a_cancel_that_comes_twice_does_not_undo_what_was_asked_in_between(stack: Stack) -> None:
+    """The first run was cancelled, the second is at work; the first one's cancel was tried twice, and one try comes late."""
+    (one,) = stack.snapshots("one")
+    request, before = stack.request([one.id]), Evidence.of(stack)
+    with steps_of(stack) as steps:
+        steps.open(request)
+        assert cancel(stack, request, "run-1").nothing_deleted
+        stack.accept(request)
+        sealed = steps.open_and_collect(request)
+        assert cancel(stack, request, "run-1").nothing_deleted
+        assert steps.finish(request, sealed).complete
+    assert_promises_hold(stack, before, [request])
+
+
 def test_what_is_owed_from_before_an_artifact_came_back_is_owed_still(stack: Stack, holds: Holds) -> None:
     """Its row came back without its app info, and went again: the icon of the first time is in the first chunk alone."""
     (one,) = stack.snapshots("one")

@@ -382,6 +382,8 @@ def cancel(session: Session, request: DeletionRequest, run_id: str) -> bool:
     if lock_deletion(session, request.deletion_id) is None:
         accept(session, request)
     state = lock_deletion(session, request.deletion_id)
+    if was_cancelled(session, request.deletion_id, run_id):
+        return True  # a late try of the same cancel: what has been asked for since is not its business
     if state is DeletionState.CLOSED or has_deleted_rows(session, request.deletion_id):
         return False
     drop_work(session, request.deletion_id, everything=True)
@@ -393,9 +395,14 @@ def cancel(session: Session, request: DeletionRequest, run_id: str) -> bool:
 
 def refuse_cancelled_run(session: Session, deletion_id: str, run_id: str) -> None:
     """Raises NotOpen for a late step of a run that was cancelled."""
-    cancelled = session.execute(select(Deletion.cancelled_run).where(Deletion.id == deletion_id)).scalar_one()
-    if cancelled == run_id:
+    if was_cancelled(session, deletion_id, run_id):
         raise NotOpen("this run was cancelled; nothing was deleted")
+
+
+def was_cancelled(session: Session, deletion_id: str, run_id: str) -> bool:
+    """True if this run is the last that was cancelled."""
+    cancelled = session.execute(select(Deletion.cancelled_run).where(Deletion.id == deletion_id)).scalar_one()
+    return cancelled is not None and cancelled == run_id
 
 
 def request_of(session: Session, deletion_id: str) -> DeletionRequest:
