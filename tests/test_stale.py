@@ -134,6 +134,23 @@ def test_a_cancel_that_comes_twice_does_not_undo_what_was_asked_in_between(stack
     assert_promises_hold(stack, before, [request])
 
 
+def test_a_late_close_does_not_keep_the_next_run_from_closing(stack: Stack, holds: Holds) -> None:
+    """A run that failed was closed twice, once late: the one that follows has done the rest, and must be able to say so."""
+    (one,) = stack.snapshots("one")
+    request, before = stack.request([one.id]), Evidence.of(stack)
+    holds.hold(own(stack, one, "manifest.json"))
+    with steps_of(stack, versioned(stack)) as steps:
+        sealed = steps.open_and_collect(request)
+        assert steps.finish(request, sealed).left_over == {"AccessDenied": 1}
+        stack.accept(request)
+        steps.open(request)
+        assert steps.close(request).left_over == {"AccessDenied": 1}
+        holds.lift()
+        steps.delete_what_was_released(sealed, steps.delete_rows(sealed))
+        assert steps.close(request).complete
+    assert_promises_hold(stack, before, [request])
+
+
 def test_what_is_owed_from_before_an_artifact_came_back_is_owed_still(stack: Stack, holds: Holds) -> None:
     """Its row came back without its app info, and went again: the icon of the first time is in the first chunk alone."""
     (one,) = stack.snapshots("one")
