@@ -3,6 +3,7 @@
 Each is scheduled step by step, and ends in the oracle.
 """
 
+import asyncio
 import dataclasses
 import itertools
 from collections.abc import Iterator
@@ -13,13 +14,13 @@ import pytest
 from temporalio.testing import ActivityEnvironment
 
 from activities.cancel_deletion import CancelDeletion
-from activities.storage import tables
+from activities.storage import ledger, tables
 from activities.storage.objects import S3Objects
 from activities.sweep_prefixes import SweepPrefixes
 from demo.world import Project, Snapshot
 from tests.oracle import Evidence, assert_promises_hold
-from tests.stack import Held, Stack, steps_of
-from workflows.errors import NotOpen, StoreUnavailable
+from tests.stack import Held, Stack, again, steps_of
+from workflows.errors import NotOpen, StaleSeal, StoreUnavailable
 from workflows.messages import Cancelled, DeletionRequest
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -148,6 +149,26 @@ def test_a_late_close_does_not_keep_the_next_run_from_closing(stack: Stack, hold
         holds.lift()
         steps.delete_what_was_released(sealed, steps.delete_rows(sealed))
         assert steps.close(request).complete
+    assert_promises_hold(stack, before, [request])
+
+
+def test_keys_are_collected_again_when_a_late_attempt_has_begun_to_collect(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch, others: ThreadPoolExecutor
+) -> None:
+    """The late one took the epoch. Whoever is told so by Temporal's own attempt must go on, and not give the rows up."""
+    (one,) = stack.snapshots("one")
+    request, before = stack.request([one.id]), Evidence.of(stack)
+    with steps_of(stack) as steps:
+        (chunk,) = steps.open(request)
+        held = Held(monkeypatch, S3Objects, "read")
+        collecting = others.submit(steps.collect, chunk)
+        asyncio.run(held.reached())
+        with stack.database.write() as session:
+            ledger.begin_epoch(session, ledger.lock_chunk(session, chunk.deletion_id, chunk.chunk))
+        held.let_go()
+        with pytest.raises(StaleSeal):
+            collecting.result(10)
+        assert steps.finish(request, again(lambda: steps.collect(chunk))).complete
     assert_promises_hold(stack, before, [request])
 
 
