@@ -480,7 +480,13 @@ def _untrue_objects(after: Evidence, one: Done) -> Iterator[str]:
     owed, said = sum(len(_keys(page)) for page in pages), sum(objects.left_over.values())
     if not owed == sum(page["count"] for page in pages) == said:
         yield f"untrue: {name} says that {said} sealed keys are left over, and owes {owed}"
-    owed = sum(sum(prefix["codes"].values()) + (prefix["state"] in _WAITING) for prefix in prefixes)
+    with_pages = {page["chunk"] for page in pages}
+    waiting = [
+        prefix["state"] in _WAITING
+        or (prefix["state"] == PrefixState.LEFT_OVER and not prefix["codes"] and prefix["chunk"] not in with_pages)
+        for prefix in prefixes
+    ]
+    owed = sum(sum(prefix["codes"].values()) for prefix in prefixes) + sum(waiting)
     if owed != (said := sum(objects.found_left_over.values())):
         yield f"untrue: {name} says that {said} listed objects are left over, and owes {owed}"
     if one.closed and objects.prefixes_listed_empty + objects.prefixes_unchecked != objects.prefixes:

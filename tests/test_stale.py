@@ -81,6 +81,36 @@ def held_settling(monkeypatch: pytest.MonkeyPatch, one: Snapshot) -> Held:
     return Held(monkeypatch, SweepPrefixes, "_settle", only=is_first)
 
 
+def test_a_prefix_that_was_not_listed_empty_is_not_forgotten_because_its_last_page_went_meanwhile(
+    stack: Stack, holds: Holds, monkeypatch: pytest.MonkeyPatch, others: ThreadPoolExecutor
+) -> None:
+    """The sweep left it to the page, and the page was settled before the sweep was: nobody has seen the prefix empty."""
+    (one,) = stack.snapshots("one")
+    request, before = stack.request([one.id]), Evidence.of(stack)
+    holds.hold(own(stack, one, "manifest.json"))
+    with steps_of(stack, versioned(stack)) as steps:
+        sealed = steps.open_and_collect(request)
+        deleted = steps.delete_rows(sealed)
+        steps.delete_objects(sealed, deleted)
+        steps.delete_trace_items(sealed)
+        steps.sweep(sealed, 0)
+        held = held_settling(monkeypatch, one)
+        sweeping = others.submit(steps.sweep, sealed, 1, last=True)
+        asyncio.run(held.reached())
+        holds.lift()
+        steps.delete_objects(sealed, deleted)
+        held.let_go()
+        sweeping.result(10)
+        assert steps.close(request).left_over == {"PrefixNotListed": 1}
+        assert_promises_hold(stack, before, [request])
+
+        stack.accept(request)
+        steps.open(request)
+        steps.sweep(sealed, 1, last=True)
+        assert steps.close(request).complete
+    assert_promises_hold(stack, before, [request])
+
+
 def test_rows_are_not_deleted_any_more_when_a_receipt_has_said_that_they_were_not(stack: Stack) -> None:
     """A step whose time was over goes on: whoever reads the receipt must find the rows, and may ask again."""
     (one,) = stack.snapshots("one")
