@@ -81,6 +81,30 @@ def held_settling(monkeypatch: pytest.MonkeyPatch, one: Snapshot) -> Held:
     return Held(monkeypatch, SweepPrefixes, "_settle", only=is_first)
 
 
+def test_a_sweep_that_saw_a_prefix_empty_too_early_does_not_say_so_when_a_later_one_knows_better(
+    stack: Stack, holds: Holds, monkeypatch: pytest.MonkeyPatch, others: ThreadPoolExecutor
+) -> None:
+    """A writer came in between, and the store refuses to delete what it wrote: "empty" would close the deletion over it."""
+    (one,) = stack.snapshots("one")
+    request, before = stack.request([one.id]), Evidence.of(stack)
+    with steps_of(stack, versioned(stack)) as steps:
+        sealed = steps.open_and_collect(request)
+        steps.delete_objects(sealed, deleted := steps.delete_rows(sealed))
+        steps.sweep(sealed, 0)
+        held = held_settling(monkeypatch, one)
+        stale = others.submit(steps.sweep, sealed, 1, last=True)
+        asyncio.run(held.reached())
+        holds.put(own(stack, one, "late.png"))
+        steps.sweep(sealed, 1, last=True)
+        held.let_go()
+        assert stale.exception(10) is not None
+        assert deleted.trace_items_owed
+        steps.delete_trace_items(sealed)
+        steps.close(request)
+    assert_promises_hold(stack, before, [request])
+    assert stack.receipt(request.workflow_id).objects.found_left_over == {"AccessDenied": 1}
+
+
 def test_a_prefix_that_was_not_listed_empty_is_not_forgotten_because_its_last_page_went_meanwhile(
     stack: Stack, holds: Holds, monkeypatch: pytest.MonkeyPatch, others: ThreadPoolExecutor
 ) -> None:

@@ -272,6 +272,8 @@ class Prefix:
     prefix: str
     exact: bool
     state: str
+    found: int
+    codes: dict[str, int]
     noisy_sweep: int
 
 
@@ -869,6 +871,8 @@ def prefixes_to_sweep(session: Session, deletion_id: str, chunk: int) -> list[Pr
             DeletionPrefix.prefix,
             DeletionPrefix.exact,
             DeletionPrefix.state,
+            DeletionPrefix.found,
+            DeletionPrefix.codes,
             DeletionPrefix.noisy_sweep,
         )
         .where(
@@ -896,10 +900,13 @@ def settle_prefix(
     codes: dict[str, int],
     sweep: int,
     aborted: int | None = None,
-) -> None:
-    """Write down what sweep number `sweep` found, unfinished uploads too if it looked for them. The chunk is locked."""
+) -> bool:
+    """Write down what sweep number `sweep` found, unfinished uploads too if it looked for them. The chunk is locked.
+
+    False, and nothing is changed, if the prefix is no longer as it was read: another attempt has looked, perhaps later.
+    """
     uploads = DeletionPrefix.uploads_aborted
-    session.execute(
+    changed = session.execute(
         update(DeletionPrefix)
         .where(
             DeletionPrefix.deletion_id == found.deletion_id,
@@ -907,6 +914,10 @@ def settle_prefix(
             DeletionPrefix.epoch == found.epoch,
             DeletionPrefix.scope == prefix.scope,
             DeletionPrefix.prefix == prefix.prefix,
+            DeletionPrefix.state == prefix.state,
+            DeletionPrefix.found == prefix.found,
+            DeletionPrefix.codes == prefix.codes,
+            DeletionPrefix.noisy_sweep == prefix.noisy_sweep,
         )
         .values(
             state=state,
@@ -917,6 +928,7 @@ def settle_prefix(
             listed_empty_at=func.now() if state == PrefixState.EMPTY and not prefix.exact else None,
         )
     )
+    return cast("CursorResult[Any]", changed).rowcount == 1
 
 
 def drop_work(session: Session, deletion_id: str, *, everything: bool = False) -> None:
