@@ -635,7 +635,7 @@ def read_chunk(session: Session, deletion_id: str, chunk: int) -> DeletionChunk:
 
 
 def lock_sealing(session: Session, deletion_id: str, chunk: int, epoch: int) -> DeletionChunk:
-    """Lock the chunk for the attempt that holds `epoch`; raises StaleSeal for any other: whoever is wanted still collects again."""
+    """Lock the chunk for the attempt that holds `epoch`; raises StaleSeal for any other, to collect again if it is wanted."""
     found = lock_chunk(session, deletion_id, chunk)
     if found.epoch != epoch or found.state != ChunkState.OPEN:
         raise StaleSeal(f"chunk {chunk}: another attempt has taken over; keys are to be collected again")
