@@ -396,7 +396,7 @@ class Held:
         def held(*given: Any) -> Any:
             if only(*given):
                 self._reached.set()
-                self._open.wait()
+                self._open.wait(_PATIENCE_S)
             return whole(*given)
 
         monkeypatch.setattr(owner, name, held)
