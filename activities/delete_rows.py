@@ -119,11 +119,12 @@ class DeleteRows:
         """Returns what was deleted, the first time or an earlier time. Raises StaleSeal if the keys must be collected again."""
         references = self.schema.file_references()
         with self.rows.transaction() as session:
-            if ledger.lock_deletion(session, sealed.deletion_id, shared=True) is DeletionState.CANCELLED:
-                raise NotOpen("the deletion was cancelled; nothing of this chunk was deleted")
+            state = ledger.lock_deletion(session, sealed.deletion_id, shared=True)
             found = ledger.lock_chunk(session, sealed.deletion_id, sealed.chunk)
             organization_id = ledger.request_of(session, sealed.deletion_id).organization_id
             if found.state == ChunkState.OPEN:
+                if state not in {DeletionState.ACCEPTED, DeletionState.RUNNING}:
+                    raise NotOpen(f"the deletion is {state}; nothing of this chunk was deleted")
                 self._check_seal(session, found, sealed)
                 present = self._lock_artifacts(session, found, organization_id)
                 cascade = self._delete(session, present, organization_id)

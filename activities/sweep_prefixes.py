@@ -153,8 +153,10 @@ class SweepPrefixes:
     def _settle(self, sweep: Sweep, settled: list[tuple[Prefix, PrefixState, Listing]]) -> None:
         with self.database.write() as session:
             found = ledger.lock_released(session, sweep.deletion_id, sweep.chunk, settled[0][0].epoch)
-            for prefix, state, listing in settled:
-                ledger.settle_prefix(
+            unsettled = [
+                prefix
+                for prefix, state, listing in settled
+                if not ledger.settle_prefix(
                     session,
                     found,
                     prefix,
@@ -164,6 +166,9 @@ class SweepPrefixes:
                     codes=dict(listing.codes + listing.not_yet),
                     sweep=sweep.number,
                 )
+            ]
+        if unsettled:
+            raise KeysNotDeletedYet("another attempt is at work on the same prefixes; what it leaves is to be listed again")
 
 
 def _state(sweep: Sweep, prefix: Prefix, listing: Listing) -> PrefixState:

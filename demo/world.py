@@ -129,6 +129,7 @@ class World:
         self._row_owners: dict[tuple[str, int], set[int]] = {}
         self._object_owners: dict[str, set[int]] = {}
         self._icon_owners: dict[str, set[int]] = {}
+        self._built: set[str] = set()
 
     def organization(self, slug: str) -> int:
         with self._draft() as draft:
@@ -360,6 +361,10 @@ class World:
         icons = {key for key, owners in self._icon_owners.items() if owners <= ids}
         return icons | {key for key, owners in self._object_owners.items() if owners & ids}
 
+    def built(self) -> tuple[set[tuple[str, int]], set[str]]:
+        """The rows of artifacts, as table and id, and the physical keys that were ever put here, images and blobs too."""
+        return set(self._row_owners), set(self._built)
+
     @contextmanager
     def _draft(self) -> Iterator[_Draft]:
         """Rows first, for their ids are in the keys. A real uploader learns the id from its first request."""
@@ -369,6 +374,7 @@ class World:
             pass
 
     def _put(self, key: str, content: bytes) -> None:
+        self._built.add(key)
         self.s3_client.put_object(Bucket=self.bucket, Key=key, Body=content)
 
     def _row(self, draft: _Draft, row: BackendTable, owners: set[int]) -> int:

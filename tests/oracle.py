@@ -1,25 +1,47 @@
 """Do the promises hold? One function looks at the whole world, before and after, and takes no word of the service for it.
 
-What belongs to whom it asks the builder's own record (`World.rows_of`, `World.objects_of`), in which keys are spelled out a
-second time; what is owed it reads from the ledger's tables as they stand.
+What belongs to whom it asks the builder's own record (`World.rows_of`, `World.objects_of`) and the rules of keys and trace
+ids, spelled out here a second time; what is owed it reads from the ledger's tables as they stand. `tests/test_oracle.py` breaks
+a world in every way that we could think of, and sees it named.
+
+It looks twice and not in between: what came and went again without the builder it does not see.
 """
 
+import json
+import re
+import uuid
 import zlib
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from sqlalchemy import select
 
-from activities.storage.ledger import DeletionState, LedgerTable, PrefixState
+from activities.storage.files import STILL_NAMED
+from activities.storage.ledger import ChunkState, DeletionState, LedgerTable, PrefixState, RowsState
+from activities.storage.tables import BackendTable
 from demo.world import SCOPE_TEMPLATE
 from tests.stack import Stack
-from workflows.messages import DeletionReceipt, DeletionRequest
+from workflows.messages import DeletionReceipt, DeletionRequest, Ids
 
 Row = dict[str, Any]
 _USECASES = ("preprod", "snapshots", "preprod_size")
+_PLACE = re.compile(rf"(?:{'|'.join(_USECASES)})/org\.(\d+)/project\.(\d+)/objects/(.+)", re.DOTALL)
+_TRACES = uuid.UUID("31eca038-ed76-4e6d-b13b-ed30a6555213")
+_PREPROD = 11
+_NUMBER = re.compile(r"[1-9][0-9]{0,18}", re.ASCII)
 _ENDED = {DeletionState.CLOSED, DeletionState.FAILED, DeletionState.REFUSED, DeletionState.CANCELLED}
+_DONE = {DeletionState.CLOSED, DeletionState.FAILED}
+_UNTOUCHED = {DeletionState.REFUSED, DeletionState.CANCELLED}
+_WAITING = {PrefixState.OWED, PrefixState.SWEPT}
+_FILES = (
+    ("sentry_preprodartifact", "file_id"),
+    ("sentry_preprodartifact", "installable_app_file_id"),
+    ("sentry_preprodartifactsizemetrics", "analysis_file_id"),
+    ("sentry_preprodartifactsizecomparison", "file_id"),
+)
 
 
 @dataclass(frozen=True)
@@ -33,6 +55,8 @@ class Evidence:
     """Versions and delete markers by physical key: what is in here holds data, or says that it did."""
     uploads: Counter[str]
     ledger: dict[str, list[Row]]
+    built: tuple[set[tuple[str, int]], set[str]]
+    """All rows of artifacts and all objects that the builder had put there by then."""
 
     @classmethod
     def of(cls, stack: Stack) -> "Evidence":
@@ -48,6 +72,7 @@ class Evidence:
             versions=dict(stack.world.object_versions()),
             uploads=Counter(one["Key"] for page in uploads for one in page.get("Uploads", ())),
             ledger=ledger,
+            built=stack.world.built(),
         )
 
     @property
@@ -63,183 +88,461 @@ class Evidence:
         """The deletions that were accepted, by id."""
         return {row["id"]: row for row in self.ledger["artifact_deletion"]}
 
+    def of_deletion(self, table: str, deletion_id: str) -> list[Row]:
+        """A deletion's rows of one of the ledger's tables."""
+        return [row for row in self.ledger[f"artifact_deletion_{table}"] if row["deletion_id"] == deletion_id]
+
+    def state_of(self, deletion_id: str) -> str | None:
+        row = self.deletions().get(deletion_id)
+        return None if row is None else row["state"]
+
+    def request(self, deletion_id: str) -> DeletionRequest:
+        return DeletionRequest.model_validate(self.deletions()[deletion_id]["request"])
+
+    def receipts(self) -> dict[str, DeletionReceipt]:
+        found = {id_: row["receipt"] for id_, row in self.deletions().items()}
+        return {id_: DeletionReceipt.model_validate(receipt) for id_, receipt in found.items() if receipt is not None}
+
+    def place(self, artifact: int) -> tuple[int, int] | None:
+        """(organization, project) of an artifact that has a row."""
+        if (row := self.rows["sentry_preprodartifact"].get(artifact)) is None:
+            return None
+        return self.rows["sentry_project"][row["project_id"]]["organization_id"], row["project_id"]
+
 
 def assert_promises_hold(
-    stack: Stack, before: Evidence, requests: Iterable[DeletionRequest], *, also_owned: Iterable[str] = ()
+    stack: Stack,
+    before: Evidence,
+    requests: Iterable[DeletionRequest],
+    *,
+    also_owned: Iterable[str] = (),
+    also_rows: Mapping[str, int] = MappingProxyType({}),
 ) -> None:
     """Everything has come to rest: each deletion has ended, whatever struck it, and each promise holds.
 
-    `before` was taken when all was there that is not to be touched; `also_owned` are keys under the artifacts' own prefixes
-    that were put there without the builder.
+    `before` was taken when all was there that is not to be touched, and nothing was moved after it. `also_owned` are keys under
+    the artifacts' own prefixes, `also_rows` counts by table of rows that went with them, both put there without the builder.
     """
-    broken = list(violations(stack, before, Evidence.of(stack), list(requests), set(also_owned)))
+    broken = list(violations(stack, before, Evidence.of(stack), list(requests), set(also_owned), also_rows))
     assert not broken, "\n".join(broken)
 
 
 def violations(
-    stack: Stack, before: Evidence, after: Evidence, requests: list[DeletionRequest], also_owned: set[str]
+    stack: Stack,
+    before: Evidence,
+    after: Evidence,
+    requests: list[DeletionRequest],
+    also_owned: Collection[str] = (),
+    also_rows: Mapping[str, int] = MappingProxyType({}),
 ) -> Iterator[str]:
     """Each promise that does not hold, and where."""
-    asked = {artifact for request in requests for artifact in request.artifact_ids}
-    gone = {artifact for artifact in asked if artifact not in after.artifacts}
-    own_rows, own_keys = stack.world.rows_of(gone), stack.world.objects_of(gone) | also_owned
-    yield from _orphaned(before, after, own_rows, own_keys)
+    acting = [request for request in requests if after.state_of(request.deletion_id) not in _UNTOUCHED]
+    own = Own.of(stack, before, after, acting, also_owned)
+    ended = (Done.of(stack, before, after, id_) for id_ in after.deletions() if after.state_of(id_) in _DONE)
+    done = [one for one in ended if one is not None]
+    yield from _orphaned(before, after, own, done)
     yield from _dangling(before, after)
-    yield from _trespassed(before, after, own_rows, own_keys)
-    yield from _forgotten(after, requests)
-    yield from _untrue(after)
+    yield from _trespassed(before, after, own)
+    yield from _forgotten(before, after, requests)
+    for one in done:
+        yield from _untrue(after, one)
+        yield from _untrue_files(before, after, one, [other for other in done if other is not one])
+    yield from _untrue_together(before, after, done, also_rows)
 
 
-def _orphaned(before: Evidence, after: Evidence, own_rows: set[tuple[str, int]], own_keys: set[str]) -> Iterator[str]:
-    """1: what was the artifacts' is gone, or somebody still owes it and says so."""
-    owed = dict(_owed(after))
-    failed = {id_ for id_, row in after.deletions().items() if row["state"] == DeletionState.FAILED}
-    for key in sorted(own_keys & after.everything()):
-        owing = {
-            id_ for name, ids in owed.items() if key == name or (name.endswith("/") and key.startswith(name)) for id_ in ids
+@dataclass(frozen=True)
+class Own:
+    """What is the own of those of the requests' artifacts that have no row any more, and may be taken."""
+
+    keys: frozenset[str]
+    rows: frozenset[tuple[str, int]]
+
+    @classmethod
+    def of(
+        cls,
+        stack: Stack,
+        before: Evidence,
+        after: Evidence,
+        requests: Iterable[DeletionRequest],
+        also_owned: Collection[str] = (),
+        besides: Collection[int] = (),
+    ) -> "Own":
+        """`besides` are artifacts that do not count."""
+        places: dict[int, tuple[int, int | None]] = {}
+        for request in requests:
+            for artifact in set(request.artifact_ids) - set(besides) - set(after.artifacts):
+                place = before.place(artifact) or (request.organization_id, None)
+                if place[0] == request.organization_id:
+                    places[artifact] = place
+        record = stack.world.objects_of(places)
+        organizations = {str(organization) for organization, _ in places.values()}
+        pairs = set(_pairs(before))
+        keys = {
+            key
+            for key in record | before.everything() | after.everything()
+            if _lies_at(key, places, pairs)
+            or (key in record and (found := _PLACE.fullmatch(key)) and found[1] in organizations)
         }
-        if not owing & failed:
+        rows = stack.world.rows_of(places) | set(_hanging(before, places)) | set(_traced(after, places))
+        return cls(frozenset(keys | set(also_owned)), frozenset(rows))
+
+
+def _lies_at(key: str, places: Mapping[int, tuple[int, int | None]], pairs: Collection[tuple[str, str]]) -> bool:
+    """True if a physical key is one of the artifacts' that are, or were, at these (organization, project)."""
+    if not (found := _PLACE.fullmatch(key)):
+        return False
+    organization, project, rest = found[1], found[2], found[3]
+
+    def here(artifact: str) -> bool:
+        place = places.get(int(artifact)) if _NUMBER.fullmatch(artifact) else None
+        return place is not None and str(place[0]) == organization and place[1] in {None, int(project)}
+
+    parts = rest.split("/")
+    if len(parts) == 2 and parts[0] == "snapshot_archives":
+        return parts[1].endswith(".zip") and here(parts[1].removesuffix(".zip"))
+    if len(parts) <= 3 or parts[:2] != [organization, project]:
+        return False
+    return here(parts[2]) or (len(parts) > 4 and (parts[2], parts[3]) in pairs and here(parts[3]))
+
+
+def _hanging(before: Evidence, artifacts: Iterable[int]) -> Iterator[tuple[str, int]]:
+    """The rows that refer to the artifacts, and those that refer to these."""
+    found = {"sentry_preprodartifact": set(artifacts)}
+    for table in BackendTable.metadata.sorted_tables:  # parents first
+        for reference in table.foreign_keys:
+            targets, column = found.get(reference.column.table.name, set()), reference.parent.name
+            found.setdefault(table.name, set()).update(
+                id_ for id_, row in before.rows[table.name].items() if row[column] in targets
+            )
+    return ((table, id_) for table, ids in found.items() for id_ in ids)
+
+
+def _traced(after: Evidence, places: Mapping[int, tuple[int, int | None]]) -> Iterator[tuple[str, int]]:
+    """The artifacts' trace items."""
+    traces = {_trace_id(artifact): place for artifact, place in places.items()}
+    for id_, row in after.rows["trace_items"].items():
+        organization, project = traces.get(row["trace_id"], (None, None))
+        if (row["organization_id"], row["item_type"]) == (organization, _PREPROD) and project in {None, row["project_id"]}:
+            yield "trace_items", id_
+
+
+def _trace_id(artifact: int) -> str:
+    return uuid.uuid5(_TRACES, str(artifact)).hex
+
+
+@dataclass(frozen=True)
+class Done:
+    """A deletion that ended with a receipt, and what it speaks of."""
+
+    request: DeletionRequest
+    receipt: DeletionReceipt
+    closed: bool
+    own: Own
+    unchecked: frozenset[str]
+    """The keys that are still there and that nobody could look for, as its receipt says."""
+
+    @property
+    def id(self) -> str:
+        return self.request.deletion_id
+
+    @property
+    def name(self) -> str:
+        return self.request.workflow_id
+
+    @classmethod
+    def of(cls, stack: Stack, before: Evidence, after: Evidence, deletion_id: str) -> "Done | None":
+        """None if there is no receipt."""
+        if (receipt := after.receipts().get(deletion_id)) is None:
+            return None
+        request = after.request(deletion_id)
+        own = Own.of(stack, before, after, [request])
+        there, unchecked = own.keys & after.everything(), set[str]()
+        if receipt.objects.prefixes_unchecked:
+            # What columns name, and what readable manifests name, needs no listing.
+            unchecked |= {key for key in there - set(_physical_names(before)) if "/diff/" not in key}
+        if receipt.objects.uploads_unchecked:
+            unchecked |= there - after.objects.keys() - after.versions.keys()
+        if lost := receipt.artifacts.gone_before.objects_unchecked.ids:
+            own = Own.of(stack, before, after, [request], besides=lost)
+            unchecked |= there - own.keys
+        closed = after.state_of(deletion_id) == DeletionState.CLOSED
+        return cls(request, receipt, closed, own, frozenset(unchecked))
+
+
+def _pairs(before: Evidence) -> Iterator[tuple[str, str]]:
+    """(head, base) of the comparisons that have rows, as they stand in keys."""
+    metrics = before.rows["sentry_preprodsnapshotmetrics"]
+    for row in before.rows["sentry_preprodsnapshotcomparison"].values():
+        sides = (metrics[row[side]]["preprod_artifact_id"] for side in ("head_snapshot_metrics_id", "base_snapshot_metrics_id"))
+        head, base = map(str, sides)
+        yield head, base
+
+
+def _orphaned(before: Evidence, after: Evidence, own: Own, done: Sequence[Done]) -> Iterator[str]:
+    """1: what was the artifacts' is gone, or somebody still owes it and says so."""
+    owed = [name for one in done if not one.closed for name in _owed(after, one)]
+    unchecked = {key for one in done if one.closed for key in one.unchecked}
+    for key in sorted(own.keys & after.everything() - unchecked):
+        if not any(key == name or (name.endswith("/") and key.startswith(name)) for name in owed):
             yield f"orphaned: {key} is still there, and no failed deletion owes it"
-    kept = {
-        ("sentry_file", file)
-        for receipt in _receipts(after).values()
-        for ids in receipt.files.kept.values()
-        for file in ids.ids
+    unconfirmed = {
+        _trace_id(artifact)
+        for one in done
+        if one.receipt.trace_items.state != "confirmed" or "NamedElsewhere" in one.receipt.left_over
+        for artifact in one.request.artifact_ids
     }
-    kept |= {
-        ("sentry_fileblobindex", row["id"])
-        for row in after.rows["sentry_fileblobindex"].values()
-        if ("sentry_file", row["file_id"]) in kept
-    }
-    unconfirmed = any(receipt.trace_items.state != "confirmed" for receipt in _receipts(after).values())
-    for table, row in sorted(own_rows - kept):
-        if row in after.rows[table] and not (table == "trace_items" and unconfirmed):
+    kept = {row for one in done for row in _kept_files(after, one.receipt)}
+    for table, row in sorted(own.rows - kept):
+        now = after.rows[table].get(row)
+        if now is not None and not (table == "trace_items" and now["trace_id"] in unconfirmed):
             yield f"orphaned: row {row} of {table} outlived its artifact"
-    for table, row in sorted(kept):
-        if row in before.rows[table] and row not in after.rows[table]:
-            yield f"untrue: row {row} of {table} is said to be kept, and is gone"
 
 
-def _owed(after: Evidence) -> Iterator[tuple[str, set[str]]]:
-    """Physical keys, and prefixes with their slash, that the ledger says are left over, with the deletions that owe them."""
-    found: dict[str, set[str]] = {}
-    for page in after.ledger["artifact_deletion_page"]:
-        for key in zlib.decompress(page["keys"]).decode().split("\n"):
-            found.setdefault(page["scope"] + key, set()).add(page["deletion_id"])
-    for prefix in after.ledger["artifact_deletion_prefix"]:
-        if prefix["state"] == PrefixState.LEFT_OVER and prefix["codes"]:
-            found.setdefault(prefix["scope"] + prefix["prefix"], set()).add(prefix["deletion_id"])
-    yield from found.items()
+def _owed(after: Evidence, one: Done) -> Iterator[str]:
+    """Physical keys, and prefixes with their slash, that the ledger says are left over of a deletion."""
+    for page in after.of_deletion("page", one.id):
+        for key in _keys(page):
+            yield page["scope"] + key
+    for prefix in after.of_deletion("prefix", one.id):
+        if prefix["codes"] or prefix["state"] in _WAITING:
+            yield prefix["scope"] + prefix["prefix"]
+    if "NamedElsewhere" in one.receipt.left_over:
+        # Where an artifact was before it moved is known from what its columns name: all of that is for a person to look at.
+        strays = (chunk["strays"] for chunk in after.of_deletion("chunk", one.id) if chunk["strays"])
+        for _, key in (stray for packed in strays for stray in json.loads(zlib.decompress(packed))):
+            organization, project, artifact = [*key.split("/"), "", "", ""][:3]
+            if artifact in map(str, one.request.artifact_ids):
+                for scope in _scopes(organization, project):
+                    yield f"{scope}{organization}/{project}/{artifact}/"
+                    yield f"{scope}snapshot_archives/{artifact}.zip"
+
+
+def _keys(page: Row) -> list[str]:
+    return zlib.decompress(page["keys"]).decode().split("\n")
+
+
+def _kept_files(after: Evidence, receipt: DeletionReceipt) -> set[tuple[str, int]]:
+    """The rows of files, and of their index, that the receipt says were kept."""
+    files = {file for ids in receipt.files.kept.values() for file in ids.ids}
+    index = (row for row in after.rows["sentry_fileblobindex"].values() if row["file_id"] in files)
+    return {("sentry_file", file) for file in files} | {("sentry_fileblobindex", row["id"]) for row in index}
 
 
 def _dangling(before: Evidence, after: Evidence) -> Iterator[str]:
-    """2: no live row names an object, or a file, that was there and is not any more."""
-    for artifact, key in _named(after):
-        for physical in (_physical(after, artifact, key, usecase) for usecase in _USECASES):
-            if physical in before.objects and physical not in after.objects:
-                yield f"dangling: a row of artifact {artifact} names {physical}, which is gone"
-    files = {
-        ("sentry_preprodartifact", "file_id"),
-        ("sentry_preprodartifact", "installable_app_file_id"),
-        ("sentry_preprodartifactsizemetrics", "analysis_file_id"),
-        ("sentry_preprodartifactsizecomparison", "file_id"),
+    """2: no live row refers to a row, object or file that was there and is not any more."""
+    there = before.objects.keys() | after.built[1]
+    for key in sorted(set(_physical_names(after)) & there - after.objects.keys()):
+        yield f"dangling: a row names {key}, which is gone"
+    gone = before.rows["sentry_file"].keys() - after.rows["sentry_file"].keys()
+    for file in sorted(gone & _named_files(after)):
+        yield f"dangling: a row names file {file}, which is gone"
+    for table in BackendTable.metadata.sorted_tables:
+        for reference in table.foreign_keys:
+            column, there_are = reference.parent.name, {None, *after.rows[reference.column.table.name]}
+            for id_, row in after.rows[table.name].items():
+                if row[column] not in there_are:
+                    yield f"dangling: {table.name}.{column} of row {id_} refers to a row that is gone"
+
+
+def _named_files(evidence: Evidence) -> set[int]:
+    named = {row[column] for table, column in _FILES for row in evidence.rows[table].values()}
+    icons = (row["app_icon_id"] or "" for row in evidence.rows["sentry_preprodartifactmobileappinfo"].values())
+    return named - {None} | {int(icon) for icon in icons if _NUMBER.fullmatch(icon)}
+
+
+def _physical_names(evidence: Evidence) -> Iterator[str]:
+    """Where the objects lie that the columns of rows name."""
+    for key in _named(evidence):
+        organization, project = [*key.split("/"), ""][:2]
+        for scope in _scopes(organization, project):
+            yield scope + key
+
+
+def _scopes(organization: object, project: object) -> list[str]:
+    return [SCOPE_TEMPLATE.format(usecase=one, organization_id=organization, project_id=project) for one in _USECASES]
+
+
+def _named(evidence: Evidence) -> Iterator[str]:
+    columns = {
+        "sentry_preprodsnapshotmetrics": ("manifest_key", "head_images_key"),
+        "sentry_preprodsnapshotcomparison": ("comparison_key",),
     }
-    for table, column in sorted(files):
-        for row in after.rows[table].values():
-            if row[column] in before.rows["sentry_file"] and row[column] not in after.rows["sentry_file"]:
-                yield f"dangling: {table}.{column} of row {row['id']} names file {row[column]}, which is gone"
+    for table, names in columns.items():
+        for row in evidence.rows[table].values():
+            extras = row["extras"] if isinstance(row["extras"], dict) else {}
+            yield from (key for name in names if isinstance(key := extras.get(name), str))
+    for row in evidence.rows["sentry_preprodartifactmobileappinfo"].values():
+        icon, place = row["app_icon_id"], evidence.place(row["preprod_artifact_id"])
+        if icon and icon.startswith("icn_") and place:
+            yield f"{place[0]}/{place[1]}/{icon}"
 
 
-def _named(after: Evidence) -> Iterator[tuple[int, str]]:
-    """(artifact, key) of every object key that a column of a live row names."""
-    metrics = after.rows["sentry_preprodsnapshotmetrics"]
-    for row in metrics.values():
-        for name in ("manifest_key", "head_images_key"):
-            yield from _key(row["preprod_artifact_id"], row["extras"], name)
-    for row in after.rows["sentry_preprodsnapshotcomparison"].values():
-        head = metrics[row["head_snapshot_metrics_id"]]["preprod_artifact_id"]
-        yield from _key(head, row["extras"], "comparison_key")
-    for row in after.rows["sentry_preprodartifactmobileappinfo"].values():
-        icon, artifact = row["app_icon_id"], row["preprod_artifact_id"]
-        if icon and icon.startswith("icn_"):
-            organization, project = _place(after, artifact)
-            yield artifact, f"{organization}/{project}/{icon}"
-
-
-def _key(artifact: int, extras: Any, name: str) -> Iterator[tuple[int, str]]:
-    if isinstance(extras, dict) and isinstance(extras.get(name), str):
-        yield artifact, extras[name]
-
-
-def _place(after: Evidence, artifact: int) -> tuple[int, int]:
-    project = after.rows["sentry_preprodartifact"][artifact]["project_id"]
-    return after.rows["sentry_project"][project]["organization_id"], project
-
-
-def _physical(after: Evidence, artifact: int, key: str, usecase: str) -> str:
-    organization, project = _place(after, artifact)
-    return SCOPE_TEMPLATE.format(usecase=usecase, organization_id=organization, project_id=project) + key
-
-
-def _trespassed(before: Evidence, after: Evidence, own_rows: set[tuple[str, int]], own_keys: set[str]) -> Iterator[str]:
+def _trespassed(before: Evidence, after: Evidence, own: Own) -> Iterator[str]:
     """3: all that is not the artifacts' own is byte for byte as it was."""
-    for key, was in before.objects.items():
-        if key not in own_keys and after.objects.get(key) != was:
+    for key in sorted(before.everything() - own.keys):
+        if before.objects.get(key) != after.objects.get(key) or before.versions.get(key) != after.versions.get(key):
             yield f"trespassed: {key} was another's"
-    for key, was in before.versions.items():
-        if key not in own_keys and after.versions.get(key) != was:
-            yield f"trespassed: versions of {key} were another's"
-    for key in before.uploads - after.uploads:
-        if key not in own_keys:
+        if before.uploads[key] > after.uploads[key]:
             yield f"trespassed: an upload of {key} was another's"
+    for key in sorted(after.versions.keys() - before.versions.keys() - own.keys):
+        if any(one.is_marker for one in after.versions[key]):
+            yield f"trespassed: {key} was deleted, and was never the artifacts'"
+    for key in sorted(after.built[1] - before.built[1] - own.keys - after.objects.keys()):
+        yield f"trespassed: {key} came later, and was another's"
+    yield from _trespassed_rows(before, after, own)
+    for id_ in after.deletions():
+        yield from _threatened(after, after.request(id_))
+
+
+def _trespassed_rows(before: Evidence, after: Evidence, own: Own) -> Iterator[str]:
     for table, rows in before.rows.items():
-        for row, was_row in rows.items():
-            if (table, row) not in own_rows and after.rows[table].get(row) != was_row:
+        for row, was in rows.items():
+            now = after.rows[table].get(row)
+            if now is None and (table, row) not in own.rows:
                 yield f"trespassed: row {row} of {table} was another's"
+            if now is not None and now != was:
+                yield f"trespassed: row {row} of {table} was changed in place"
+    for table, row in sorted(after.built[0] - before.built[0] - own.rows):
+        if row not in after.rows[table]:
+            yield f"trespassed: row {row} of {table} came later, and was another's"
 
 
-def _forgotten(after: Evidence, requests: list[DeletionRequest]) -> Iterator[str]:
+def _threatened(after: Evidence, request: DeletionRequest) -> Iterator[str]:
+    """What a deletion still owes, and would delete, is its own artifacts'."""
+    ids, organization = set(map(str, request.artifact_ids)), str(request.organization_id)
+    pages = ((page["scope"] + key) for page in after.of_deletion("page", request.deletion_id) for key in _keys(page))
+    prefixes = (prefix["scope"] + prefix["prefix"] for prefix in after.of_deletion("prefix", request.deletion_id))
+    for name in [*pages, *prefixes]:
+        found = _PLACE.fullmatch(name)
+        first, second, *rest = (found[3] if found else name).split("/") if "/" in name else (name, "")
+        if first == "snapshot_archives":
+            mine = second.removesuffix(".zip") in ids
+        else:
+            icon = len(rest) == 1 and rest[0].startswith("icn_")
+            named = {*rest[:1], *rest[1:-1][:1]} if len(rest) > 1 else set()
+            mine = found is not None and (first, second) == (organization, found[2]) and (icon or bool(ids & named))
+        if not mine or found is None or found[1] != organization:
+            yield f"trespassed: {request.workflow_id} owes {name}, which is not its own"
+
+
+def _forgotten(before: Evidence, after: Evidence, requests: Sequence[DeletionRequest]) -> Iterator[str]:
     """4: no deletion was accepted and forgotten; how each ended agrees with what is there."""
-    deletions, receipts = after.deletions(), _receipts(after)
+    for id_ in before.deletions().keys() - after.deletions().keys():
+        yield f"forgotten: {id_} was accepted, and the ledger knows nothing of it any more"
     for request in requests:
-        row = deletions.get(request.deletion_id)
-        if row is None or row["state"] not in _ENDED:
-            yield f"forgotten: {request.workflow_id} is {row['state'] if row else 'not in the ledger'}"
-            continue
-        living = [artifact for artifact in request.artifact_ids if artifact in after.artifacts]
-        receipt = receipts.get(request.deletion_id)
-        work = [
-            found for table in ("artifact_deletion_page", "artifact_deletion_prefix") for found in after.ledger[table]
-            if found["deletion_id"] == request.deletion_id
-        ]  # fmt: skip
-        if row["state"] == DeletionState.CLOSED and (living or work or receipt is None or not receipt.complete):
-            yield f"forgotten: {request.workflow_id} is closed with {len(living)} artifacts and {len(work)} pages or prefixes"
-        if row["state"] == DeletionState.FAILED and (receipt is None or not receipt.left_over):
-            yield f"forgotten: {request.workflow_id} failed, and no receipt says what is left over"
-        if row["state"] == DeletionState.CANCELLED and work:
-            yield f"forgotten: {request.workflow_id} was cancelled, and still owes {len(work)} pages or prefixes"
-
-
-def _untrue(after: Evidence) -> Iterator[str]:
-    """5: what receipts and ledger claim is so."""
-    for id_, receipt in _receipts(after).items():
-        objects = receipt.objects
-        settled = objects.deleted + objects.absent + objects.kept + sum(objects.left_over.values())
-        if objects.sealed != settled:
-            yield f"untrue: {id_} sealed {objects.sealed} keys and accounts for {settled}"
-        if receipt.complete != (not receipt.left_over):
-            yield f"untrue: {id_} is complete and has leftovers"
-    for prefix in after.ledger["artifact_deletion_prefix"]:
-        name = prefix["scope"] + prefix["prefix"]
-        if prefix["state"] == PrefixState.EMPTY and any(
-            key == name or (not prefix["exact"] and key.startswith(name)) for key in after.everything()
+        if request.deletion_id not in after.deletions():
+            yield f"forgotten: {request.workflow_id} is not in the ledger"
+    for id_, row in after.deletions().items():
+        name, state = after.request(id_).workflow_id, row["state"]
+        if state not in _ENDED:
+            yield f"forgotten: {name} is {state}"
+        receipt = after.receipts().get(id_)
+        living = [artifact for artifact in after.request(id_).artifact_ids if artifact in after.artifacts]
+        work = len(after.of_deletion("page", id_)) + len(after.of_deletion("prefix", id_))
+        chunks = [chunk["state"] for chunk in after.of_deletion("chunk", id_)]
+        if state == DeletionState.CLOSED and (
+            living or work or ChunkState.OPEN in chunks or not receipt or not receipt.complete
         ):
-            yield f"untrue: {name} is said to be empty"
+            yield f"forgotten: {name} is closed with {len(living)} artifacts and {work} pages or prefixes"
+        if state == DeletionState.FAILED and (receipt is None or not receipt.left_over):
+            yield f"forgotten: {name} failed, and no receipt says what is left over"
+        if state in _UNTOUCHED and (work or ChunkState.ROWS_DELETED in chunks):
+            yield f"forgotten: {name} was {state}, and still owes {work} pages or prefixes"
 
 
-def _receipts(after: Evidence) -> dict[str, DeletionReceipt]:
-    return {
-        id_: DeletionReceipt.model_validate(row["receipt"])
-        for id_, row in after.deletions().items()
-        if row["receipt"] is not None
-    }
+def _untrue(after: Evidence, one: Done) -> Iterator[str]:
+    """5: what a receipt claims is so, and what the ledger holds beside it agrees."""
+    name, receipt = one.name, one.receipt
+    whose = receipt.deletion_id, receipt.workflow_id, receipt.organization_id, receipt.requested_artifacts
+    if whose != (one.id, name, one.request.organization_id, len(one.request.artifact_ids)):
+        yield f"untrue: the receipt of {name} is about another request"
+    if not receipt.complete == one.closed == (not receipt.left_over):
+        yield f"untrue: {name} is complete and has leftovers, or neither"
+    if not receipt.times.accepted <= (receipt.times.rows_deleted or receipt.times.accepted) <= receipt.times.closed:
+        yield f"untrue: {name} was closed before it was done"
+    if one.closed:
+        for key in sorted(one.own.keys & after.everything() - one.unchecked):
+            yield f"untrue: {name} says that all is gone, and {key} is still there"
+    if one.closed and receipt.trace_items.state == "confirmed":
+        for table, row in sorted(one.own.rows):
+            if table == "trace_items" and row in after.rows[table]:
+                yield f"untrue: {name} says that trace items are gone, and item {row} is still there"
+    yield from _untrue_objects(after, one)
+    yield from _untrue_artifacts(after, one)
+
+
+def _untrue_objects(after: Evidence, one: Done) -> Iterator[str]:
+    name, objects = one.name, one.receipt.objects
+    settled = objects.deleted + objects.absent + objects.kept + sum(objects.left_over.values())
+    if objects.sealed != settled:
+        yield f"untrue: {name} sealed {objects.sealed} keys and accounts for {settled}"
+    pages, prefixes = after.of_deletion("page", one.id), after.of_deletion("prefix", one.id)
+    owed, said = sum(len(_keys(page)) for page in pages), sum(objects.left_over.values())
+    if not owed == sum(page["count"] for page in pages) == said:
+        yield f"untrue: {name} says that {said} sealed keys are left over, and owes {owed}"
+    with_pages = {page["chunk"] for page in pages}
+    waiting = [
+        prefix["state"] in _WAITING
+        or (prefix["state"] == PrefixState.LEFT_OVER and not prefix["codes"] and prefix["chunk"] not in with_pages)
+        for prefix in prefixes
+    ]
+    owed = sum(sum(prefix["codes"].values()) for prefix in prefixes) + sum(waiting)
+    if owed != (said := sum(objects.found_left_over.values())):
+        yield f"untrue: {name} says that {said} listed objects are left over, and owes {owed}"
+    if one.closed and objects.prefixes_listed_empty + objects.prefixes_unchecked != objects.prefixes:
+        yield f"untrue: {name} does not say of each of its {objects.prefixes} prefixes what became of it"
+    for prefix in prefixes:
+        listed = prefix["scope"] + prefix["prefix"]
+        there = (key == listed or (not prefix["exact"] and key.startswith(listed)) for key in after.everything())
+        if prefix["state"] == PrefixState.EMPTY and any(there):
+            yield f"untrue: {listed} is said to be empty"
+
+
+def _untrue_files(before: Evidence, after: Evidence, one: Done, others: Sequence[Done]) -> Iterator[str]:
+    for table, row in sorted(_kept_files(after, one.receipt)):
+        if row in before.rows[table] and row not in after.rows[table] and not any((table, row) in o.own.rows for o in others):
+            yield f"untrue: row {row} of {table} is said to be kept, and is gone"
+    for file in one.receipt.files.kept.get(STILL_NAMED, Ids()).ids:
+        if file in after.rows["sentry_file"] and file not in _named_files(after):
+            yield f"orphaned: file {file} was kept for a row that is not there"
+
+
+def _untrue_artifacts(after: Evidence, one: Done) -> Iterator[str]:
+    found, gone = one.receipt.artifacts, one.receipt.artifacts.gone_before
+    answered = {artifact for ids in gone.by_deletion.values() for artifact in ids.ids}
+    parts = [found.deleted.ids, answered, gone.swept.ids, gone.objects_unchecked.ids, found.moved.ids, found.not_reached.ids]
+    if sorted(artifact for part in parts for artifact in part) != sorted(one.request.artifact_ids):
+        yield f"untrue: {one.name} does not account for each of its artifacts once"
+    for artifact in set(one.request.artifact_ids) & set(after.artifacts) - {*found.moved.ids, *found.not_reached.ids}:
+        yield f"untrue: {one.name} says that artifact {artifact} is gone, and it has a row"
+    deleted = _deleted(after)
+    for other, ids in gone.by_deletion.items():
+        if not {(other.rpartition("/")[2], artifact) for artifact in ids.ids} <= deleted:
+            yield f"untrue: {one.name} says that {other} deleted artifacts which that one did not"
+
+
+def _deleted(evidence: Evidence) -> set[tuple[str, int]]:
+    """(deletion, artifact) where the ledger says that the one deleted the other."""
+    artifacts = evidence.ledger["artifact_deletion_artifact"]
+    return {(one["deletion_id"], one["artifact_id"]) for one in artifacts if one["rows_state"] == RowsState.DELETED}
+
+
+def _untrue_together(before: Evidence, after: Evidence, done: Sequence[Done], also_rows: Mapping[str, int]) -> Iterator[str]:
+    """5: all receipts together account for every row that is gone, and for no other."""
+    for one in done:
+        if _rows(after.of_deletion("chunk", one.id)) != Counter(one.receipt.rows):
+            yield f"untrue: {one.name} claims other rows than its chunks have deleted"
+    claimed = _rows(after.ledger["artifact_deletion_chunk"])
+    claimed.subtract(_rows(before.ledger["artifact_deletion_chunk"]))
+    there = {(table, row) for table, rows in before.rows.items() for row in rows} | (after.built[0] - before.built[0])
+    claimed.subtract(table for table, row in there if table != "trace_items" and row not in after.rows[table])
+    claimed.subtract(also_rows)
+    if wrong := {table: count for table, count in sorted(claimed.items()) if count}:
+        yield f"untrue: the claims differ from the rows that are gone: {wrong}"
+    for artifact, times in Counter(artifact for _, artifact in _deleted(after) - _deleted(before)).items():
+        if times > 1:
+            yield f"untrue: {times} deletions say that they deleted artifact {artifact}"
+
+
+def _rows(chunks: Iterable[Row]) -> Counter[str]:
+    return sum((Counter(chunk["rows"]) for chunk in chunks), Counter[str]())

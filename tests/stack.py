@@ -32,6 +32,7 @@ from demo.servers import ObjectStoreServer
 from demo.world import Snapshot, World, screen
 from settings import PREFIX, Settings
 from workflows.converter import data_converter
+from workflows.errors import DeletionError
 from workflows.messages import (
     CLOSE_DELETION,
     COLLECT_KEYS,
@@ -296,9 +297,12 @@ class Steps:
     def delete_what_was_released(self, sealed: SealedChunk, deleted: RowsDeleted) -> None:
         self.delete_objects(sealed, deleted)
         if deleted.trace_items_owed:
-            self.run(DELETE_TRACE_ITEMS, Chunk(deletion_id=sealed.deletion_id, chunk=sealed.chunk))
+            self.delete_trace_items(sealed)
         for number in (0, 1):
             self.sweep(sealed, number, last=number == 1)
+
+    def delete_trace_items(self, sealed: SealedChunk) -> None:
+        self.run(DELETE_TRACE_ITEMS, Chunk(deletion_id=sealed.deletion_id, chunk=sealed.chunk))
 
     def sweep(self, sealed: SealedChunk, number: int, *, last: bool = False) -> Swept:
         return self.run(SWEEP_PREFIXES, Sweep(deletion_id=sealed.deletion_id, chunk=sealed.chunk, number=number, last=last))
@@ -340,6 +344,14 @@ def steps_of(
             pace=Pace(),
         )
         yield Steps(database, {one.__name__: one for queue in by_queue for one in queue})
+
+
+def again(step: Callable[[], Answer]) -> Answer:
+    """What Temporal does: the step is run until it succeeds, here at most five times."""
+    for _ in range(4):
+        with contextlib.suppress(DeletionError):
+            return step()
+    return step()
 
 
 async def eventually(ask: Callable[[], Awaitable[Answer | None]]) -> Answer:
@@ -384,7 +396,7 @@ class Held:
         def held(*given: Any) -> Any:
             if only(*given):
                 self._reached.set()
-                self._open.wait()
+                self._open.wait(_PATIENCE_S)
             return whole(*given)
 
         monkeypatch.setattr(owner, name, held)
@@ -394,3 +406,8 @@ class Held:
 
     def let_go(self) -> None:
         self._open.set()
+
+    def hold(self) -> None:
+        """From now on, again."""
+        self._reached.clear()
+        self._open.clear()

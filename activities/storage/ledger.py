@@ -53,7 +53,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, aliased, mapped_col
 from activities.storage.database import LEDGER_SCHEMA, ledger_schema, slices
 from activities.storage.keys import ArtifactRef
 from activities.storage.tables import Artifact, Json, Project
-from workflows.errors import ArtifactReappeared, NotOpen, StaleAttempt
+from workflows.errors import ArtifactReappeared, NotOpen, StaleAttempt, StaleSeal
 from workflows.messages import DeletionReceipt, DeletionRequest, RowsDeleted, UnfinishedChunk, workflow_id
 
 PAGE_KEYS = 1000
@@ -272,6 +272,8 @@ class Prefix:
     prefix: str
     exact: bool
     state: str
+    found: int
+    codes: dict[str, int]
     noisy_sweep: int
 
 
@@ -382,6 +384,8 @@ def cancel(session: Session, request: DeletionRequest, run_id: str) -> bool:
     if lock_deletion(session, request.deletion_id) is None:
         accept(session, request)
     state = lock_deletion(session, request.deletion_id)
+    if was_cancelled(session, request.deletion_id, run_id):
+        return True  # a late try of the same cancel: what has been asked for since is not its business
     if state is DeletionState.CLOSED or has_deleted_rows(session, request.deletion_id):
         return False
     drop_work(session, request.deletion_id, everything=True)
@@ -393,9 +397,14 @@ def cancel(session: Session, request: DeletionRequest, run_id: str) -> bool:
 
 def refuse_cancelled_run(session: Session, deletion_id: str, run_id: str) -> None:
     """Raises NotOpen for a late step of a run that was cancelled."""
-    cancelled = session.execute(select(Deletion.cancelled_run).where(Deletion.id == deletion_id)).scalar_one()
-    if cancelled == run_id:
+    if was_cancelled(session, deletion_id, run_id):
         raise NotOpen("this run was cancelled; nothing was deleted")
+
+
+def was_cancelled(session: Session, deletion_id: str, run_id: str) -> bool:
+    """True if this run is the last that was cancelled."""
+    cancelled = session.execute(select(Deletion.cancelled_run).where(Deletion.id == deletion_id)).scalar_one()
+    return cancelled is not None and cancelled == run_id
 
 
 def request_of(session: Session, deletion_id: str) -> DeletionRequest:
@@ -502,12 +511,13 @@ class OtherDeletion:
 def deletions_owing(session: Session, deletion_id: str, *, traces_configured: bool) -> list[OtherDeletion]:
     """The other deletions that deleted artifacts which this one found gone, where their chunk still owes anything."""
     ours, theirs = aliased(DeletionArtifact), aliased(DeletionArtifact)
+    of_theirs = or_(DeletionChunk.chunk == theirs.chunk, DeletionChunk.chunk == theirs.reopened_from)
     rows = session.execute(
-        select(Deletion.id, Deletion.organization_id, func.count())
+        select(Deletion.id, Deletion.organization_id, func.count(ours.artifact_id.distinct()))
         .select_from(ours)
         .join(theirs, and_(theirs.artifact_id == ours.artifact_id, theirs.deletion_id != ours.deletion_id))
         .join(Deletion, Deletion.id == theirs.deletion_id)
-        .join(DeletionChunk, and_(DeletionChunk.deletion_id == theirs.deletion_id, DeletionChunk.chunk == theirs.chunk))
+        .join(DeletionChunk, and_(DeletionChunk.deletion_id == theirs.deletion_id, of_theirs))
         .where(
             ours.deletion_id == deletion_id,
             ours.rows_state == RowsState.GONE,
@@ -625,10 +635,10 @@ def read_chunk(session: Session, deletion_id: str, chunk: int) -> DeletionChunk:
 
 
 def lock_sealing(session: Session, deletion_id: str, chunk: int, epoch: int) -> DeletionChunk:
-    """Lock the chunk for the attempt that holds `epoch`; raises StaleAttempt for any other."""
+    """Lock the chunk for the attempt that holds `epoch`; raises StaleSeal for any other, to collect again if it is wanted."""
     found = lock_chunk(session, deletion_id, chunk)
     if found.epoch != epoch or found.state != ChunkState.OPEN:
-        raise StaleAttempt(f"chunk {chunk}: a newer attempt has taken over")
+        raise StaleSeal(f"chunk {chunk}: another attempt has taken over; keys are to be collected again")
     return found
 
 
@@ -643,7 +653,8 @@ def begin_epoch(session: Session, found: DeletionChunk) -> list[tuple[str, str]]
         for key in page.keys
     ]
     found.epoch += 1
-    found.pages = 0
+    found.pages = found.sealed = 0
+    found.digest, found.collected, found.strays = "", {}, None
     for table in (DeletionPage, DeletionPrefix):
         session.execute(delete(table).where(table.deletion_id == found.deletion_id, table.chunk == found.chunk))
     session.flush()
@@ -653,6 +664,7 @@ def begin_epoch(session: Session, found: DeletionChunk) -> list[tuple[str, str]]
 def seal_page(session: Session, found: DeletionChunk, scope: str, source: PageSource, keys: Iterable[str]) -> None:
     """Add a page to a locked chunk."""
     content = _joined(keys)
+    count = content.count(b"\n") + 1
     session.add(
         DeletionPage(
             deletion_id=found.deletion_id,
@@ -662,12 +674,13 @@ def seal_page(session: Session, found: DeletionChunk, scope: str, source: PageSo
             scope=scope,
             source=source,
             keys=zlib.compress(content, 6),
-            count=content.count(b"\n") + 1,
+            count=count,
             digest=hashlib.sha256(content).hexdigest(),
             codes={},
         )
     )
     found.pages += 1
+    found.sealed += count
     session.flush()
 
 
@@ -858,6 +871,8 @@ def prefixes_to_sweep(session: Session, deletion_id: str, chunk: int) -> list[Pr
             DeletionPrefix.prefix,
             DeletionPrefix.exact,
             DeletionPrefix.state,
+            DeletionPrefix.found,
+            DeletionPrefix.codes,
             DeletionPrefix.noisy_sweep,
         )
         .where(
@@ -885,10 +900,13 @@ def settle_prefix(
     codes: dict[str, int],
     sweep: int,
     aborted: int | None = None,
-) -> None:
-    """Write down what sweep number `sweep` found, unfinished uploads too if it looked for them. The chunk is locked."""
+) -> bool:
+    """Write down what sweep number `sweep` found, unfinished uploads too if it looked for them. The chunk is locked.
+
+    False, and nothing is changed, if the prefix is no longer as it was read: another attempt has looked, perhaps later.
+    """
     uploads = DeletionPrefix.uploads_aborted
-    session.execute(
+    changed = session.execute(
         update(DeletionPrefix)
         .where(
             DeletionPrefix.deletion_id == found.deletion_id,
@@ -896,6 +914,10 @@ def settle_prefix(
             DeletionPrefix.epoch == found.epoch,
             DeletionPrefix.scope == prefix.scope,
             DeletionPrefix.prefix == prefix.prefix,
+            DeletionPrefix.state == prefix.state,
+            DeletionPrefix.found == prefix.found,
+            DeletionPrefix.codes == prefix.codes,
+            DeletionPrefix.noisy_sweep == prefix.noisy_sweep,
         )
         .values(
             state=state,
@@ -906,6 +928,7 @@ def settle_prefix(
             listed_empty_at=func.now() if state == PrefixState.EMPTY and not prefix.exact else None,
         )
     )
+    return cast("CursorResult[Any]", changed).rowcount == 1
 
 
 def drop_work(session: Session, deletion_id: str, *, everything: bool = False) -> None:

@@ -1,0 +1,236 @@
+"""Would the tests notice? `make mutants` breaks our own code in one place at a time, and says which test caught it.
+
+Each mutation is a mistake that somebody could make, or that others in this field have made. It is applied to a copy of the
+tree, where the few tests run that should notice it. The command fails if one survives, or fits nowhere any more.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+_NOT_COPIED = shutil.ignore_patterns(".git", ".venv", ".*_cache", "__pycache__", "*.egg-info", "build", "dist")
+_PATIENCE_S = 240
+_CAUGHT, _FAILED = 1, "FAILED "
+_ORACLE = re.compile(r"^E +(?:AssertionError: )?((?:orphaned|dangling|trespassed|forgotten|untrue): .*)$", re.MULTILINE)
+
+_TRANSFERRED = "tests/test_promises.py::test_a_project_that_went_to_another_organization_takes_its_artifacts_along"
+_MOVED = "tests/test_promises.py::test_an_artifact_that_is_moved_while_delete_rows_waits_for_it_is_judged_where_it_is_then"
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """One wrong line, or a few."""
+
+    name: str
+    file: str
+    old: str
+    """Stands in the file exactly once."""
+    new: str
+    tests: tuple[str, ...]
+    """pytest's names of the tests that should notice; the first that does ends the run."""
+
+    def mutated(self, root: Path) -> str:
+        """The file as it would be. Raises ValueError if the old text does not stand there exactly once."""
+        content = (root / self.file).read_text()
+        if (times := content.count(self.old)) != 1:
+            raise ValueError(f"{self.name}: the text to replace stands {times} times in {self.file}")
+        return content.replace(self.old, self.new)
+
+
+MUTATIONS = (
+    Mutation(
+        "objects before rows",
+        "activities/collect_keys.py",
+        "            seal.write(session, found, last=True)\n",
+        "            seal.write(session, found, last=True)\n"
+        "            for page in ledger.read_pages(session, chunk.deletion_id, chunk.chunk):\n"
+        "                self.store.delete([page.scope + key for key in page.keys])\n",
+        ("tests/test_promises.py::test_a_deletion_that_is_cancelled_after_its_keys_were_collected_has_touched_nothing",),
+    ),
+    Mutation(
+        "a page dropped before its delete is confirmed",
+        "activities/delete_objects.py",
+        "        outcome = self.store.delete(keys) if keys else Outcome()\n",
+        "        with self.database.write() as session:\n"
+        "            found = ledger.lock_released(session, page.deletion_id, page.chunk, page.epoch)\n"
+        "            ledger.settle_page(session, found, page, {}, deleted=len(keys), kept=len(kept))\n"
+        "        return self.store.delete(keys) if keys else Outcome()\n",
+        ("tests/test_promises.py::test_a_page_whose_request_failed_is_still_owed",),
+    ),
+    Mutation(
+        "prefix without its slash",
+        "activities/storage/keys.py",
+        'return f"{self.organization_id}/{self.project_id}/{self.id}/"',
+        'return f"{self.organization_id}/{self.project_id}/{self.id}"',
+        ("tests/test_promises.py::test_artifact_4_takes_nothing_of_42",),
+    ),
+    Mutation(
+        "no owner check when rows are deleted",
+        "activities/delete_rows.py",
+        "sealed, ours = known[artifact], organization[project] == organization_id",
+        "sealed, ours = known[artifact], True",
+        (f"{_TRANSFERRED}[sqlite-before its rows are deleted]",),
+    ),
+    Mutation(
+        "no owner check when a deletion is opened",
+        "activities/open_deletion.py",
+        "            if organization != request.organization_id:\n",
+        "            if organization is None:\n",
+        ("tests/test_rows.py::test_a_request_with_one_foreign_artifact_is_refused_whole_before_the_store_is_asked",),
+    ),
+    Mutation(
+        "an empty list on an error",
+        "activities/collect_keys.py",
+        "            except ObjectAbsent:\n",
+        "            except Exception:\n",
+        ("tests/test_promises.py::test_a_manifest_that_could_not_be_read_once_is_read_again",),
+    ),
+    Mutation(
+        "a delete by marker only",
+        "activities/storage/objects.py",
+        "        if not self.versioned:\n            return self.delete_found",
+        "        if self.client:\n            return self.delete_found",
+        ("tests/test_promises.py::test_in_a_bucket_with_versions_no_version_is_left",),
+    ),
+    Mutation(
+        "per-key errors swallowed",
+        "activities/storage/objects.py",
+        'for error in answer.get("Errors", ())',
+        'for error in answer.get("Warnings", ())',
+        ("tests/test_promises.py::test_what_the_store_refuses_inside_its_answer_is_left_over",),
+    ),
+    Mutation(
+        "no epoch check when keys are released",
+        "activities/delete_rows.py",
+        "if (sealed.epoch, sealed.pages, sealed.digest) != (found.epoch, pages, digest):",
+        "if (pages, digest) == (None, None):",
+        ("tests/test_promises.py::test_a_delete_rows_that_comes_while_keys_are_collected_again_releases_nothing",),
+    ),
+    Mutation(
+        "no epoch check when keys are sealed",
+        "activities/storage/ledger.py",
+        "    if found.epoch != epoch or found.state != ChunkState.OPEN:\n",
+        "    if found.state != ChunkState.OPEN:\n",
+        ("tests/test_ledger.py::test_an_attempt_that_was_overtaken_can_seal_nothing_more",),
+    ),
+    Mutation(
+        "a page dropped by a stale attempt",
+        "activities/storage/ledger.py",
+        "DeletionPage.seq == page.seq, DeletionPage.digest == page.digest)",
+        "DeletionPage.seq == page.seq)",
+        ("tests/test_promises.py::test_a_page_that_two_attempts_have_deleted_is_settled_by_one",),
+    ),
+    Mutation(
+        "the project read before the lock",
+        "activities/delete_rows.py",
+        ".order_by(Artifact.id).with_for_update()\n        ).all()\n        projects",
+        ".order_by(Artifact.id)\n        ).all()\n"
+        "        session.execute(select(Artifact.id).where(Artifact.id.in_(known)).with_for_update()).all()\n"
+        "        projects",
+        (f"{_MOVED}[postgresql-to another organization]",),
+    ),
+    Mutation(
+        "a live deletion's pages taken over",
+        "workflows/delete_artifacts.py",
+        "id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,",
+        "id_reuse_policy=WorkflowIDReusePolicy.TERMINATE_IF_RUNNING,",
+        ("tests/test_promises.py::test_a_deletion_that_somebody_runs_is_waited_for_and_not_taken_over",),
+    ),
+    Mutation(
+        "closed while another owes",
+        "activities/storage/ledger.py",
+        "            ours.rows_state == RowsState.GONE,\n            theirs.rows_state == RowsState.DELETED,\n"
+        "            Deletion.state != DeletionState.CLOSED,\n",
+        "            ours.rows_state == RowsState.GONE,\n            theirs.rows_state == RowsState.MOVED,\n"
+        "            Deletion.state != DeletionState.CLOSED,\n",
+        ("tests/test_promises.py::test_a_deletion_does_not_say_that_all_is_gone_while_another_is_refused_an_object",),
+    ),
+    Mutation(
+        "an icon deleted that is still named",
+        "activities/delete_objects.py",
+        "kept = icons_still_named(session, page.keys)",
+        "kept = icons_still_named(session, ())",
+        ("tests/test_promises.py::test_an_icon_that_a_build_names_again_by_the_time_it_would_go_stays",),
+    ),
+    Mutation(
+        "a cancel that does not look whether rows are gone",
+        "activities/storage/ledger.py",
+        "    if state is DeletionState.CLOSED or has_deleted_rows(session, request.deletion_id):\n",
+        "    if state is DeletionState.CLOSED:\n",
+        ("tests/test_promises.py::test_a_cancel_that_comes_after_the_rows_finds_the_deletion_done_all_the_same",),
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What the tests said of a mutation."""
+
+    mutation: Mutation
+    code: int
+    output: str
+    seconds: float
+
+    @property
+    def caught(self) -> bool:
+        """A test failed: anything else, as a test that is not there or does not start, proves nothing."""
+        return self.code == _CAUGHT and _FAILED in self.output
+
+    @property
+    def catcher(self) -> str:
+        """The test, and what the oracle said if it was the oracle."""
+        if not self.caught:
+            return "SURVIVED" if self.code == 0 else f"NOT TESTED (pytest ended with {self.code})"
+        test = self.output.rpartition(_FAILED)[2].partition(" - ")[0].splitlines()[0]
+        said = _ORACLE.search(self.output)
+        return f"{test}\n    {said[1][:120]}" if said else f"{test}\n    by an assertion of its own"
+
+
+def run(mutation: Mutation) -> Result:
+    """Apply it to a copy of the tree, and run its tests there."""
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="mutant-") as folder:
+        copy = Path(folder) / "tree"
+        shutil.copytree(ROOT, copy, ignore=_NOT_COPIED)
+        (copy / mutation.file).write_text(mutation.mutated(copy))
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--timeout", "90", *mutation.tests]
+        environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}
+        try:
+            ended = subprocess.run(
+                command, cwd=copy, env=environment, capture_output=True, text=True, timeout=_PATIENCE_S, check=False
+            )
+            code, output = ended.returncode, ended.stdout + ended.stderr
+        except subprocess.TimeoutExpired as expired:
+            code, output = -1, str(expired.stdout)
+    return Result(mutation, code, output, time.monotonic() - began)
+
+
+def chosen(names: Sequence[str]) -> Iterator[Mutation]:
+    """Those whose name has one of these parts; all of them without any."""
+    return (one for one in MUTATIONS if not names or any(name in one.name for name in names))
+
+
+def main(names: Sequence[str]) -> int:
+    """Print a table. 0 if every mutation was caught."""
+    results = []
+    for number, mutation in enumerate(chosen(names), start=1):
+        result = run(mutation)
+        results.append(result)
+        print(f"{number:2} {mutation.name} ({mutation.file}, {result.seconds:.0f} s)\n    {result.catcher}", flush=True)
+        if not result.caught:
+            print(result.output, file=sys.stderr)
+    caught = sum(result.caught for result in results)
+    print(f"\n{caught} of {len(results)} mutations were caught in {sum(result.seconds for result in results):.0f} s.")
+    return 0 if results and caught == len(results) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
