@@ -135,6 +135,12 @@ class Settings(DatabaseSettings):
     keys_per_second: PositiveFloat | None = Field(
         None, description="limit for deleted keys over all workers; S3's guide is 3,500 a second for a prefix"
     )
+    max_artifacts_unconfirmed: PositiveInt | None = Field(
+        None, description="a deletion of more artifacts waits, before it deletes any, for `starter.py confirm`"
+    )
+    max_keys_unconfirmed: PositiveInt | None = Field(
+        None, description="a deletion of which more object keys are collected waits for `starter.py confirm` before it goes on"
+    )
     shutdown_grace_s: PositiveFloat = Field(30, description="seconds that running activities get after SIGTERM")
     build_id: str | None = Field(None, description="worker versioning: the build of this worker, in its deployment")
 

@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from typing import Any, NoReturn
 
 from pydantic import ValidationError
@@ -18,7 +19,9 @@ from temporalio.client import Client, WorkflowFailureError
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError
 
+from activities.storage import ledger
 from activities.storage.database import Database
+from activities.storage.freeze import freeze, frozen_since, thaw
 from activities.storage.ledger import Deletion, DeletionState
 from client import (
     NoSuchDeletion,
@@ -37,7 +40,15 @@ from client import (
 from settings import DatabaseSettings, Settings, load
 from workflows.converter import connect, unreachable
 from workflows.errors import AdaptersUnusable, DeletionError, TemporalUnreachable
-from workflows.messages import DeletionReceipt, DeletionRequest, Preview, Progress, refused_fields, workflow_id
+from workflows.messages import (
+    OPAQUE_ID,
+    DeletionReceipt,
+    DeletionRequest,
+    Preview,
+    Progress,
+    refused_fields,
+    workflow_id,
+)
 
 __all__ = [
     "NoSuchDeletion",
@@ -294,17 +305,22 @@ async def _status(arguments: argparse.Namespace) -> int:
     if arguments.follow and await is_running(client, workflow):
         return await follow(client, workflow)
     running = await is_running(client, workflow)
+    frozen = frozen_since(database)
     now = None
     if running:
         with contextlib.suppress(RPCError):  # no worker answers: what the ledger knows is shown all the same
             now = await progress(client, workflow)
     if arguments.json:
         answer = {"workflow_id": workflow, "state": found.state, "running": running}
+        answer |= {"frozen_since": frozen.isoformat(timespec="seconds")} if frozen else {}
         print(json.dumps(answer | ({"progress": now.model_dump(mode="json")} if now else {})))
     else:
         print(f"{workflow}: {found.state}{'' if running else ', not running'}")
         if running:
             print(progress_line(now) if now else _NO_WORKER)
+        held_up = {"Frozen": _frozen_text(frozen)} if frozen else {}
+        for why in (held_up | (now.held_up if now else {})).values():
+            print(why)
     return FAILED if found.state in {DeletionState.FAILED, DeletionState.REFUSED} else DONE
 
 
@@ -358,6 +374,34 @@ async def _relay(database: Database, every_s: float) -> int:
     return DONE
 
 
+async def _freeze(arguments: argparse.Namespace) -> int:
+    database = _database()
+    print("freezing; waiting for transactions that are deleting rows now", file=sys.stderr)
+    since = await asyncio.to_thread(freeze, database, arguments.reason)
+    print(_frozen_text(since))
+    return DONE
+
+
+async def _thaw(arguments: argparse.Namespace) -> int:  # noqa: ARG001  every command takes its arguments
+    since = thaw(_database())
+    print(f"thawed: deletions go on within seconds; {_frozen_text(since)}" if since else "deletions were not frozen")
+    return DONE
+
+
+def _frozen_text(since: datetime) -> str:
+    return f"frozen since {since:%Y-%m-%d %H:%M:%S} UTC"
+
+
+async def _confirm(arguments: argparse.Namespace) -> int:
+    database = _database()
+    request = recorded(database, arguments.deletion).request
+    with database.write() as session:
+        ledger.confirm(session, request.deletion_id, arguments.by)
+        size = ledger.size_of(session, request.deletion_id)
+    print(f"{size.workflow_id} is confirmed: {size.artifacts:,} artifacts, {size.keys:,} keys collected so far")
+    return DONE
+
+
 async def _receipt(arguments: argparse.Namespace) -> int:
     found = receipt(_database(), arguments.deletion)
     if found is None:
@@ -400,6 +444,12 @@ def _seconds(value: str) -> float:
     if not found or (seconds := float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]]) == 0:
         raise argparse.ArgumentTypeError("must be a time such as 30s, 5m or 1h")
     return seconds
+
+
+def _opaque_id(value: str) -> str:
+    if not re.fullmatch(OPAQUE_ID, value):
+        raise argparse.ArgumentTypeError("must be an opaque id, such as user:7")
+    return value
 
 
 def _limit(value: str) -> int:
@@ -449,6 +499,11 @@ def _parser() -> argparse.ArgumentParser:
     listing.add_argument("--limit", type=_limit, default=50)
     resuming = command("resume", _resume, "start every accepted deletion that nobody runs")
     resuming.add_argument("--every", type=_seconds, help="again and again, such as every 30s, 5m or 1h, until it is stopped")
+    freezing = command("freeze", _freeze, "stop all deletions, everywhere, within seconds; they wait, none fails")
+    freezing.add_argument("--reason", required=True, help="free text; stays in the ledger")
+    command("thaw", _thaw, "let frozen deletions go on")
+    confirming = command("confirm", _confirm, "let a deletion go on that is larger than may go unconfirmed", deletion=True)
+    confirming.add_argument("--by", type=_opaque_id, required=True, help="opaque id of whoever confirms")
     shown = command("receipt", _receipt, "what a deletion did", deletion=True)
     for made in (delete, previewing, rerun, status, listing, shown):
         made.add_argument("--json", action="store_true", help="for scripts")

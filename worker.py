@@ -30,11 +30,13 @@ from activities.open_deletion import OpenDeletion
 from activities.preview_deletion import PreviewDeletion
 from activities.storage.database import Database
 from activities.storage.drift import Schema
+from activities.storage.freeze import FreezableObjects, FreezableTraces, Switch
 from activities.storage.keys import Scopes
 from activities.storage.ledger import PAGE_KEYS
 from activities.storage.objects import ObjectStore, S3Objects, bucket_keeps_versions, s3_client
 from activities.storage.traces import SqlTraces, TraceStore
 from activities.sweep_prefixes import SweepPrefixes
+from activities.wait_until_allowed import Ceilings, WaitUntilAllowed
 from adapters import adapters
 from migrations import check_version
 from settings import Settings, explained, load
@@ -62,14 +64,18 @@ def activities_for(
     schema, scopes = preview.schema, preview.collect.scopes
     configured = traces is not None
     elsewhere = FindOwedElsewhere(database, configured)
+    ceilings = Ceilings(settings.max_artifacts_unconfirmed, settings.max_keys_unconfirmed)
+    allowed = WaitUntilAllowed(database, ceilings)
     with_database: list[Callable[..., Any]] = [
         OpenDeletion(database, schema, settings.chunk_artifacts, configured, pace).open_deletion,
-        DeleteRows(open_rows(settings, database), schema, scopes, store.listable).delete_rows,
+        DeleteRows(open_rows(settings, database), schema, scopes, store.listable, ceilings).delete_rows,
         DeleteTraceItems(database, traces).delete_trace_items,
         elsewhere.find_owed_elsewhere,
         elsewhere.read_request,
         CancelDeletion(database).cancel_deletion,
         CloseDeletion(database, configured).close_deletion,
+        allowed.wait_until_thawed,
+        allowed.wait_until_confirmed,
     ]
     with_store: list[Callable[..., Any]] = [
         preview.collect.collect_keys,
@@ -117,14 +123,13 @@ async def _workers(settings: Settings, client: Client, database: Database) -> As
         trace_items_within=settings.trace_items_within,
         search_attributes=await has_search_attributes(client),
     )
-    traces = open_traces(settings, database)
+    switch = Switch(database)
+    store, traces = open_store(settings, switch), open_traces(settings, database, switch)
     with (
         ThreadPoolExecutor(settings.activity_threads, thread_name_prefix="activity") as threads,
         ThreadPoolExecutor(settings.store_requests, thread_name_prefix="store") as requests,
     ):
-        with_database, with_store = activities_for(
-            settings, database, open_store(settings), traces, requests=requests, pace=pace
-        )
+        with_database, with_store = activities_for(settings, database, store, traces, requests=requests, pace=pace)
         common: dict[str, Any] = {
             "activity_executor": threads,
             "interceptors": [Heartbeats(), NamedErrorsOnly()],
@@ -165,10 +170,13 @@ def open_database(settings: Settings) -> Database:
     )
 
 
-def open_store(settings: Settings) -> ObjectStore:
-    """The bucket, or what is put in its place. Whether it keeps versions is a setting or the bucket's own answer."""
+def open_store(settings: Settings, switch: Switch | None = None) -> ObjectStore:
+    """The bucket, or what is put in its place. Whether it keeps versions is a setting or the bucket's own answer.
+
+    With a `switch` it deletes nothing while deletions are frozen.
+    """
     if (adapter := adapters().object_store) is not None:
-        return adapter(settings)
+        return adapter(settings) if switch is None else FreezableObjects(adapter(settings), switch)
     client = s3_client(
         endpoint=settings.s3_endpoint,
         region=settings.s3_region,
@@ -177,6 +185,7 @@ def open_store(settings: Settings) -> ObjectStore:
         connections=settings.store_requests,
         connect_timeout_s=settings.s3_connect_timeout_s,
         read_timeout_s=settings.s3_read_timeout_s,
+        before_deleting=None if switch is None else switch.refuse_frozen,
     )
     versioned = settings.bucket_versioned == "yes" or (
         settings.bucket_versioned == "ask" and bucket_keeps_versions(client, settings.bucket)
@@ -196,17 +205,17 @@ def open_rows(settings: Settings, database: Database) -> Rows:
     return SqlRows(database) if adapter is None else adapter(settings, database)
 
 
-def open_traces(settings: Settings, database: Database) -> TraceStore | None:
-    """The trace store, if there is one."""
+def open_traces(settings: Settings, database: Database, switch: Switch) -> TraceStore | None:
+    """The trace store, if there is one. It is asked for nothing while deletions are frozen."""
     if (adapter := adapters().trace_store) is not None:
-        return adapter(settings, database)
+        return FreezableTraces(adapter(settings, database), switch)
     if settings.trace_store == "sql":
-        return SqlTraces(database)
+        return FreezableTraces(SqlTraces(database), switch)
     if settings.snuba_url is None:
         return None
     from activities.storage.snuba import SnubaTraces  # noqa: PLC0415  needs an extra that others need not install
 
-    return SnubaTraces(settings.snuba_url, timeout_s=settings.snuba_timeout_s)
+    return SnubaTraces(settings.snuba_url, timeout_s=settings.snuba_timeout_s, before_request=switch.refuse_frozen)
 
 
 async def has_search_attributes(client: Client) -> bool:

@@ -391,12 +391,14 @@ def test_histories_of_every_ending_are_recorded() -> None:
         "cancelled",
         "continued",
         "continued_run",
+        "frozen",
         "left_over",
         "plain",
         "preview",
         "refused",
         "retried",
         "taken_over",
+        "unconfirmed",
     }
 
 

@@ -50,6 +50,7 @@ _BATCH_REFUSED = frozenset({"NotImplemented", "MethodNotAllowed", "MalformedXML"
 _WHOLE_REQUEST = frozenset(
     {"NoSuchBucket", "ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch", "TokenRefreshRequired"}
 )
+_DELETING = ("DeleteObjects", "DeleteObject", "AbortMultipartUpload")
 _ABSENT = frozenset({"NoSuchKey", "NoSuchVersion"})
 # XML 1.0 has no way to write most control characters, and some stores turn a backslash into a slash inside DeleteObjects.
 _NOT_FOR_XML = re.compile("[\x00-\x1f\\\\\x7f\ufffe\uffff]")
@@ -271,8 +272,12 @@ def s3_client(
     connections: int,
     connect_timeout_s: float,
     read_timeout_s: float,
+    before_deleting: Callable[[], None] | None = None,
 ) -> "S3Client":
-    """A client that makes one attempt a call. Without keys of its own it uses the machine's, as every AWS client does."""
+    """A client that makes one attempt a call. Without keys of its own it uses the machine's, as every AWS client does.
+
+    `before_deleting` is called before each single request that deletes; what it raises, the call raises.
+    """
     session = boto3.session.Session(aws_access_key_id=access_key, aws_secret_access_key=secret_key, region_name=region)
     config = Config(
         retries={"total_max_attempts": 1, "mode": "standard"},
@@ -285,6 +290,9 @@ def s3_client(
     )
     client = session.client("s3", endpoint_url=endpoint, config=config)
     client.meta.events.register("before-call.s3.DeleteObjects", _add_content_md5)
+    if before_deleting is not None:
+        for operation in _DELETING:
+            client.meta.events.register(f"before-call.s3.{operation}", lambda **_: before_deleting())
     return client
 
 
