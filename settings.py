@@ -135,6 +135,11 @@ class Settings(DatabaseSettings):
     keys_per_second: PositiveFloat | None = Field(
         None, description="limit for deleted keys over all workers; S3's guide is 3,500 a second for a prefix"
     )
+    receipt_export: Annotated[str, Field(pattern=r"^(stdout|s3://[A-Za-z0-9.-]{3,63}/([^\s/\\]+/)+)$")] | None = Field(
+        None,
+        description="where each receipt is kept outside the database before its deletion counts as closed, for `starter.py "
+        "reapply` after a restore: s3://bucket/prefix/ (of the same store, a prefix of its own), or “stdout”",
+    )
     max_artifacts_unconfirmed: PositiveInt | None = Field(
         None, description="a deletion of more artifacts waits, before it deletes any, for `starter.py confirm`"
     )

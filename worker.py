@@ -10,7 +10,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import BoundedSemaphore
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from temporalio.api.operatorservice.v1 import ListSearchAttributesRequest
 from temporalio.client import Client
@@ -33,7 +33,8 @@ from activities.storage.drift import Schema
 from activities.storage.freeze import FreezableObjects, FreezableTraces, Switch
 from activities.storage.keys import Scopes
 from activities.storage.ledger import PAGE_KEYS
-from activities.storage.objects import ObjectStore, S3Objects, bucket_keeps_versions, s3_client
+from activities.storage.objects import ObjectStore, S3Documents, S3Objects, bucket_keeps_versions, s3_client
+from activities.storage.receipts import Receipts, StandardOutput, StoredReceipts
 from activities.storage.traces import SqlTraces, TraceStore
 from activities.sweep_prefixes import SweepPrefixes
 from activities.wait_until_allowed import Ceilings, WaitUntilAllowed
@@ -45,6 +46,9 @@ from workflows.delete_artifacts import DeleteArtifactsWorkflow
 from workflows.errors import AdaptersUnusable, DeletionError
 from workflows.messages import OBJECTS_TASK_QUEUE, SEARCH_ATTRIBUTES, TASK_QUEUE, Pace
 from workflows.preview_deletion import PreviewDeletionWorkflow
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
 
 _log = logging.getLogger("artifact_deletion.worker")
 DEPLOYMENT = "artifact-deletion"
@@ -73,7 +77,7 @@ def activities_for(
         elsewhere.find_owed_elsewhere,
         elsewhere.read_request,
         CancelDeletion(database).cancel_deletion,
-        CloseDeletion(database, configured).close_deletion,
+        CloseDeletion(database, configured, open_receipts(settings)).close_deletion,
         allowed.wait_until_thawed,
         allowed.wait_until_confirmed,
     ]
@@ -170,6 +174,19 @@ def open_database(settings: Settings) -> Database:
     )
 
 
+def open_receipts(settings: Settings) -> Receipts | None:
+    """Where receipts are kept outside the database, if they are."""
+    if settings.receipt_export is None:
+        return None
+    return StandardOutput() if settings.receipt_export == "stdout" else stored_receipts(settings)
+
+
+def stored_receipts(settings: Settings) -> StoredReceipts:
+    """Those in the object store, to write them and to read them again."""
+    bucket, _, prefix = (settings.receipt_export or "").removeprefix("s3://").partition("/")
+    return StoredReceipts(S3Documents(_s3_client(settings), bucket, prefix))
+
+
 def open_store(settings: Settings, switch: Switch | None = None) -> ObjectStore:
     """The bucket, or what is put in its place. Whether it keeps versions is a setting or the bucket's own answer.
 
@@ -177,16 +194,7 @@ def open_store(settings: Settings, switch: Switch | None = None) -> ObjectStore:
     """
     if (adapter := adapters().object_store) is not None:
         return adapter(settings) if switch is None else FreezableObjects(adapter(settings), switch)
-    client = s3_client(
-        endpoint=settings.s3_endpoint,
-        region=settings.s3_region,
-        access_key=settings.s3_access_key,
-        secret_key=settings.s3_secret_key.get_secret_value() if settings.s3_secret_key else None,
-        connections=settings.store_requests,
-        connect_timeout_s=settings.s3_connect_timeout_s,
-        read_timeout_s=settings.s3_read_timeout_s,
-        before_deleting=None if switch is None else switch.refuse_frozen,
-    )
+    client = _s3_client(settings, switch)
     versioned = settings.bucket_versioned == "yes" or (
         settings.bucket_versioned == "ask" and bucket_keeps_versions(client, settings.bucket)
     )
@@ -196,6 +204,19 @@ def open_store(settings: Settings, switch: Switch | None = None) -> ObjectStore:
         versioned,
         listable=settings.bucket_listable,
         lists_uploads=settings.bucket_listable and settings.bucket_multipart,
+    )
+
+
+def _s3_client(settings: Settings, switch: Switch | None = None) -> "S3Client":
+    return s3_client(
+        endpoint=settings.s3_endpoint,
+        region=settings.s3_region,
+        access_key=settings.s3_access_key,
+        secret_key=settings.s3_secret_key.get_secret_value() if settings.s3_secret_key else None,
+        connections=settings.store_requests,
+        connect_timeout_s=settings.s3_connect_timeout_s,
+        read_timeout_s=settings.s3_read_timeout_s,
+        before_deleting=None if switch is None else switch.refuse_frozen,
     )
 
 

@@ -10,6 +10,7 @@ import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Protocol
@@ -261,6 +262,33 @@ class S3Objects:
             if all(found.key.encode() > last for found in page):
                 break
         return versions
+
+
+@dataclass(frozen=True)
+class S3Documents:
+    """Small objects of our own under a prefix of our own, which no deletion looks at."""
+
+    client: "S3Client"
+    bucket: str
+    prefix: str
+
+    def put(self, name: str, content: bytes) -> None:
+        """Write it, or write it again. Raises StoreUnavailable."""
+        try:
+            self.client.put_object(Bucket=self.bucket, Key=self.prefix + name, Body=content, ContentType="application/json")
+        except (ClientError, BotoCoreError) as error:
+            raise _unavailable(error) from None
+
+    def read_since(self, since: datetime) -> Iterator[bytes]:
+        """The content of each that was written since then, by the store's clock. Raises StoreUnavailable."""
+        pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self.prefix)
+        for page in _raising_unavailable(pages):
+            for entry in page.get("Contents", ()):
+                if entry["LastModified"] >= since:
+                    try:
+                        yield self.client.get_object(Bucket=self.bucket, Key=entry["Key"])["Body"].read()
+                    except (ClientError, BotoCoreError) as error:
+                        raise _unavailable(error) from None
 
 
 def s3_client(
