@@ -41,7 +41,7 @@ from client import (
 )
 from settings import DatabaseSettings, Settings, load
 from workflows.converter import connect, unreachable
-from workflows.errors import AdaptersUnusable, DeletionError, TemporalUnreachable
+from workflows.errors import AdaptersUnusable, DeletionError, Frozen, TemporalUnreachable
 from workflows.messages import (
     OPAQUE_ID,
     DeletionReceipt,
@@ -161,9 +161,10 @@ def request_schema() -> str:
 def progress_line(progress: Progress) -> str:
     """A deletion's progress on one line."""
     left_over = f", {progress.left_over:,} left over" if progress.left_over else ""
+    held_up = "".join(f"; {why}" for why in progress.held_up.values())
     return (
         f"{progress.stage}: {progress.rows_deleted:,} rows, {progress.keys_done:,} of {progress.keys:,} keys, "
-        f"{progress.found_by_listing:,} found by listing{left_over}"
+        f"{progress.found_by_listing:,} found by listing{left_over}{held_up}"
     )
 
 
@@ -320,9 +321,8 @@ async def _status(arguments: argparse.Namespace) -> int:
         print(f"{workflow}: {found.state}{'' if running else ', not running'}")
         if running:
             print(progress_line(now) if now else _NO_WORKER)
-        held_up = {"Frozen": _frozen_text(frozen)} if frozen else {}
-        for why in (held_up | (now.held_up if now else {})).values():
-            print(why)
+        if frozen and not (now and Frozen.__name__ in now.held_up):
+            print(_frozen_text(frozen))
     return FAILED if found.state in {DeletionState.FAILED, DeletionState.REFUSED} else DONE
 
 

@@ -21,6 +21,7 @@ from activities.storage import freeze as freezing
 from activities.storage import ledger
 from activities.storage.database import Database
 from activities.storage.objects import S3Objects
+from activities.storage.snuba import SnubaTraces
 from demo.servers import ObjectStoreServer, TemporalServer
 from demo.world import create_schema, sample_world
 from migrations import migrate
@@ -168,6 +169,30 @@ async def frozen(stack: Stack, changed: pytest.MonkeyPatch) -> Recorded:
     return {"frozen": handle}
 
 
+async def frozen_trace_items(stack: Stack, changed: pytest.MonkeyPatch) -> Recorded:
+    """Frozen before trace items are asked for; thawed, they are asked for twice."""
+    (one,) = stack.snapshots("one")
+    place = one.artifact
+    changed.setattr(freezing, "FRESH_S", 0.0)
+    held = Held(changed, SnubaTraces, "delete")
+    with SnubaServer({(place.organization_id, place.project_id, place.trace_id): 3}) as snuba:
+        async with stack.worker(trace_store="snuba", snuba_url=snuba.url, trace_items_pause_s=0.1):
+            handle = await stack.start([one.id])
+            await held.reached()
+            freezing.freeze(stack.database, "recorded")
+            held.let_go()
+            await _held_up(stack, handle, "Frozen")
+            freezing.thaw(stack.database)
+
+            async def asked() -> bool:
+                return len(snuba.requests) > 0
+
+            await eventually(asked)
+            snuba.consume()
+            await handle.result()
+    return {"frozen_trace_items": handle}
+
+
 async def unconfirmed(stack: Stack, _: pytest.MonkeyPatch) -> Recorded:
     """More artifacts than may go unconfirmed, until they are confirmed."""
     one, two = stack.snapshots("one", "two")
@@ -207,6 +232,7 @@ SCENARIOS: tuple[Callable[[Stack, pytest.MonkeyPatch], Awaitable[Recorded]], ...
     cancelled,
     cancel_refused,
     frozen,
+    frozen_trace_items,
     unconfirmed,
     continued,
 )

@@ -77,6 +77,11 @@ def test_help_explains_every_setting(monkeypatch: pytest.MonkeyPatch, capsys: py
         ("ACTIVITY_THREADS", "1"),
         ("QUIET_PERIOD_S", "-1"),
         ("KEYS_PER_SECOND", "0"),
+        ("MAX_ARTIFACTS_UNCONFIRMED", "0"),
+        ("MAX_KEYS_UNCONFIRMED", "private"),
+        ("RECEIPT_EXPORT", "private"),
+        ("RECEIPT_EXPORT", "s3://private"),
+        ("RECEIPT_EXPORT", "s3://private/no-slash-at-the-end"),
         ("SHUTDOWN_GRACE_S", "private"),
     ],
 )

@@ -389,9 +389,11 @@ class DeleteArtifactsWorkflow:
             if self._waited[what] != waited:
                 return
             self._note(held_up=self._progress.held_up | {what: why})
-            wait = HELD_UP_BY[what]
+            wait, since = HELD_UP_BY[what], workflow.now()
             await self._once(wait, self._deletion, HELD_UP, wait.name.replace("_", " "))
             self._waited[what] += 1
+            if self._trace_items_until is not None:
+                self._trace_items_until += workflow.now() - since
             self._note(held_up={other: why for other, why in self._progress.held_up.items() if other != what})
 
     async def _once(self, step: Step[In, Out], given: In, options: ActivityConfig, summary: str) -> Out:
