@@ -13,6 +13,7 @@ import starter
 from activities.storage import ledger
 from activities.storage.ledger import ChunkState, Deletion, DeletionChunk, DeletionState
 from client import Deletions
+from tests.conftest import Command
 from tests.oracle import Evidence, assert_promises_hold
 from tests.stack import Seen, Stack, connect, eventually
 from workflows.messages import Progress
@@ -30,7 +31,7 @@ async def unconfirmed(stack: Stack, handle: WorkflowHandle[Any, Any]) -> Progres
     return await eventually(waits)
 
 
-async def test_more_artifacts_than_may_go_unconfirmed_wait_whole(stack: Stack) -> None:
+async def test_more_artifacts_than_may_go_unconfirmed_wait_whole(stack: Stack, command: Command) -> None:
     """Nothing is deleted before somebody says that it is meant; a backend gets its 202; then all of it goes."""
     one, two, three = stack.snapshots("one", "two", "three")
     before = Evidence.of(stack)
@@ -49,13 +50,12 @@ async def test_more_artifacts_than_may_go_unconfirmed_wait_whole(stack: Stack) -
         deletions = Deletions(lambda: connect(stack.temporal_address))
         assert await deletions.rows_deleted(stack.request(ids), within=timedelta(milliseconds=300)) is None
         assert Seen.of(stack.world) == Seen(before.rows, before.objects)
-        status = await stack.run_command("status", handle.id)
-        assert "too large to go unconfirmed: 3 artifacts are more than 2" in status.stdout
-        done = await stack.run_command("confirm", handle.id, "--by", "user:7")
-        assert done.returncode == 0, done.stderr
+        _, status = await asyncio.to_thread(command, "status", handle.id)
+        assert "too large to go unconfirmed: 3 artifacts are more than 2" in status
+        confirmed = await asyncio.to_thread(command, "confirm", handle.id, "--by", "user:7")
         with stack.database.read() as session:
             keys = ledger.size_of(session, stack.request(ids).deletion_id).keys
-        assert done.stdout == f"{handle.id} is confirmed: 3 artifacts, {keys} keys collected so far\n"
+        assert confirmed == (0, f"{handle.id} is confirmed: 3 artifacts, {keys} keys collected so far\n")
         await asyncio.wait_for(handle.result(), 40)
     assert_promises_hold(stack, before, [stack.request(ids)])
     assert stack.receipt(handle.id).objects.sealed == keys > 0
@@ -121,17 +121,12 @@ async def test_what_is_not_over_a_ceiling_does_not_wait(stack: Stack) -> None:
 
 
 @on_sqlite
-def test_who_confirms_is_an_opaque_id(
-    stack: Stack, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_who_confirms_is_an_opaque_id(stack: Stack, command: Command) -> None:
     """It is written down for an auditor; names and addresses of people are not for this ledger."""
     (one,) = stack.snapshots("one")
     request = stack.request([one.id])
     stack.accept(request)
-    for name, value in stack.environment().items():
-        monkeypatch.setenv(name, value)
-    with pytest.raises(SystemExit, match="2"):
-        starter.main(["confirm", request.workflow_id, "--by", "jane@example.com"])
-    assert "must be an opaque id, such as user:7" in capsys.readouterr().err
-    assert starter.main(["confirm", "delete-artifacts/1/0", "--by", "user:7"]) == 2
-    assert "the ledger knows no deletion" in capsys.readouterr().err
+    code, said = command("confirm", request.workflow_id, "--by", "jane@example.com")
+    assert (code, "must be an opaque id, such as user:7" in said) == (2, True)
+    code, said = command("confirm", "delete-artifacts/1/0", "--by", "user:7")
+    assert (code, "the ledger knows no deletion" in said) == (2, True)

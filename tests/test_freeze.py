@@ -20,6 +20,7 @@ from activities.storage.objects import S3Objects
 from activities.storage.snuba import SnubaTraces
 from activities.storage.traces import SqlTraces
 from examples.folder_store import FolderStore
+from tests.conftest import Command
 from tests.oracle import Evidence, assert_promises_hold
 from tests.stack import Held, Seen, Stack, connect, eventually, steps_of, wait_for_waiters
 from workflows.errors import Frozen
@@ -282,26 +283,17 @@ def test_a_thousand_requests_ask_the_database_once_a_second(database: Database, 
 
 
 @on_sqlite
-def test_an_operator_freezes_sees_it_and_thaws(
-    stack: Stack, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_operator_freezes_sees_it_and_thaws(stack: Stack, command: Command) -> None:
     """The whole of it from a terminal."""
     (one,) = stack.snapshots("one")
     request = stack.request([one.id])
     stack.accept(request)
-    for name, value in stack.environment().items():
-        monkeypatch.setenv(name, value)
-
-    def said(*arguments: str) -> str:
-        assert starter.main(arguments) == 0
-        return capsys.readouterr().out
-
-    frozen = said("freeze", "--reason", REASON)
-    assert frozen.startswith("frozen since ")
-    shown = said("status", request.workflow_id)
-    assert frozen in shown
-    assert "PRIVATE" not in shown
-    assert "frozen_since" in said("status", request.workflow_id, "--json")
-    assert said("thaw").startswith("thawed: ")
-    assert "frozen" not in said("status", request.workflow_id)
-    assert said("thaw") == "deletions were not frozen\n"
+    code, said = command("freeze", "--reason", REASON)
+    frozen = said.splitlines()[0]
+    assert (code, frozen[:13]) == (0, "frozen since ")
+    code, shown = command("status", request.workflow_id)
+    assert (code, frozen in shown, "PRIVATE" in shown) == (0, True, False)
+    assert "frozen_since" in command("status", request.workflow_id, "--json")[1]
+    assert command("thaw")[1].startswith("thawed: ")
+    assert "frozen" not in command("status", request.workflow_id)[1]
+    assert command("thaw") == (0, "deletions were not frozen\n")

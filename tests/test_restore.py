@@ -22,6 +22,7 @@ from activities.storage.receipts import Closed, receipts_of
 from activities.storage.tables import Artifact
 from demo.servers import ObjectStoreServer, PostgresServer
 from demo.world import screen
+from tests.conftest import Command
 from tests.oracle import Evidence, assert_promises_hold
 from tests.stack import Seen, Stack, s3_of, steps_of
 from workflows.errors import StoreUnavailable
@@ -29,7 +30,6 @@ from workflows.messages import Deletion, DeletionReceipt
 
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 PREFIX = "deletion-receipts/"
-Command = Callable[..., tuple[int, str]]
 
 
 @pytest.fixture(scope="module")
@@ -39,27 +39,11 @@ def receipts_bucket(object_store: ObjectStoreServer) -> str:
 
 
 @pytest.fixture
-def kept(stack: Stack, receipts_bucket: str) -> dict[str, Any]:
-    """Settings of a worker that keeps receipts in the store."""
-    return {"receipt_export": f"s3://{receipts_bucket}/{PREFIX}{stack.organization_id}/"}
-
-
-@pytest.fixture
-def command(stack: Stack, kept: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Run starter.py in this process, with receipts in the store. Returns its exit code and what it said."""
-    settings = stack.environment(ARTIFACT_DELETION_RECEIPT_EXPORT=kept["receipt_export"])
-    for name, value in settings.items():
-        monkeypatch.setenv(name, value)
-    # A process that ends leaves no connection behind; this one does not end.
-    monkeypatch.setattr(starter, "_database", lambda: stack.database)
-
-    def run(*arguments: object) -> tuple[int, str]:
-        capsys.readouterr()
-        code = starter.main([str(one) for one in arguments])
-        said = capsys.readouterr()
-        return code, said.out + said.err
-
-    return run
+def kept(stack: Stack, command: Command, receipts_bucket: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Settings of a worker that keeps receipts in the store, and of commands that read them there."""
+    place = f"s3://{receipts_bucket}/{PREFIX}{stack.organization_id}/"
+    monkeypatch.setenv("ARTIFACT_DELETION_RECEIPT_EXPORT", place)
+    return {"receipt_export": place}
 
 
 def kept_receipts(stack: Stack) -> dict[str, Closed]:
@@ -269,13 +253,12 @@ def bring_back(stack: Stack, before: Evidence) -> None:
 
 @on_sqlite
 def test_without_a_place_to_read_them_from_reapply_says_so(
-    stack: Stack, command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def refused(*arguments: object) -> None:
-        with pytest.raises(SystemExit, match="2"):
-            command("reapply", *arguments)
-
-    refused("--since", "yesterday")
-    refused("--since", "2026-01-01", "--receipts", tmp_path / "absent")
+    code, said = command("reapply", "--since", "yesterday")
+    assert (code, "must be a time such as" in said) == (2, True)
+    code, said = command("reapply", "--since", "2026-01-01", "--receipts", tmp_path / "absent")
+    assert (code, said) == (2, "the file of receipts cannot be read (FileNotFoundError)\n")
     monkeypatch.setenv("ARTIFACT_DELETION_RECEIPT_EXPORT", "stdout")
-    refused("--since", "2026-01-01")
+    code, said = command("reapply", "--since", "2026-01-01")
+    assert (code, "names no place in the store" in said) == (2, True)
