@@ -377,10 +377,9 @@ async def _relay(database: Database, every_s: float) -> int:
 
 
 async def _freeze(arguments: argparse.Namespace) -> int:
-    database = _database()
-    print("freezing; waiting for transactions that are deleting rows now", file=sys.stderr)
-    since = await asyncio.to_thread(freeze, database, arguments.reason)
-    print(_frozen_text(since))
+    # In no other thread: a second Ctrl-C ends the wait, and it is frozen all the same.
+    sys.stderr.write("freezing, and waiting for transactions that delete rows at this moment\n")
+    print(_frozen_text(freeze(_database(), arguments.reason)))
     return DONE
 
 

@@ -289,8 +289,8 @@ def test_an_operator_freezes_sees_it_and_thaws(stack: Stack, command: Command) -
     request = stack.request([one.id])
     stack.accept(request)
     code, said = command("freeze", "--reason", REASON)
-    frozen = said.splitlines()[0]
-    assert (code, frozen[:13]) == (0, "frozen since ")
+    frozen, waiting = said.splitlines()
+    assert (code, frozen[:13], waiting[:8]) == (0, "frozen since ", "freezing")
     code, shown = command("status", request.workflow_id)
     assert (code, frozen in shown, "PRIVATE" in shown) == (0, True, False)
     assert "frozen_since" in command("status", request.workflow_id, "--json")[1]
