@@ -139,6 +139,17 @@ class Settings(DatabaseSettings):
     keys_per_second: PositiveFloat | None = Field(
         None, description="limit for deleted keys over all workers; S3's guide is 3,500 a second for a prefix"
     )
+    receipt_export: Annotated[str, Field(pattern=r"^(stdout|s3://[A-Za-z0-9.-]{3,63}/([^\s/\\]+/)+)$")] | None = Field(
+        None,
+        description="where each receipt is kept outside the database before its deletion counts as closed, for `starter.py "
+        "reapply` after a restore: s3://bucket/prefix/ (of the same store, a prefix of its own), or “stdout”",
+    )
+    max_artifacts_unconfirmed: PositiveInt | None = Field(
+        None, description="a deletion of more artifacts waits, before it deletes any, for `starter.py confirm`"
+    )
+    max_keys_unconfirmed: PositiveInt | None = Field(
+        None, description="a deletion of which more object keys are collected waits for `starter.py confirm` before it goes on"
+    )
     shutdown_grace_s: PositiveFloat = Field(30, description="seconds that running activities get after SIGTERM")
     build_id: str | None = Field(None, description="worker versioning: the build of this worker, in its deployment")
     search_attributes: Literal["ask", "yes", "no"] = Field(

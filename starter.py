@@ -8,8 +8,10 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, NoReturn
 
 from pydantic import ValidationError
@@ -18,8 +20,11 @@ from temporalio.client import Client, WorkflowFailureError
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError
 
+from activities.storage import ledger
 from activities.storage.database import Database
+from activities.storage.freeze import freeze, frozen_since, thaw
 from activities.storage.ledger import Deletion, DeletionState
+from activities.storage.receipts import CameBack, came_back, receipts_of
 from client import (
     NoSuchDeletion,
     Recorded,
@@ -36,8 +41,16 @@ from client import (
 )
 from settings import DatabaseSettings, Settings, load
 from workflows.converter import connect, send_traces, unreachable
-from workflows.errors import AdaptersUnusable, DeletionError, TemporalMisconfigured, TemporalUnreachable
-from workflows.messages import DeletionReceipt, DeletionRequest, Preview, Progress, refused_fields, workflow_id
+from workflows.errors import AdaptersUnusable, DeletionError, Frozen, TemporalMisconfigured, TemporalUnreachable
+from workflows.messages import (
+    OPAQUE_ID,
+    DeletionReceipt,
+    DeletionRequest,
+    Preview,
+    Progress,
+    refused_fields,
+    workflow_id,
+)
 
 __all__ = [
     "NoSuchDeletion",
@@ -149,9 +162,10 @@ def request_schema() -> str:
 def progress_line(progress: Progress) -> str:
     """A deletion's progress on one line."""
     left_over = f", {progress.left_over:,} left over" if progress.left_over else ""
+    held_up = "".join(f"; {why}" for why in progress.held_up.values())
     return (
         f"{progress.stage}: {progress.rows_deleted:,} rows, {progress.keys_done:,} of {progress.keys:,} keys, "
-        f"{progress.found_by_listing:,} found by listing{left_over}"
+        f"{progress.found_by_listing:,} found by listing{left_over}{held_up}"
     )
 
 
@@ -294,17 +308,21 @@ async def _status(arguments: argparse.Namespace) -> int:
     if arguments.follow and await is_running(client, workflow):
         return await follow(client, workflow)
     running = await is_running(client, workflow)
+    frozen = frozen_since(database)
     now = None
     if running:
         with contextlib.suppress(RPCError):  # no worker answers: what the ledger knows is shown all the same
             now = await progress(client, workflow)
     if arguments.json:
         answer = {"workflow_id": workflow, "state": found.state, "running": running}
+        answer |= {"frozen_since": frozen.isoformat(timespec="seconds")} if frozen else {}
         print(json.dumps(answer | ({"progress": now.model_dump(mode="json")} if now else {})))
     else:
         print(f"{workflow}: {found.state}{'' if running else ', not running'}")
         if running:
             print(progress_line(now) if now else _NO_WORKER)
+        if frozen and not (now and Frozen.__name__ in now.held_up):
+            print(_frozen_text(frozen))
     return FAILED if found.state in {DeletionState.FAILED, DeletionState.REFUSED} else DONE
 
 
@@ -358,6 +376,104 @@ async def _relay(database: Database, every_s: float) -> int:
     return DONE
 
 
+async def _freeze(arguments: argparse.Namespace) -> int:
+    # In no other thread: a second Ctrl-C ends the wait, and it is frozen all the same.
+    sys.stderr.write("freezing, and waiting for transactions that delete rows at this moment\n")
+    print(_frozen_text(freeze(_database(), arguments.reason)))
+    return DONE
+
+
+async def _thaw(arguments: argparse.Namespace) -> int:  # noqa: ARG001  every command takes its arguments
+    since = thaw(_database())
+    print(f"thawed: deletions go on within seconds; {_frozen_text(since)}" if since else "deletions were not frozen")
+    return DONE
+
+
+def _frozen_text(since: datetime) -> str:
+    return f"frozen since {since:%Y-%m-%d %H:%M:%S} UTC"
+
+
+async def _confirm(arguments: argparse.Namespace) -> int:
+    database = _database()
+    request = recorded(database, arguments.deletion).request
+    with database.write() as session:
+        ledger.confirm(session, request.deletion_id, arguments.by)
+        size = ledger.size_of(session, request.deletion_id)
+    print(f"{size.workflow_id} is confirmed: {size.artifacts:,} artifacts, {size.keys:,} keys collected so far")
+    return DONE
+
+
+async def _reapply(arguments: argparse.Namespace) -> int:
+    """Delete again what a restore brought back, as receipts outside the database say."""
+    all_closed, unreadable = receipts_of(_receipt_lines(arguments), arguments.since)
+    database = _database()
+    with database.read(snapshot=True) as session:
+        found = list(came_back(session, all_closed))
+    again = [one for one in found if not one.younger]
+    total = sum(len(one.artifacts) for one in again)
+    for one in found:
+        print(_came_back_text(one))
+    print(
+        f"{len(all_closed):,} receipts since {arguments.since.isoformat(timespec='seconds')}: "
+        f"{total:,} artifacts of {len(again):,} deletions are back, and may be deleted again"
+    )
+    if unreadable:
+        sys.stderr.write(f"{unreadable:,} lines are no receipts that this version knows\n")
+    done = FAILED if unreadable or len(again) < len(found) else DONE
+    if arguments.dry_run or not again:
+        return done
+    if not arguments.yes and not _agreed(f"Delete these {total:,} artifacts again? [y/N] "):
+        sys.stderr.write("nothing was done\n")
+        return FAILED
+    return await _delete_again(database, [one.closed.request for one in again]) or done
+
+
+def _receipt_lines(arguments: argparse.Namespace) -> Iterator[str]:
+    if arguments.receipts:
+        try:
+            return iter(Path(arguments.receipts).read_text(errors="replace").splitlines())
+        except OSError as error:
+            sys.stderr.write(f"the file of receipts cannot be read ({type(error).__name__})\n")
+            sys.exit(BAD_USAGE)
+    from worker import stored_receipts  # noqa: PLC0415  clients need neither store nor its packages
+
+    settings = load(Settings)
+    if settings.receipt_export in {None, "stdout"}:
+        sys.stderr.write("ARTIFACT_DELETION_RECEIPT_EXPORT: names no place in the store; name a file (--receipts)\n")
+        sys.exit(BAD_USAGE)
+    return stored_receipts(settings).lines(arguments.since)
+
+
+def _came_back_text(one: CameBack) -> str:
+    request, at = one.closed.request, one.closed.receipt.times.closed
+    text = f"{at.isoformat(timespec='seconds')}  {len(one.artifacts):>7,} of {len(request.artifact_ids):,} artifacts are back"
+    if one.younger:
+        text += f", LEFT ALONE: {len(one.younger):,} others have ids that it deleted, but were added later"
+    return f"{text}  {request.workflow_id}"
+
+
+async def _delete_again(database: Database, requests: Sequence[DeletionRequest]) -> int:
+    with database.write() as session:
+        for request in requests:
+            accept_deletion(session, request)
+    try:
+        client = await connect()
+        for request in requests:
+            await start_deletion(client, request)
+            print(request.workflow_id)
+    except (RPCError, TemporalUnreachable):
+        sys.stderr.write("all are accepted, but Temporal cannot be reached: `starter.py resume` starts them later\n")
+        return UNREACHABLE
+    return DONE
+
+
+def _agreed(question: str) -> bool:
+    try:
+        return input(question).strip().lower() in {"y", "yes"}
+    except EOFError:
+        return False
+
+
 async def _receipt(arguments: argparse.Namespace) -> int:
     found = receipt(_database(), arguments.deletion)
     if found is None:
@@ -400,6 +516,20 @@ def _seconds(value: str) -> float:
     if not found or (seconds := float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]]) == 0:
         raise argparse.ArgumentTypeError("must be a time such as 30s, 5m or 1h")
     return seconds
+
+
+def _time(value: str) -> datetime:
+    try:
+        time = datetime.fromisoformat(value)
+    except ValueError:
+        raise argparse.ArgumentTypeError("must be a time such as 2026-11-25T02:00:00+00:00") from None
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
+
+
+def _opaque_id(value: str) -> str:
+    if not re.fullmatch(OPAQUE_ID, value):
+        raise argparse.ArgumentTypeError("must be an opaque id, such as user:7")
+    return value
 
 
 def _limit(value: str) -> int:
@@ -449,6 +579,21 @@ def _parser() -> argparse.ArgumentParser:
     listing.add_argument("--limit", type=_limit, default=50)
     resuming = command("resume", _resume, "start every accepted deletion that nobody runs")
     resuming.add_argument("--every", type=_seconds, help="again and again, such as every 30s, 5m or 1h, until it is stopped")
+    freezing = command("freeze", _freeze, "stop all deletions, everywhere, within seconds; they wait, none fails")
+    freezing.add_argument("--reason", required=True, help="free text; stays in the ledger")
+    command("thaw", _thaw, "let frozen deletions go on")
+    confirming = command("confirm", _confirm, "let a deletion go on that is larger than may go unconfirmed", deletion=True)
+    confirming.add_argument("--by", type=_opaque_id, required=True, help="opaque id of whoever confirms")
+    reapplying = command("reapply", _reapply, "after a restore: delete again what it brought back, by receipts kept outside")
+    reapplying.add_argument(
+        "--since",
+        type=_time,
+        required=True,
+        help="the moment to which the database was restored; UTC unless it says",
+    )
+    reapplying.add_argument("--receipts", metavar="FILE", help="receipts as JSON lines, where workers print them")
+    reapplying.add_argument("--dry-run", action="store_true", help="say what came back, and do nothing")
+    reapplying.add_argument("--yes", action="store_true", help="ask no question")
     shown = command("receipt", _receipt, "what a deletion did", deletion=True)
     for made in (delete, previewing, rerun, status, listing, shown):
         made.add_argument("--json", action="store_true", help="for scripts")

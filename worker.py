@@ -10,7 +10,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import BoundedSemaphore
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from temporalio.api.operatorservice.v1 import ListSearchAttributesRequest
 from temporalio.client import Client
@@ -32,11 +32,14 @@ from activities.open_deletion import OpenDeletion
 from activities.preview_deletion import PreviewDeletion
 from activities.storage.database import Database
 from activities.storage.drift import Schema
+from activities.storage.freeze import FreezableObjects, FreezableTraces, Switch
 from activities.storage.keys import Scopes
 from activities.storage.ledger import PAGE_KEYS
-from activities.storage.objects import ObjectStore, S3Objects, s3_client
+from activities.storage.objects import ObjectStore, S3Documents, S3Objects, s3_client
+from activities.storage.receipts import Receipts, StandardOutput, StoredReceipts
 from activities.storage.traces import SqlTraces, TraceStore
 from activities.sweep_prefixes import SweepPrefixes
+from activities.wait_until_allowed import Ceilings, WaitUntilAllowed
 from adapters import adapters
 from migrations import check_version
 from settings import Settings, explained, load
@@ -46,6 +49,9 @@ from workflows.delete_artifacts import DeleteArtifactsWorkflow
 from workflows.errors import AdaptersUnusable, DeletionError, StoreUnavailable, TemporalMisconfigured
 from workflows.messages import OBJECTS_TASK_QUEUE, SEARCH_ATTRIBUTES, TASK_QUEUE, Pace
 from workflows.preview_deletion import PreviewDeletionWorkflow
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
 
 _log = logging.getLogger("artifact_deletion.worker")
 DEPLOYMENT = "artifact-deletion"
@@ -65,14 +71,18 @@ def activities_for(
     schema, scopes = preview.schema, preview.collect.scopes
     configured = traces is not None
     elsewhere = FindOwedElsewhere(database, configured)
+    ceilings = Ceilings(settings.max_artifacts_unconfirmed, settings.max_keys_unconfirmed)
+    allowed = WaitUntilAllowed(database, ceilings)
     with_database: list[Callable[..., Any]] = [
         OpenDeletion(database, schema, settings.chunk_artifacts, configured, pace).open_deletion,
-        DeleteRows(open_rows(settings, database), schema, scopes, store.listable).delete_rows,
+        DeleteRows(open_rows(settings, database), schema, scopes, store.listable, ceilings).delete_rows,
         DeleteTraceItems(database, traces).delete_trace_items,
         elsewhere.find_owed_elsewhere,
         elsewhere.read_request,
         CancelDeletion(database).cancel_deletion,
-        CloseDeletion(database, configured).close_deletion,
+        CloseDeletion(database, configured, open_receipts(settings)).close_deletion,
+        allowed.wait_until_thawed,
+        allowed.wait_until_confirmed,
     ]
     with_store: list[Callable[..., Any]] = [
         preview.collect.collect_keys,
@@ -128,7 +138,8 @@ async def _workers(settings: Settings, client: Client, database: Database) -> As
         search_attributes=settings.search_attributes == "yes"
         or (settings.search_attributes == "ask" and await has_search_attributes(client)),
     )
-    traces, store = open_traces(settings, database), open_store(settings)
+    switch = Switch(database)
+    store, traces = open_store(settings, switch), open_traces(settings, database, switch)
     if settings.serves != "rows":  # who deletes nothing from it does without any credentials of the store
         await asyncio.to_thread(_warn_if_unavailable, store)
     with (
@@ -174,19 +185,27 @@ def open_database(settings: Settings) -> Database:
     )
 
 
-def open_store(settings: Settings) -> ObjectStore:
-    """The bucket, or what is put in its place. It need not answer yet."""
+def open_receipts(settings: Settings) -> Receipts | None:
+    """Where receipts are kept outside the database, if they are."""
+    if settings.receipt_export is None:
+        return None
+    return StandardOutput() if settings.receipt_export == "stdout" else stored_receipts(settings)
+
+
+def stored_receipts(settings: Settings) -> StoredReceipts:
+    """Those in the object store, to write them and to read them again."""
+    bucket, _, prefix = (settings.receipt_export or "").removeprefix("s3://").partition("/")
+    return StoredReceipts(S3Documents(_s3_client(settings), bucket, prefix))
+
+
+def open_store(settings: Settings, switch: Switch | None = None) -> ObjectStore:
+    """The bucket, or what is put in its place. It need not answer yet.
+
+    With a `switch` it deletes nothing while deletions are frozen.
+    """
     if (adapter := adapters().object_store) is not None:
-        return adapter(settings)
-    client = s3_client(
-        endpoint=settings.s3_endpoint,
-        region=settings.s3_region,
-        access_key=settings.s3_access_key,
-        secret_key=settings.s3_secret_key.get_secret_value() if settings.s3_secret_key else None,
-        connections=settings.store_requests,
-        connect_timeout_s=settings.s3_connect_timeout_s,
-        read_timeout_s=settings.s3_read_timeout_s,
-    )
+        return adapter(settings) if switch is None else FreezableObjects(adapter(settings), switch)
+    client = _s3_client(settings, switch)
     return S3Objects(
         client,
         settings.bucket,
@@ -205,18 +224,31 @@ def _warn_if_unavailable(store: ObjectStore) -> None:
         _log.warning("%s: what needs it is tried again until it is mended", error)
 
 
+def _s3_client(settings: Settings, switch: Switch | None = None) -> "S3Client":
+    return s3_client(
+        endpoint=settings.s3_endpoint,
+        region=settings.s3_region,
+        access_key=settings.s3_access_key,
+        secret_key=settings.s3_secret_key.get_secret_value() if settings.s3_secret_key else None,
+        connections=settings.store_requests,
+        connect_timeout_s=settings.s3_connect_timeout_s,
+        read_timeout_s=settings.s3_read_timeout_s,
+        before_deleting=None if switch is None else switch.refuse_frozen,
+    )
+
+
 def open_rows(settings: Settings, database: Database) -> Rows:
     """Whoever deletes the backend's rows."""
     adapter = adapters().rows
     return SqlRows(database) if adapter is None else adapter(settings, database)
 
 
-def open_traces(settings: Settings, database: Database) -> TraceStore | None:
-    """The trace store, if there is one. Raises AdaptersUnusable."""
+def open_traces(settings: Settings, database: Database, switch: Switch) -> TraceStore | None:
+    """The trace store, if there is one. It is asked for nothing while deletions are frozen. Raises AdaptersUnusable."""
     if (adapter := adapters().trace_store) is not None:
-        return adapter(settings, database)
+        return FreezableTraces(adapter(settings, database), switch)
     if settings.trace_store == "sql":
-        return SqlTraces(database)
+        return FreezableTraces(SqlTraces(database), switch)
     if settings.snuba_url is None:
         return None
     try:
@@ -224,7 +256,7 @@ def open_traces(settings: Settings, database: Database) -> TraceStore | None:
     except ModuleNotFoundError as error:
         raise AdaptersUnusable(f"TRACE_STORE=snuba needs the extra `snuba` of artifact-deletion ({error.name})") from None
 
-    return SnubaTraces(settings.snuba_url, timeout_s=settings.snuba_timeout_s)
+    return SnubaTraces(settings.snuba_url, timeout_s=settings.snuba_timeout_s, before_request=switch.refuse_frozen)
 
 
 async def has_search_attributes(client: Client) -> bool:

@@ -22,6 +22,7 @@ from activities.storage.ledger import (
     PrefixState,
     RowsState,
 )
+from activities.storage.receipts import Closed, Receipts
 from workflows.errors import NotOpen
 from workflows.messages import (
     CLOSE_DELETION,
@@ -48,20 +49,32 @@ class CloseDeletion:
 
     database: Database
     traces_configured: bool
+    receipts: Receipts | None = None
 
     @activity.defn(name=CLOSE_DELETION.name, no_thread_cancel_exception=True)
     def close_deletion(self, deletion: DeletionRef) -> DeletionReceipt:
-        """Returns the receipt, with id lists short enough for history; the ledger's copy has them whole."""
-        with self.database.write() as session:
-            state = ledger.lock_deletion(session, deletion.deletion_id)
-            if state is DeletionState.CLOSED:
-                return stored_receipt(session, deletion.deletion_id).for_history()
-            # Failed: a late step of the run before has closed it meanwhile, and what it added up is out of date.
-            if state not in {DeletionState.RUNNING, DeletionState.FAILED}:
-                raise NotOpen("the deletion is not running; nothing was closed")
-            receipt = self._add_up(session, deletion.deletion_id)
-            ledger.close(session, receipt)
-        return receipt.for_history()
+        """Returns the receipt, with id lists short enough for history; the ledger's copy has them whole.
+
+        Where receipts are kept outside the database too, they are before the deletion counts as closed: after a crash in
+        between it is closed again, and its receipt kept again. Raises StoreUnavailable while they cannot be.
+        """
+        kept: DeletionReceipt | None = None
+        while True:
+            with self.database.write() as session:
+                state = ledger.lock_deletion(session, deletion.deletion_id)
+                if state is DeletionState.CLOSED:
+                    return stored_receipt(session, deletion.deletion_id).for_history()
+                # Failed: a late step of the run before has closed it meanwhile, and what it added up is out of date.
+                if state not in {DeletionState.RUNNING, DeletionState.FAILED}:
+                    raise NotOpen("the deletion is not running; nothing was closed")
+                receipt = self._add_up(session, deletion.deletion_id)
+                if self.receipts is None or (kept is not None and _same_but_for_the_time(receipt, kept)):
+                    ledger.close(session, kept or receipt)
+                    return (kept or receipt).for_history()
+                request = ledger.request_of(session, deletion.deletion_id)
+            # No lock is held while a store is asked. What is closed is what was kept, or it is kept once more.
+            self.receipts.write(Closed(request=request, receipt=receipt))
+            kept = receipt
 
     def _add_up(self, session: Session, deletion_id: str) -> DeletionReceipt:
         accepted = session.execute(select(Deletion).where(Deletion.id == deletion_id)).scalar_one()
@@ -126,6 +139,10 @@ class CloseDeletion:
             unchecked_artifacts=unplaced,
             confirmed_at=max(confirmed, default=None) if asked else None,
         )
+
+
+def _same_but_for_the_time(one: DeletionReceipt, other: DeletionReceipt) -> bool:
+    return one == other.model_copy(update={"times": other.times.model_copy(update={"closed": one.times.closed})})
 
 
 def stored_receipt(session: Session, deletion_id: str) -> DeletionReceipt:

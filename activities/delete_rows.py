@@ -18,6 +18,7 @@ from temporalio import activity
 from activities.storage import files, ledger, rows
 from activities.storage.database import Database
 from activities.storage.drift import Schema
+from activities.storage.freeze import refuse_frozen
 from activities.storage.keys import ArtifactRef, Scopes, icon_file_id, icon_key
 from activities.storage.ledger import (
     PAGE_KEYS,
@@ -41,6 +42,7 @@ from activities.storage.tables import (
     SnapshotComparison,
     SnapshotMetrics,
 )
+from activities.wait_until_allowed import Ceilings
 from workflows.errors import NotOpen, RowsRemain, StaleSeal
 from workflows.messages import DELETE_ROWS, RowsDeleted, SealedChunk
 
@@ -112,19 +114,25 @@ class DeleteRows:
     schema: Schema
     scopes: Scopes
     listable: bool
+    ceilings: Ceilings
 
     # A cancellation may strike a thread at any instruction: between a DELETE and its COMMIT there must be none.
     @activity.defn(name=DELETE_ROWS.name, no_thread_cancel_exception=True)
     def delete_rows(self, sealed: SealedChunk) -> RowsDeleted:
-        """Returns what was deleted, the first time or an earlier time. Raises StaleSeal if the keys must be collected again."""
+        """Returns what was deleted, the first time or an earlier time. Raises StaleSeal if the keys must be collected again.
+
+        Raises Frozen, Unconfirmed: then nothing was deleted, and it is run again when that is over.
+        """
         references = self.schema.file_references()
         with self.rows.transaction() as session:
+            refuse_frozen(session)
             state = ledger.lock_deletion(session, sealed.deletion_id, shared=True)
             found = ledger.lock_chunk(session, sealed.deletion_id, sealed.chunk)
             organization_id = ledger.request_of(session, sealed.deletion_id).organization_id
             if found.state == ChunkState.OPEN:
                 if state not in {DeletionState.ACCEPTED, DeletionState.RUNNING}:
                     raise NotOpen(f"the deletion is {state}; nothing of this chunk was deleted")
+                self.ceilings.refuse_unconfirmed(session, sealed.deletion_id)
                 self._check_seal(session, found, sealed)
                 present = self._lock_artifacts(session, found, organization_id)
                 cascade = self._delete(session, present, organization_id)

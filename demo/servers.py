@@ -364,6 +364,10 @@ class PostgresServer(Server):
             connection.execute(statement)
         return self._url(database)
 
+    def binary(self, name: str) -> Path:
+        """One of the server's own programs, such as pg_dump: another version's might refuse."""
+        return self._binaries / name
+
     def _url(self, database: str) -> str:
         return f"postgresql+psycopg://postgres:{self._password}@127.0.0.1:{self._ports[0]}/{database}"
 

@@ -16,11 +16,11 @@ from workflows.errors import LedgerOutdated
 VERSION_TABLE = "artifact_deletion_version"
 
 
-def migrate(database: Database) -> None:
-    """Bring the ledger's tables to this code's version. Safe to repeat."""
+def migrate(database: Database, version: str = "head") -> None:
+    """Bring the ledger's tables to this code's version, or up to an earlier one. Safe to repeat."""
     try:
         with database.write() as session:
-            command.upgrade(_config(connection=session.connection()), "head")
+            command.upgrade(_config(connection=session.connection()), version)
     except SQLAlchemyError as error:
         raise unavailable(error) from None
 

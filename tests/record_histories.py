@@ -19,8 +19,11 @@ from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 
 import starter
 from activities.delete_rows import DeleteRows
+from activities.storage import freeze as freezing
+from activities.storage import ledger
 from activities.storage.database import Database
 from activities.storage.objects import S3Objects
+from activities.storage.snuba import SnubaTraces
 from activities.sweep_prefixes import SweepPrefixes
 from demo.servers import ObjectStoreServer, TemporalServer
 from demo.world import create_schema, sample_world
@@ -150,6 +153,61 @@ async def cancel_refused(stack: Stack, changed: pytest.MonkeyPatch) -> Recorded:
     return {"cancel_refused": handle}
 
 
+async def frozen(stack: Stack, changed: pytest.MonkeyPatch) -> Recorded:
+    """Frozen before its rows go, thawed, frozen again before its objects go, thawed."""
+    (one,) = stack.snapshots("one")
+    changed.setattr(freezing, "FRESH_S", 0.0)
+    held = Held(changed, S3Objects, "delete")
+    freezing.freeze(stack.database, "recorded")
+    async with stack.worker():
+        handle = await stack.start([one.id])
+        await _held_up(stack, handle, "Frozen")
+        freezing.thaw(stack.database)
+        await held.reached()
+        freezing.freeze(stack.database, "recorded")
+        held.let_go()
+        await _held_up(stack, handle, "Frozen")
+        freezing.thaw(stack.database)
+        await handle.result()
+    return {"frozen": handle}
+
+
+async def frozen_trace_items(stack: Stack, changed: pytest.MonkeyPatch) -> Recorded:
+    """Frozen before trace items are asked for; thawed, they are asked for twice."""
+    (one,) = stack.snapshots("one")
+    place = one.artifact
+    changed.setattr(freezing, "FRESH_S", 0.0)
+    held = Held(changed, SnubaTraces, "delete")
+    with SnubaServer({(place.organization_id, place.project_id, place.trace_id): 3}) as snuba:
+        async with stack.worker(trace_store="snuba", snuba_url=snuba.url, trace_items_pause_s=0.1):
+            handle = await stack.start([one.id])
+            await held.reached()
+            freezing.freeze(stack.database, "recorded")
+            held.let_go()
+            await _held_up(stack, handle, "Frozen")
+            freezing.thaw(stack.database)
+
+            async def asked() -> bool:
+                return len(snuba.requests) > 0
+
+            await eventually(asked)
+            snuba.consume()
+            await handle.result()
+    return {"frozen_trace_items": handle}
+
+
+async def unconfirmed(stack: Stack, _: pytest.MonkeyPatch) -> Recorded:
+    """More artifacts than may go unconfirmed, until they are confirmed."""
+    one, two = stack.snapshots("one", "two")
+    async with stack.worker(max_artifacts_unconfirmed=1, chunk_artifacts=1):
+        handle = await stack.start([one.id, two.id])
+        await _held_up(stack, handle, "Unconfirmed")
+        with stack.database.write() as session:
+            ledger.confirm(session, stack.request([one.id, two.id]).deletion_id, "user:7")
+        await handle.result()
+    return {"unconfirmed": handle}
+
+
 async def continued(stack: Stack, _: pytest.MonkeyPatch) -> Recorded:
     """A history that is long for its server, and the run that followed it."""
     snapshots = stack.snapshots("a", "b", "c", "d")
@@ -243,6 +301,9 @@ SCENARIOS: tuple[Callable[[Stack, pytest.MonkeyPatch], Awaitable[Recorded]], ...
     refused,
     cancelled,
     cancel_refused,
+    frozen,
+    frozen_trace_items,
+    unconfirmed,
     continued,
     told_to_ask_again,
     waited,
@@ -251,6 +312,13 @@ SCENARIOS: tuple[Callable[[Stack, pytest.MonkeyPatch], Awaitable[Recorded]], ...
 )
 
 _DOWN = StoreUnavailable("the object store could not be reached (EndpointConnectionError)")
+
+
+async def _held_up(stack: Stack, handle: Handle, by: str) -> None:
+    async def waits() -> bool:
+        return by in (await starter.progress(stack.client, handle.id)).held_up
+
+    await eventually(waits)
 
 
 def _failing_once(whole: Callable[..., Any], error: DeletionError = _DOWN) -> Callable[..., Any]:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from workflows.delete_artifacts import NO_REQUEST, DeleteArtifactsWorkflow
 from workflows.messages import (
     COLLECT_KEYS,
     DELETE_OBJECTS,
+    DELETE_TRACE_ITEMS,
     MAX_ARTIFACTS,
     PREVIEW_DELETION,
     PREVIEW_WORKFLOW_NAME,
@@ -41,6 +43,7 @@ from workflows.messages import (
     STEPS,
     SWEEP_PREFIXES,
     TASK_QUEUE,
+    WAIT_UNTIL_THAWED,
     WORKFLOW_NAME,
     AllRowsDeleted,
     Chunk,
@@ -420,6 +423,8 @@ def test_histories_of_every_course_are_recorded() -> None:
         "collected_again",
         "continued",
         "continued_run",
+        "frozen",
+        "frozen_trace_items",
         "left_over",
         "plain",
         "preview",
@@ -428,8 +433,30 @@ def test_histories_of_every_course_are_recorded() -> None:
         "swept_again",
         "taken_over",
         "told_to_ask_again",
+        "unconfirmed",
         "waited",
     }
+
+
+async def test_a_long_freeze_takes_no_time_from_what_has_a_deadline() -> None:
+    """Trace items are asked for so long and no longer: a recorded freeze of a moment, made one of ten days, changes nothing."""
+    history = json.loads((HISTORIES[0].parent / "frozen_trace_items.json").read_text())
+    names = {
+        event["eventId"]: event["activityTaskScheduledEventAttributes"]["activityType"]["name"]
+        for event in history["events"]
+        if "activityTaskScheduledEventAttributes" in event
+    }
+    frozen = False
+    for event in history["events"]:
+        ended = event.get("activityTaskCompletedEventAttributes", {}).get("scheduledEventId")
+        frozen = frozen or names.get(ended) == WAIT_UNTIL_THAWED.name
+        if frozen:
+            later = datetime.fromisoformat(event["eventTime"][:19]) + timedelta(days=10)
+            event["eventTime"] = f"{later.isoformat()}{event['eventTime'][19:]}"
+    assert list(names.values()).count(DELETE_TRACE_ITEMS.name) > 2, "frozen, asked, and asked again"
+    replayer = Replayer(workflows=[DeleteArtifactsWorkflow], data_converter=data_converter)
+    started = history["events"][0]["workflowExecutionStartedEventAttributes"]
+    await replayer.replay_workflow(WorkflowHistory.from_json(started["workflowId"], history))
 
 
 @workflow.defn(name=WORKFLOW_NAME)

@@ -7,6 +7,7 @@ data, does what is left and nothing else.
 
 import asyncio
 import functools
+from collections import Counter, defaultdict
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
@@ -27,7 +28,16 @@ with workflow.unsafe.imports_passed_through():
     from pydantic import ValidationError
 
     from workflows import metrics
-    from workflows.errors import AskAgain, InvalidRequest, ObjectsRemain, RowsNotDeleted, StaleSeal, to_application_error
+    from workflows.errors import (
+        AskAgain,
+        Frozen,
+        InvalidRequest,
+        ObjectsRemain,
+        RowsNotDeleted,
+        StaleSeal,
+        Unconfirmed,
+        to_application_error,
+    )
     from workflows.messages import (
         CANCEL_DELETION,
         CLOSE_DELETION,
@@ -44,6 +54,8 @@ with workflow.unsafe.imports_passed_through():
         STAGE_ATTRIBUTE,
         SWEEP_PREFIXES,
         TASK_QUEUE,
+        WAIT_UNTIL_CONFIRMED,
+        WAIT_UNTIL_THAWED,
         WORKFLOW_NAME,
         AllRowsDeleted,
         Chunk,
@@ -70,8 +82,14 @@ NO_REQUEST = RawValue(Payload())
 
 # A worker says every few seconds that it lives; a step lost with its worker is run elsewhere after this.
 LOST_AFTER = timedelta(seconds=15)
+# What holds a step up on purpose is waited for by a step of its own, at no cost to the held one's budget.
+HELD_UP_BY = {Frozen.__name__: WAIT_UNTIL_THAWED, Unconfirmed.__name__: WAIT_UNTIL_CONFIRMED}
 # For ever, within a step's budget: soon at first, then every minute, so that a mended store or database is noticed.
-AGAIN = RetryPolicy(initial_interval=timedelta(milliseconds=500), maximum_interval=timedelta(minutes=1))
+AGAIN = RetryPolicy(
+    initial_interval=timedelta(milliseconds=500),
+    maximum_interval=timedelta(minutes=1),
+    non_retryable_error_types=[*HELD_UP_BY],
+)
 # A database that is being upgraded or failed over comes back within hours; after a day a person should look.
 LEDGER = ActivityConfig(
     start_to_close_timeout=timedelta(minutes=5),
@@ -107,6 +125,11 @@ TRACE_ITEMS = ActivityConfig(
     schedule_to_close_timeout=timedelta(days=3),
     heartbeat_timeout=LOST_AFTER,
     retry_policy=AGAIN,
+)
+# However long it takes; every few seconds, so that a deletion goes on soon after somebody has let it.
+HELD_UP = ActivityConfig(
+    start_to_close_timeout=LOST_AFTER,
+    retry_policy=RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(seconds=4)),
 )
 
 TRACE_ITEMS_LONGEST_PAUSE = timedelta(minutes=15)
@@ -149,6 +172,8 @@ class DeleteArtifactsWorkflow:
         self._settled_keys: dict[int, int] = {}
         self._chunks_at_once = asyncio.Semaphore()
         self._activities_at_once = asyncio.Semaphore()
+        self._waits: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._waited: Counter[str] = Counter()
 
     @workflow.run
     @taking_one_input
@@ -218,7 +243,7 @@ class DeleteArtifactsWorkflow:
             return await work
         work.cancel()
         await asyncio.gather(work, return_exceptions=True)
-        self._note(stage=Stage.CANCELLED)
+        self._note(stage=Stage.CANCELLED, held_up={})
         raise asyncio.CancelledError
 
     async def _open(self) -> Opened:
@@ -367,6 +392,30 @@ class DeleteArtifactsWorkflow:
         return workflow.info().is_continue_as_new_suggested()
 
     async def _step(self, step: Step[In, Out], given: In, options: ActivityConfig, summary: str) -> Out:
+        """A step to its end. What holds it up on purpose is waited for, and then it begins anew with all its time."""
+        while True:
+            try:
+                return await self._once(step, given, options, summary)
+            except ActivityError as error:
+                if (held_up := named(error)).type not in HELD_UP_BY:
+                    raise
+            await self._wait_until_allowed(str(held_up.type), held_up.message)
+
+    async def _wait_until_allowed(self, what: str, why: str) -> None:
+        """One wait for all the steps that are held up by the same."""
+        waited = self._waited[what]
+        async with self._waits[what]:
+            if self._waited[what] != waited:
+                return
+            self._note(held_up=self._progress.held_up | {what: why})
+            wait, since = HELD_UP_BY[what], workflow.now()
+            await self._once(wait, self._deletion, HELD_UP, wait.name.replace("_", " "))
+            self._waited[what] += 1
+            if self._trace_items_until is not None:
+                self._trace_items_until += workflow.now() - since
+            self._note(held_up={other: why for other, why in self._progress.held_up.items() if other != what})
+
+    async def _once(self, step: Step[In, Out], given: In, options: ActivityConfig, summary: str) -> Out:
         where: Any = {"task_queue": TASK_QUEUE, **options}
         fair = Priority(fairness_key=str(self._request.organization_id))
         result: Out = await workflow.execute_activity(

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from temporalio.api.failure.v1 import Failure
 from temporalio.converter import DefaultFailureConverter, PayloadConverter
-from temporalio.exceptions import ApplicationError, FailureError
+from temporalio.exceptions import ApplicationError, ApplicationErrorCategory, FailureError
 
 _CODE = re.compile(r"[A-Za-z0-9_.-]{1,64}", re.ASCII)
 
@@ -22,9 +22,10 @@ def plain_code(code: object) -> str:
 
 
 class DeletionError(Exception):
-    """The root of the tree. `final` errors are not retried."""
+    """The root of the tree. `final` errors are not retried; `benign` ones are no failures, nor logged as such."""
 
     final: ClassVar[bool] = False
+    benign: ClassVar[bool] = False
 
 
 class InvalidRequest(DeletionError):
@@ -91,6 +92,18 @@ class RowsNotDeleted(DeletionError):
     final = True
 
 
+class Frozen(DeletionError):
+    """Somebody has stopped all deletions: this one waits for a thaw. Nothing was deleted by this attempt since."""
+
+    benign = True
+
+
+class Unconfirmed(DeletionError):
+    """The deletion is larger than what may be deleted unconfirmed: it waits for somebody to confirm it."""
+
+    benign = True
+
+
 class SchemaDrift(DeletionError):
     """The database has foreign keys to an artifact's tables that this version does not know. Nothing was deleted."""
 
@@ -145,7 +158,8 @@ def to_application_error(error: Exception) -> ApplicationError:
     """What of an error may be seen outside the process: our own words, or the name of a class."""
     if not isinstance(error, DeletionError):
         error = UnexpectedFailure(f"{type(error).__name__}: a fault of this service; the worker's log has the place")
-    return ApplicationError(str(error), type=type(error).__name__, non_retryable=error.final)
+    category = ApplicationErrorCategory.BENIGN if error.benign else ApplicationErrorCategory.UNSPECIFIED
+    return ApplicationError(str(error), type=type(error).__name__, non_retryable=error.final, category=category)
 
 
 class FailuresWithoutData(DefaultFailureConverter):

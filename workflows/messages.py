@@ -52,7 +52,8 @@ def _sorted_once(values: Any) -> Any:
 
 
 Id = Annotated[int, Field(gt=0, lt=2**63), BeforeValidator(_whole)]
-OpaqueId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:/#-]{0,127}$")]
+OPAQUE_ID = r"^[A-Za-z0-9][A-Za-z0-9_.:/#-]{0,127}$"
+OpaqueId = Annotated[str, StringConstraints(pattern=OPAQUE_ID)]
 
 
 class DeletionRequest(Message):
@@ -288,6 +289,10 @@ class Deletion(Message):
     deletion_id: str
 
 
+class Allowed(Message):
+    """What held a step up is over."""
+
+
 class Cancelled(Message):
     """Whether the cancel came before the point of no return."""
 
@@ -313,12 +318,15 @@ class Progress(Message):
     """Workflow ids of other deletions that still owe objects of these artifacts."""
     cancel_refused: bool = False
     """A cancel came after rows were deleted: the rest is finished all the same."""
+    held_up: dict[str, str] = {}
+    """Why steps wait, by the error's name: deletions are frozen, or this one is to be confirmed."""
 
     @property
     def markdown(self) -> str:
         """What the Web UI shows of a running deletion. Lists, since its tables are drawn without borders."""
         lines = [
             f"**{self.stage.capitalize()}**",
+            *(f"- **{name}**: {why}" for name, why in sorted(self.held_up.items())),
             f"- Rows: {self.rows_deleted:,} deleted, {self.chunks_rows_deleted:,} of {self.chunks:,} chunks",
             f"- Objects: {self.keys_done:,} of {self.keys:,} keys, {self.pages_done:,} of {self.pages:,} pages",
             f"- Found by listing: {self.found_by_listing:,}",
@@ -577,6 +585,8 @@ FIND_OWED_ELSEWHERE = Step("find_owed_elsewhere", Deletion, Owed)
 CANCEL_DELETION = Step("cancel_deletion", DeletionRequest, Cancelled)
 PREVIEW_DELETION = Step("preview_deletion", DeletionRequest, Preview)
 CLOSE_DELETION = Step("close_deletion", Deletion, DeletionReceipt)
+WAIT_UNTIL_THAWED = Step("wait_until_thawed", Deletion, Allowed)
+WAIT_UNTIL_CONFIRMED = Step("wait_until_confirmed", Deletion, Allowed)
 STEPS = (
     OPEN_DELETION,
     COLLECT_KEYS,
@@ -589,4 +599,6 @@ STEPS = (
     CANCEL_DELETION,
     CLOSE_DELETION,
     PREVIEW_DELETION,
+    WAIT_UNTIL_THAWED,
+    WAIT_UNTIL_CONFIRMED,
 )

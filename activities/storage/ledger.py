@@ -154,6 +154,9 @@ class Deletion(LedgerTable):
     closed_at: Mapped[datetime | None]
     cancelled_run: Mapped[str | None] = mapped_column(String(64))
     """Temporal's id of the run that was cancelled: a step of that run which comes late must not open the deletion again."""
+    confirmed_at: Mapped[datetime | None]
+    confirmed_by: Mapped[str | None] = mapped_column(String(128))
+    """Opaque id of whoever said that so large a deletion is meant."""
 
 
 class DeletionArtifact(LedgerTable):
@@ -247,6 +250,16 @@ class DeletionPrefix(LedgerTable):
     noisy_sweep: Mapped[int] = mapped_column(Integer, default=0)
     """The number of the last sweep that found something new here: it cannot confirm the prefix as quiet."""
     listed_empty_at: Mapped[datetime | None]
+
+
+class Freeze(LedgerTable):
+    """While its one row is there, nothing is deleted anywhere."""
+
+    __tablename__ = "artifact_deletion_freeze"
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    frozen_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    reason: Mapped[str] = mapped_column(Text)
+    """Free text of whoever froze. It is never sent to Temporal."""
 
 
 @dataclass(frozen=True)
@@ -390,9 +403,52 @@ def cancel(session: Session, request: DeletionRequest, run_id: str) -> bool:
         return False
     drop_work(session, request.deletion_id, everything=True)
     session.execute(
-        update(Deletion).where(Deletion.id == request.deletion_id).values(state=DeletionState.CANCELLED, cancelled_run=run_id)
+        update(Deletion)
+        .where(Deletion.id == request.deletion_id)
+        .values(state=DeletionState.CANCELLED, cancelled_run=run_id, confirmed_at=None, confirmed_by=None)
     )
     return True
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much a deletion is about, as far as that is known, and whether that is meant."""
+
+    workflow_id: str
+    artifacts: int
+    keys: int
+    """Collected so far, over all chunks, deleted already or not."""
+    chunks: int
+    collected: int
+    """Chunks of which keys are collected."""
+    confirmed_at: datetime | None
+
+
+def size_of(session: Session, deletion_id: str) -> Size:
+    """Raises NotOpen if there is no such deletion."""
+    found = session.execute(
+        select(Deletion.organization_id, Deletion.request, Deletion.confirmed_at).where(Deletion.id == deletion_id)
+    ).one_or_none()
+    if found is None:
+        raise NotOpen("the ledger knows no such deletion")
+    chunks, collected, keys = session.execute(
+        select(func.count(), func.count().filter(DeletionChunk.digest != ""), func.coalesce(func.sum(DeletionChunk.sealed), 0))
+        .select_from(DeletionChunk)
+        .where(DeletionChunk.deletion_id == deletion_id)
+    ).one()
+    return Size(
+        workflow_id=workflow_id(found.organization_id, deletion_id),
+        artifacts=len(found.request["artifact_ids"]),
+        keys=int(keys),
+        chunks=chunks,
+        collected=collected,
+        confirmed_at=found.confirmed_at,
+    )
+
+
+def confirm(session: Session, deletion_id: str, by: str) -> None:
+    """Write down that so large a deletion is meant. It holds for re-runs too, and ends with a cancel."""
+    session.execute(update(Deletion).where(Deletion.id == deletion_id).values(confirmed_at=func.now(), confirmed_by=by))
 
 
 def refuse_cancelled_run(session: Session, deletion_id: str, run_id: str) -> None:

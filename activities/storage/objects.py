@@ -10,6 +10,7 @@ import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Protocol
@@ -51,6 +52,7 @@ _BATCH_REFUSED = frozenset({"NotImplemented", "MethodNotAllowed", "MalformedXML"
 _WHOLE_REQUEST = frozenset(
     {"NoSuchBucket", "ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch", "TokenRefreshRequired"}
 )
+_DELETING = ("DeleteObjects", "DeleteObject", "AbortMultipartUpload")
 # No object has a name that its store does not take: a scope before a key can make it too long.
 _NO_SUCH_KEY = frozenset({"NoSuchKey", "KeyTooLongError"})
 _ABSENT = frozenset({"NoSuchVersion"}) | _NO_SUCH_KEY
@@ -276,6 +278,33 @@ class S3Objects:
         return versions
 
 
+@dataclass(frozen=True)
+class S3Documents:
+    """Small objects of our own under a prefix of our own, which no deletion looks at."""
+
+    client: "S3Client"
+    bucket: str
+    prefix: str
+
+    def put(self, name: str, content: bytes) -> None:
+        """Write it, or write it again. Raises StoreUnavailable."""
+        try:
+            self.client.put_object(Bucket=self.bucket, Key=self.prefix + name, Body=content, ContentType="application/json")
+        except (ClientError, BotoCoreError) as error:
+            raise _unavailable(error) from None
+
+    def read_since(self, since: datetime) -> Iterator[bytes]:
+        """The content of each that was written since then, by the store's clock. Raises StoreUnavailable."""
+        pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self.prefix)
+        for page in _raising_unavailable(pages):
+            for entry in page.get("Contents", ()):
+                if entry["LastModified"] >= since:
+                    try:
+                        yield self.client.get_object(Bucket=self.bucket, Key=entry["Key"])["Body"].read()
+                    except (ClientError, BotoCoreError) as error:
+                        raise _unavailable(error) from None
+
+
 def s3_client(
     *,
     endpoint: str | None,
@@ -285,8 +314,12 @@ def s3_client(
     connections: int,
     connect_timeout_s: float,
     read_timeout_s: float,
+    before_deleting: Callable[[], None] | None = None,
 ) -> "S3Client":
-    """A client that makes one attempt a call. Without keys of its own it uses the machine's, as every AWS client does."""
+    """A client that makes one attempt a call. Without keys of its own it uses the machine's, as every AWS client does.
+
+    `before_deleting` is called before each single request that deletes; what it raises, the call raises.
+    """
     session = boto3.session.Session(aws_access_key_id=access_key, aws_secret_access_key=secret_key, region_name=region)
     config = Config(
         retries={"total_max_attempts": 1, "mode": "standard"},
@@ -299,6 +332,9 @@ def s3_client(
     )
     client = session.client("s3", endpoint_url=endpoint, config=config)
     client.meta.events.register("before-call.s3.DeleteObjects", _add_content_md5)
+    if before_deleting is not None:
+        for operation in _DELETING:
+            client.meta.events.register(f"before-call.s3.{operation}", lambda **_: before_deleting())
     return client
 
 

@@ -4,7 +4,7 @@ The protocol is Snuba's (`snuba/web/rpc/v1/endpoint_delete_trace_items.py`, mess
 accepted: rows were matched and a consumer deletes them minutes later. Asking again until nothing is matched confirms it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from urllib.parse import urlsplit
 
 import urllib3
@@ -32,8 +32,9 @@ class _TooManyRows(Exception):
 class SnubaTraces:
     """A TraceStore on Snuba. Every call of the protocol is one attempt: Temporal retries."""
 
-    def __init__(self, url: str, *, timeout_s: float = 60) -> None:
-        """`url`: where Snuba's API listens, such as http://snuba-api:1218."""
+    def __init__(self, url: str, *, timeout_s: float = 60, before_request: Callable[[], None] = lambda: None) -> None:
+        """`url`: where Snuba's API listens, such as http://snuba-api:1218. What `before_request` raises, the call raises."""
+        self._before_request = before_request
         self._url = f"{url.rstrip('/')}{_PATH}"
         self._host = urlsplit(url).hostname or ""
         self._http = urllib3.PoolManager(timeout=urllib3.Timeout(connect=min(timeout_s, 5), total=timeout_s), retries=False)
@@ -80,6 +81,7 @@ class SnubaTraces:
         raise TraceStoreUnavailable(f"the trace store answered HTTP {status}")
 
     def _post(self, body: bytes) -> tuple[int, bytes]:
+        self._before_request()
         headers = {"referer": _REFERRER, "content-type": "application/x-protobuf"}
         try:
             answer = self._http.request("POST", self._url, body=body, headers=headers, redirect=False, preload_content=False)
