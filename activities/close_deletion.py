@@ -56,7 +56,8 @@ class CloseDeletion:
             state = ledger.lock_deletion(session, deletion.deletion_id)
             if state is DeletionState.CLOSED:
                 return stored_receipt(session, deletion.deletion_id).for_history()
-            if state is not DeletionState.RUNNING:
+            # Failed: closed before, by an attempt whose answer was lost or by the run that a Reset took up again.
+            if state not in {DeletionState.RUNNING, DeletionState.FAILED}:
                 raise NotOpen("the deletion is not running; nothing was closed")
             receipt = self._add_up(session, deletion.deletion_id)
             ledger.close(session, receipt)
