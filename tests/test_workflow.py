@@ -396,6 +396,7 @@ def test_histories_of_every_ending_are_recorded() -> None:
         "preview",
         "refused",
         "retried",
+        "rows_by_chunk",
         "taken_over",
     }
 
