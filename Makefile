@@ -6,7 +6,7 @@ CANDIDATES := $(if $(PYTHON),$(PYTHON),python3.13 python3.12 python3.14 python3.
 # Named after the Python that was asked for, so that asking for another one makes .venv anew.
 STAMP := .venv/.installed$(subst /,-,$(PYTHON))
 
-.PHONY: demo test test-pgbouncer lint requirements clean
+.PHONY: demo test test-pgbouncer test-browser screenshots lint requirements clean
 
 demo: $(STAMP)
 	@.venv/bin/python starter.py demo
@@ -17,6 +17,13 @@ test: $(STAMP)
 # PgBouncer comes with no Python package (Debian: apt install pgbouncer).
 test-pgbouncer: $(STAMP)
 	@.venv/bin/python -m pytest -m pgbouncer
+
+# Chromium comes with no Python package (Debian: apt install chromium).
+test-browser: $(STAMP)
+	@.venv/bin/python -m pytest -m browser
+
+screenshots: $(STAMP)
+	@.venv/bin/python -m pytest -m browser --screenshots docs/images
 
 lint: $(STAMP)
 	@.venv/bin/ruff check
