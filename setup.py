@@ -11,7 +11,8 @@ from setuptools import setup
 from setuptools.command.build_py import build_py
 
 PACKAGE = "artifact_deletion"
-OURS = {"activities", "adapters", "client", "conformance", "migrations", "settings", "starter", "worker", "workflows"}
+OURS = {"activities", "adapters", "client", "conformance", "doctor", "migrations", "settings", "starter", "terminal", "worker"}
+OURS |= {"workflows"}
 
 
 class BuildOnePackage(build_py):
