@@ -257,4 +257,4 @@ def _traces(settings: Settings) -> Finding:
         return Finding("trace store", "bad", "its packages are not installed", "pip install 'artifact-deletion[snuba]'")
     finally:
         database.dispose()
-    return Finding("trace store", "ok", f"{settings.trace_store} answers")
+    return Finding("trace store", "ok", "it answers")

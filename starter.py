@@ -230,8 +230,12 @@ async def _rerun(arguments: argparse.Namespace) -> int:
         return await _rerun_all(arguments)
     database = _database()
     request = recorded(database, arguments.deletion).request
-    with database.write() as session:
-        accept_deletion(session, request)
+    running = False
+    with contextlib.suppress(RPCError, TemporalUnreachable):
+        running = await is_running(await connect(), request.workflow_id)
+    if not running:  # one that Reset took up must be left to close what it found failed
+        with database.write() as session:
+            accept_deletion(session, request)
     return await _run(database, request, wait=arguments.wait, as_json=arguments.json)
 
 
@@ -249,8 +253,9 @@ async def _rerun_all(arguments: argparse.Namespace) -> int:
     client = await connect()
     requests = list(_requests(database, failed))
     for request in requests:
-        with database.write() as session:
-            accept_deletion(session, request)
+        if not await is_running(client, request.workflow_id):
+            with database.write() as session:
+                accept_deletion(session, request)
         await start_deletion(client, request)
         if not arguments.wait:
             print(json.dumps({"workflow_id": request.workflow_id}) if arguments.json else request.workflow_id, flush=True)
@@ -325,14 +330,18 @@ async def _status(arguments: argparse.Namespace) -> int:
     client = await connect()
     running = await is_running(client, workflow)
     if arguments.follow and running:
-        return await _follow_from_here(client, workflow, as_json=arguments.json)
+        code = await _follow_from_here(client, workflow, as_json=arguments.json)
+        if code == INTERRUPTED or not arguments.json:
+            return code
+        found, running = recorded(database, workflow), False
     now, again = await _now(client, workflow) if running else (None, [])
     left_over = found.receipt.left_over if found.receipt and not running else {}
     if arguments.json:
         answer = {"workflow_id": workflow, "state": found.state, "running": running, "left_over": left_over}
         print(json.dumps(answer | (status_json(now, again) if running else {})))
     else:
-        print(f"{workflow}: {found.state}{'' if running else ', not running'}")
+        taken_up = ", running again" if found.state is DeletionState.FAILED else ""
+        print(f"{workflow}: {found.state}{taken_up if running else ', not running'}")
         for line in status_lines(now, again) if running else left_over_lines(left_over, workflow):
             print(line)
     return FAILED if found.state in {DeletionState.FAILED, DeletionState.REFUSED} and not running else DONE

@@ -13,9 +13,10 @@ from temporalio.client import WorkflowHandle
 
 import starter
 from activities.storage.ledger import DeletionState
+from activities.storage.objects import S3Objects
 from client import Deletions
 from tests.oracle import Evidence, assert_promises_hold
-from tests.stack import Seen, Stack, steps_of
+from tests.stack import Held, Seen, Stack, steps_of
 from workflows.messages import DeletionReceipt
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -73,6 +74,30 @@ async def test_a_reset_to_before_the_failed_step_finishes_the_deletion(stack: St
     found = starter.recorded(stack.database, handle.id)
     assert (found.state, found.receipt) == (DeletionState.CLOSED, receipt)
     assert_promises_hold(stack, before, [stack.request([one.id])])
+
+
+@pytest.mark.parametrize("arguments", [("{}",), ("--all-failed", "--yes")], ids=["one", "all"])
+async def test_a_rerun_of_what_reset_has_taken_up_leaves_it_to_its_end(
+    stack: Stack, locking_bucket: str, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    """Two people mend the same night: the second must not take the ledger's word away from under the first one's run."""
+    stack.use_bucket(locking_bucket)
+    (one,) = stack.snapshots("one")
+    async with stack.worker():
+        handle = await failed(stack, [one.id])
+        held = Held(monkeypatch, S3Objects, "delete")
+        try:
+            run = await reset(stack, handle, "delete_objects")
+            await held.reached()
+            status = await stack.run_command("status", handle.id)
+            rerun = await stack.run_command("rerun", *(argument.format(handle.id) for argument in arguments))
+        finally:
+            held.let_go()
+        again = stack.client.get_workflow_handle(handle.id, run_id=run, result_type=DeletionReceipt)
+        assert (await asyncio.wait_for(again.result(), 40)).complete
+    assert rerun.returncode == 0, rerun.stderr
+    assert status.stdout.startswith(f"{handle.id}: failed, running again\n")
+    assert starter.recorded(stack.database, handle.id).state == DeletionState.CLOSED
 
 
 async def test_a_reset_to_after_the_failed_step_says_again_what_is_left(stack: Stack, locking_bucket: str) -> None:

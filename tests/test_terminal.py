@@ -185,6 +185,7 @@ async def test_in_a_pipe_there_are_plain_lines_and_why_it_is_stuck(stack: Stack,
     assert {line["workflow_id"] for line in found} == {handle.id}
     assert found[0]["progress"]["stage"] == Stage.DELETING_OBJECTS
     assert {"keys_a_second", "seconds_left"} <= found[0].keys()
+    assert found[-1] == {"workflow_id": handle.id, "state": "closed", "running": False, "left_over": {}}
 
 
 @on_sqlite
