@@ -7,7 +7,7 @@ about a key that nobody ever wrote. Where it answers that there is no such thing
 import asyncio
 import secrets
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from uuid import uuid4
 
@@ -173,7 +173,10 @@ def _store(settings: Settings) -> list[Finding]:
     except DeletionError as error:
         do = "allow s3:GetBucketVersioning, or set BUCKET_VERSIONED to yes or no; are endpoint, keys and BUCKET right?"
         return [Finding("versioning", "bad", str(error), do), Finding("bucket", "skipped", "no store was opened")]
-    findings = [_versioning(settings, store)] if isinstance(store, S3Objects) else []
+    findings = []
+    if isinstance(store, S3Objects):
+        finding, store = _versioning(settings, store)
+        findings = [finding]
     findings += [_permissions(store, usecase, scope) for usecase, scope in _scopes(settings)]
     if isinstance(store, S3Objects):
         store.client.close()
@@ -187,15 +190,19 @@ def _scopes(settings: Settings) -> Iterator[tuple[str, str]]:
         yield usecase, settings.scope_template.format(**values)
 
 
-def _versioning(settings: Settings, store: S3Objects) -> Finding:
+def _versioning(settings: Settings, store: S3Objects) -> tuple[Finding, S3Objects]:
+    """What the bucket says, and the store as it is to be asked: a delete without a version would leave a marker."""
     try:
         keeps = bucket_keeps_versions(store.client, store.bucket)
     except DeletionError as error:
         said = f"taken as set, {settings.bucket_versioned}: {error}"
-        return Finding("versioning", "warn", said, "allow s3:GetBucketVersioning to have it checked")
+        return Finding("versioning", "warn", said, "allow s3:GetBucketVersioning to have it checked"), store
     if keeps and not store.versioned:
-        return Finding("versioning", "bad", "the bucket keeps versions, and would keep all data", "set BUCKET_VERSIONED to ask")
-    return Finding("versioning", "ok", "every version is deleted" if keeps else "the bucket keeps no versions")
+        finding = Finding(
+            "versioning", "bad", "the bucket keeps versions, and would keep all data", "set BUCKET_VERSIONED to ask"
+        )
+        return finding, replace(store, versioned=True)
+    return Finding("versioning", "ok", "every version is deleted" if keeps else "the bucket keeps no versions"), store
 
 
 def _permissions(store: ObjectStore, usecase: str, scope: str) -> Finding:

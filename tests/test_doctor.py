@@ -113,9 +113,9 @@ async def test_a_bucket_that_keeps_versions_is_asked_without_leaving_one(
     assert (code, found["versioning"]["found"]) == (DONE, "every version is deleted")
     assert "s3:ListBucketVersions" in found["bucket, usecase preprod"]["found"]
     assert "s3:DeleteObjectVersion" in found["bucket, usecase preprod"]["found"]
-    assert stack.world.object_versions() == {}
     code, found = await examine(ARTIFACT_DELETION_BUCKET_VERSIONED="no")
     assert (code, found["versioning"]["state"]) == (FAILED, "bad")
+    assert stack.world.object_versions() == {}
 
 
 async def test_a_bucket_that_is_not_there_is_no_permission(stack: Stack, examine: Examine) -> None:
