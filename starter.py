@@ -96,7 +96,7 @@ LIST_FILTERS = {
     "all with leftovers": "Leftovers > 0",
     "all of organization 42": 'OrganizationId = "42"',
     "all that run, past the point of no return": f'ExecutionStatus = "Running" AND DeletionStage IN {_stages(PAST_RETURN)}',
-    "all that run, nothing deleted yet": f'ExecutionStatus = "Running" AND DeletionStage IN {_stages(NOTHING_DELETED)}',
+    "nothing deleted in this run yet": f'ExecutionStatus = "Running" AND DeletionStage IN {_stages(NOTHING_DELETED)}',
     "all that failed": f'WorkflowType = "{WORKFLOW_NAME}" AND ExecutionStatus = "Failed"',
 }
 """For the Web UI's list of workflows, and for `temporal workflow list --query`."""

@@ -256,7 +256,7 @@ async def test_the_filters_that_list_help_prints_find_what_they_say(
                 "all with leftovers": {left_over.id},
                 "all of organization 42": {left_over.id, past.id, before.id},
                 "all that run, past the point of no return": {past.id},
-                "all that run, nothing deleted yet": {before.id},
+                "nothing deleted in this run yet": {before.id},
                 "all that failed": {left_over.id},
             }
             assert expected.keys() == LIST_FILTERS.keys()

@@ -147,6 +147,8 @@ def _return(progress: Progress) -> str:
         return "Nothing was deleted."
     if progress.cancel_refused:
         return "A cancel came after rows were deleted: the rest is finished all the same."
+    if progress.stage is Stage.OPENING:
+        return "If no earlier run has deleted anything, *Cancel* undoes everything."
     if progress.stage in NOTHING_DELETED and not progress.rows_deleted:
         return "Nothing is deleted yet: *Cancel* undoes everything."
     return "Rows are gone, so there is no way back: *Cancel* undoes nothing, the rest is deleted all the same."
