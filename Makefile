@@ -6,7 +6,7 @@ CANDIDATES := $(if $(PYTHON),$(PYTHON),python3.13 python3.12 python3.14 python3.
 # Named after the Python that was asked for, so that asking for another one makes .venv anew.
 STAMP := .venv/.installed$(subst /,-,$(PYTHON))
 
-.PHONY: demo test test-pgbouncer mutants lint requirements clean
+.PHONY: demo test test-pgbouncer test-browser screenshots mutants lint requirements clean
 
 demo: $(STAMP)
 	@.venv/bin/python starter.py demo
@@ -21,6 +21,13 @@ test-pgbouncer: $(STAMP)
 # Breaks our own code, one place at a time in a copy, and says which test notices: about five minutes.
 mutants: $(STAMP)
 	@.venv/bin/python -m tests.mutants
+
+# Chromium comes with no Python package (Debian: apt install chromium).
+test-browser: $(STAMP)
+	@.venv/bin/python -m pytest -m browser
+
+screenshots: $(STAMP)
+	@.venv/bin/python -m pytest -m browser --screenshots docs/images
 
 lint: $(STAMP)
 	@.venv/bin/ruff check

@@ -91,6 +91,19 @@ def accept_deletion(session: Session | Connection, request: DeletionRequest, *, 
     return request.workflow_id
 
 
+@dataclass(frozen=True)
+class Trying:
+    """A step that did not succeed yet, and is tried again."""
+
+    step: str
+    attempt: int
+    failure: str
+    """The last one."""
+
+    def __str__(self) -> str:
+        return f"{self.step}, attempt {self.attempt}: {self.failure}"
+
+
 async def start_deletion(client: Client, request: DeletionRequest) -> WorkflowHandle[Any, DeletionReceipt]:
     """Start a deletion, or find it running or completed. One that failed or was cancelled runs again and does what is left."""
     return await client.start_workflow(WORKFLOW_NAME, request, **_start_options(request))
@@ -152,6 +165,16 @@ async def progress(client: Client, workflow: str) -> Progress:
     handle = client.get_workflow_handle(workflow)
     answer: Progress = await handle.query("progress", result_type=Progress, rpc_timeout=_ANSWERS_WITHIN)
     return answer
+
+
+async def trying_again(client: Client, workflow: str) -> list[Trying]:
+    """The steps of a running deletion that are tried again, and why: the reason if it is stuck. Needs no worker."""
+    described = await client.get_workflow_handle(workflow).describe()
+    return [
+        Trying(pending.activity_type.name, pending.attempt, pending.last_failure.message)
+        for pending in described.raw_description.pending_activities
+        if pending.HasField("last_failure")
+    ]
 
 
 def recorded(database: Database, workflow: str) -> Recorded:

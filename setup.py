@@ -16,10 +16,12 @@ OURS = {
     "adapters",
     "client",
     "conformance",
+    "doctor",
     "migrations",
     "settings",
     "starter",
     "telemetry",
+    "terminal",
     "worker",
     "workflows",
 }

@@ -8,8 +8,10 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
@@ -28,6 +30,7 @@ from activities.storage.receipts import CameBack, came_back, receipts_of
 from client import (
     NoSuchDeletion,
     Recorded,
+    Trying,
     accept_deletion,
     is_running,
     preview_deletion,
@@ -37,24 +40,41 @@ from client import (
     register_search_attributes,
     resume,
     start_deletion,
+    trying_again,
     wait_rows_deleted,
 )
 from settings import DatabaseSettings, Settings, load
+from terminal import (
+    confirmed,
+    follower,
+    left_over_lines,
+    preview_lines,
+    print_columns,
+    print_findings,
+    print_table,
+    receipt_lines,
+    status_json,
+    status_lines,
+)
 from workflows.converter import connect, send_traces, unreachable
 from workflows.errors import AdaptersUnusable, DeletionError, Frozen, TemporalMisconfigured, TemporalUnreachable
 from workflows.messages import (
     OPAQUE_ID,
+    WORKFLOW_NAME,
     DeletionReceipt,
     DeletionRequest,
     Preview,
     Progress,
+    Stage,
     refused_fields,
     workflow_id,
 )
+from workflows.page import NOTHING_DELETED, PAST_RETURN, counted
 
 __all__ = [
     "NoSuchDeletion",
     "Recorded",
+    "Trying",
     "accept_deletion",
     "connect",
     "preview_deletion",
@@ -64,93 +84,28 @@ __all__ = [
     "register_search_attributes",
     "resume",
     "start_deletion",
+    "trying_again",
     "wait_rows_deleted",
 ]  # what a backend calls, under the name of the file that it knows
 
 DONE, FAILED, BAD_USAGE, UNREACHABLE = range(4)
-_NO_WORKER = "no worker answers; the deletion waits for one"
+INTERRUPTED = 130
+"""Ctrl-C, as shells say it."""
 
 
-def receipt_text(receipt: DeletionReceipt) -> str:
-    """A receipt for a person."""
-    done = "complete: nothing is left over" if receipt.complete else f"LEFT OVER: {_counts(receipt.left_over)}"
-    artifacts, objects = receipt.artifacts, receipt.objects
-    gone = [f"{ids.count} by {other}" for other, ids in artifacts.gone_before.by_deletion.items()]
-    lines = [
-        ("Deletion", receipt.workflow_id),
-        ("State", done),
-        ("Asked by", f"{receipt.requested_by or 'not said'}, reference {receipt.reference or 'not said'}"),
-        ("Artifacts", f"{artifacts.deleted.count:,} of {receipt.requested_artifacts:,} deleted"),
-        ("  gone before", "; ".join(gone)),
-        ("  gone, swept", artifacts.gone_before.swept.count),
-        ("  gone, objects unchecked", artifacts.gone_before.objects_unchecked.count),
-        ("  moved away", artifacts.moved.count),
-        ("Rows", f"{sum(receipt.rows.values()):,}"),
-        *((f"  {table}", f"{count:,}") for table, count in sorted(receipt.rows.items())),
-        ("Files", f"{receipt.files.deleted:,} deleted; {receipt.files.blobs_left:,} blobs stay"),
-        *((f"  kept: {reason}", ids.count) for reason, ids in receipt.files.kept.items()),
-        ("Object keys", f"{objects.sealed:,} sealed: {_counts(objects.sealed_by_kind)}"),
-        ("  deleted", f"{objects.deleted:,}"),
-        ("  absent before", objects.absent),
-        ("  kept, still named", objects.kept),
-        ("  left over", _counts(objects.left_over)),
-        ("  found by listing, deleted", f"{objects.found_by_listing:,}"),
-        ("  found by listing, left over", _counts(objects.found_left_over)),
-        ("  prefixes", f"{objects.prefixes_listed_empty:,} of {objects.prefixes:,} listed empty"),
-        ("  unfinished uploads aborted", objects.uploads_aborted),
-        ("  prefixes not looked at for uploads", objects.uploads_unchecked),
-        ("  digest of the sealed keys", objects.digest),
-        ("Images kept for expiry", receipt.manifests.images_kept),
-        ("Manifests", f"{receipt.manifests.read:,} read"),
-        ("  evicted", receipt.manifests.evicted),
-        ("  unreadable", receipt.manifests.unreadable),
-        ("  stray keys left alone", receipt.manifests.strays),
-        ("Trace items", f"{receipt.trace_items.matched:,} matched, {receipt.trace_items.state}"),
-        ("  unchecked: project unknown", receipt.trace_items.unchecked_artifacts),
-        ("Accepted", receipt.times.accepted.isoformat(timespec="seconds")),
-        ("Rows gone", receipt.times.rows_deleted.isoformat(timespec="seconds") if receipt.times.rows_deleted else "no"),
-        ("Closed", receipt.times.closed.isoformat(timespec="seconds")),
-    ]
-    return _columns(lines)
+def _stages(stages: Iterable[Stage]) -> str:
+    quoted = [f'"{stage}"' for stage in stages]
+    return f"({', '.join(quoted)})"
 
 
-def preview_text(preview: Preview) -> str:
-    """A preview for a person."""
-    sizes = [found.size for found in preview.objects.values()]
-    total = sum(found.count for found in preview.objects.values())
-    uploads = preview.unfinished_uploads
-    lines = [
-        *(("REFUSED", reason) for reason in preview.refused),
-        ("Artifacts", f"{preview.artifacts.count:,} of {preview.requested_artifacts:,} would be deleted"),
-        ("  gone, would be swept", preview.gone_swept.count),
-        ("  gone, objects unchecked", preview.gone_unchecked.count),
-        *(("  in open deletion", other) for other in preview.overlapping),
-        ("Rows", f"{sum(preview.rows.values()):,}"),
-        *((f"  {table}", f"{count:,}") for table, count in preview.rows.items()),
-        *((f"  file kept: {reason}", ids.count) for reason, ids in preview.files_kept.items()),
-        ("Objects", f"{total:,}{_bytes(None if None in sizes else sum(size or 0 for size in sizes))}"),
-        *((f"  {kind}", f"{found.count:,}{_bytes(found.size)}") for kind, found in preview.objects.items()),
-        ("  icons kept, still named", preview.icons_kept),
-        ("  unfinished uploads", "nobody can look" if uploads is None else uploads),
-        ("Images kept for expiry", preview.manifests.images_kept),
-        ("Manifests", f"{preview.manifests.read:,} read"),
-        ("  evicted", preview.manifests.evicted),
-        ("  unreadable", preview.manifests.unreadable),
-        ("Keys left alone", f"{preview.manifests.strays:,}"),
-        *((f"  {reason}", f"{count:,}") for reason, count in preview.strays.items()),
-    ]
-    return _columns(lines)
-
-
-def _bytes(size: int | None) -> str:
-    return ", size not known: the store cannot list" if size is None else f", {size:,} bytes"
-
-
-def _columns(lines: Sequence[tuple[str, object]]) -> str:
-    """Names and values in two columns; of the indented ones those that have something to say."""
-    shown = [(name, value) for name, value in lines if value or not name.startswith(" ")]
-    width = max(len(name) for name, _ in shown) + 2
-    return "\n".join(f"{name:<{width}}{value}" for name, value in shown)
+LIST_FILTERS = {
+    "all with leftovers": "Leftovers > 0",
+    "all of organization 42": 'OrganizationId = "42"',
+    "all that run, past the point of no return": f'ExecutionStatus = "Running" AND DeletionStage IN {_stages(PAST_RETURN)}',
+    "nothing deleted in this run yet": f'ExecutionStatus = "Running" AND DeletionStage IN {_stages(NOTHING_DELETED)}',
+    "all that failed": f'WorkflowType = "{WORKFLOW_NAME}" AND ExecutionStatus = "Failed"',
+}
+"""For the Web UI's list of workflows, and for `temporal workflow list --query`."""
 
 
 def request_schema() -> str:
@@ -159,43 +114,50 @@ def request_schema() -> str:
     return json.dumps(dialect | DeletionRequest.model_json_schema(), indent=2)
 
 
-def progress_line(progress: Progress) -> str:
-    """A deletion's progress on one line."""
-    left_over = f", {progress.left_over:,} left over" if progress.left_over else ""
-    held_up = "".join(f"; {why}" for why in progress.held_up.values())
-    return (
-        f"{progress.stage}: {progress.rows_deleted:,} rows, {progress.keys_done:,} of {progress.keys:,} keys, "
-        f"{progress.found_by_listing:,} found by listing{left_over}{held_up}"
-    )
-
-
-def _counts(counts: dict[str, int]) -> str:
-    return ", ".join(f"{name} {count:,}" for name, count in sorted(counts.items()))
-
-
 def _print_receipt(receipt: DeletionReceipt, *, as_json: bool) -> None:
-    print(receipt.model_dump_json(indent=2) if as_json else receipt_text(receipt))
+    if as_json:
+        print(receipt.model_dump_json(indent=2))
+    else:
+        print_columns(receipt_lines(receipt))
 
 
-async def follow(client: Client, workflow: str, *, quiet: bool = False, every_s: float = 0.5) -> int:
-    """Print a running deletion's progress whenever it changes, until it ends. Returns the exit code."""
+async def follow(client: Client, workflow: str, *, quiet: bool = False, as_json: bool = False, every_s: float = 0.5) -> int:
+    """Show a running deletion's progress until it ends. Returns the exit code."""
     handle = client.get_workflow_handle(workflow, result_type=DeletionReceipt)
     ended = asyncio.create_task(handle.result())
-    shown = ""
-    while not ended.done():
-        try:
-            line = progress_line(await progress(client, workflow))
-        except RPCError:
-            line = _NO_WORKER
-        if line != shown and not quiet:
-            print(shown := line, flush=True)
-        await asyncio.wait([ended], timeout=every_s)
+    try:
+        with follower(workflow, as_json=as_json, quiet=quiet) as shown:
+            while not ended.done():
+                if not quiet:
+                    shown.show(*await _now(client, workflow))
+                await asyncio.wait([ended], timeout=every_s)
+    finally:
+        ended.cancel()
     try:
         await ended
     except WorkflowFailureError as error:
         sys.stderr.write(f"{_ended(error)}\n")
         return FAILED
     return DONE
+
+
+async def _follow_from_here(client: Client, workflow: str, *, quiet: bool = False, as_json: bool = False) -> int:
+    """The same for whoever may press Ctrl-C."""
+    try:
+        return await follow(client, workflow, quiet=quiet, as_json=as_json)
+    except asyncio.CancelledError:
+        sys.stderr.write(f"The deletion goes on without you. To see it again: python starter.py status {workflow} --follow\n")
+        return INTERRUPTED
+
+
+async def _now(client: Client, workflow: str) -> tuple[Progress | None, list[Trying]]:
+    """A running deletion's progress, if a worker answers, and the steps that are tried again."""
+    now: Progress | None = None
+    again: list[Trying] = []
+    with contextlib.suppress(RPCError):
+        again = await trying_again(client, workflow)
+        now = await progress(client, workflow)
+    return now, again
 
 
 def _ended(error: WorkflowFailureError) -> str:
@@ -250,7 +212,7 @@ async def _preview(arguments: argparse.Namespace) -> int:
         named = {"named_strays": [{"why": why, "key": key} for why, key in strays]} if arguments.strays else {}
         print(json.dumps(found.model_dump(mode="json") | named, indent=2))
     else:
-        print(preview_text(found))
+        print_columns(preview_lines(found))
         for why, key in strays:
             print(f"stray, {why}: {json.dumps(key)}")
     return FAILED if found.refused else DONE
@@ -270,11 +232,77 @@ def _preview_here(request: DeletionRequest) -> tuple[Preview, list[tuple[str, st
 
 
 async def _rerun(arguments: argparse.Namespace) -> int:
+    if arguments.all_failed:
+        return await _rerun_all(arguments)
     database = _database()
     request = recorded(database, arguments.deletion).request
-    with database.write() as session:
-        accept_deletion(session, request)
+    running = False
+    with contextlib.suppress(RPCError, TemporalUnreachable):
+        running = await is_running(await connect(), request.workflow_id)
+    if not running:  # one that Reset took up must be left to close what it found failed
+        with database.write() as session:
+            accept_deletion(session, request)
     return await _run(database, request, wait=arguments.wait, as_json=arguments.json)
+
+
+async def _rerun_all(arguments: argparse.Namespace) -> int:
+    """Every failed deletion, once whoever asks has seen which those are."""
+    database = _database()
+    failed = list(_listed(database, organization=arguments.organization, state=DeletionState.FAILED))
+    if not failed:
+        sys.stderr.write("no deletion has failed\n")
+        return DONE
+    if not arguments.json:
+        _print_list(failed)
+    if not arguments.yes and (refused := await _refused(failed)) is not None:
+        return refused
+    client = await connect()
+    requests = list(_requests(database, failed))
+    for request in requests:
+        if not await is_running(client, request.workflow_id):
+            with database.write() as session:
+                accept_deletion(session, request)
+        await start_deletion(client, request)
+        if not arguments.wait:
+            print(json.dumps({"workflow_id": request.workflow_id}) if arguments.json else request.workflow_id, flush=True)
+    if not arguments.wait:
+        return DONE
+    codes = [await _end_of(client, database, request, as_json=arguments.json) for request in requests]
+    return FAILED if FAILED in codes else DONE
+
+
+async def _refused(failed: Sequence["_Listed"]) -> int | None:
+    """Ask whether they are to run. None is a yes, else the exit code."""
+    total = sum((Counter(one.left_over) for one in failed), Counter[str]())
+    what = f"{len(failed):,} failed deletion{'s' * (len(failed) != 1)} with {counted(total)} left over"
+    if not sys.stdin.isatty():
+        sys.stderr.write(f"{what}: nothing was started; without a terminal to ask at, --yes says that they are to run again\n")
+        return BAD_USAGE
+    if not await asyncio.to_thread(confirmed, f"Run {what} again?"):
+        sys.stderr.write("nothing was started\n")
+        return FAILED
+    return None
+
+
+def _requests(database: Database, failed: Iterable["_Listed"]) -> Iterator[DeletionRequest]:
+    for one in failed:
+        try:
+            yield recorded(database, one.workflow_id).request
+        except ValidationError:
+            sys.stderr.write(f"{one.workflow_id}: its request is none that this version knows; the others run\n")
+
+
+async def _end_of(client: Client, database: Database, request: DeletionRequest, *, as_json: bool) -> int:
+    """Wait for one of many, and say in a line how it ended."""
+    with contextlib.suppress(WorkflowFailureError):
+        await client.get_workflow_handle(request.workflow_id).result()
+    found = recorded(database, request.workflow_id)
+    left_over = found.receipt.left_over if found.receipt else {}
+    if as_json:
+        print(json.dumps({"workflow_id": request.workflow_id, "state": found.state, "left_over": left_over}), flush=True)
+    else:
+        print(f"{request.workflow_id}: {found.state}{f', {counted(left_over)} left over' if left_over else ''}", flush=True)
+    return DONE if found.state is DeletionState.CLOSED else FAILED
 
 
 async def _run(database: Database, request: DeletionRequest, *, wait: bool, as_json: bool) -> int:
@@ -294,8 +322,8 @@ async def _run(database: Database, request: DeletionRequest, *, wait: bool, as_j
         return DONE
     if not as_json:
         print(request.workflow_id)
-    code = await follow(client, request.workflow_id, quiet=as_json)
-    if done := receipt(database, request.workflow_id):
+    code = await _follow_from_here(client, request.workflow_id, quiet=as_json)
+    if code != INTERRUPTED and (done := receipt(database, request.workflow_id)):
         _print_receipt(done, as_json=as_json)
     return code
 
@@ -305,42 +333,102 @@ async def _status(arguments: argparse.Namespace) -> int:
     found = recorded(database, arguments.deletion)
     workflow = found.request.workflow_id
     client = await connect()
-    if arguments.follow and await is_running(client, workflow):
-        return await follow(client, workflow)
     running = await is_running(client, workflow)
+    if arguments.follow and running:
+        code = await _follow_from_here(client, workflow, as_json=arguments.json)
+        if code == INTERRUPTED or not arguments.json:
+            return code
+        found, running = recorded(database, workflow), False
+    now, again = await _now(client, workflow) if running else (None, [])
+    left_over = found.receipt.left_over if found.receipt and not running else {}
     frozen = frozen_since(database)
-    now = None
-    if running:
-        with contextlib.suppress(RPCError):  # no worker answers: what the ledger knows is shown all the same
-            now = await progress(client, workflow)
     if arguments.json:
-        answer = {"workflow_id": workflow, "state": found.state, "running": running}
+        answer = {"workflow_id": workflow, "state": found.state, "running": running, "left_over": left_over}
         answer |= {"frozen_since": frozen.isoformat(timespec="seconds")} if frozen else {}
-        print(json.dumps(answer | ({"progress": now.model_dump(mode="json")} if now else {})))
+        print(json.dumps(answer | (status_json(now, again) if running else {})))
     else:
-        print(f"{workflow}: {found.state}{'' if running else ', not running'}")
-        if running:
-            print(progress_line(now) if now else _NO_WORKER)
+        taken_up = ", running again" if found.state is DeletionState.FAILED else ""
+        print(f"{workflow}: {found.state}{taken_up if running else ', not running'}")
+        for line in status_lines(now, again) if running else left_over_lines(left_over, workflow):
+            print(line)
         if frozen and not (now and Frozen.__name__ in now.held_up):
             print(_frozen_text(frozen))
-    return FAILED if found.state in {DeletionState.FAILED, DeletionState.REFUSED} else DONE
+    return FAILED if found.state in {DeletionState.FAILED, DeletionState.REFUSED} and not running else DONE
+
+
+@dataclass(frozen=True)
+class _Listed:
+    """A deletion as a line of the list has it."""
+
+    workflow_id: str
+    organization_id: int
+    state: str
+    artifacts: int
+    accepted: str
+    reference: str | None
+    left_over: dict[str, int]
+
+
+def _listed(
+    database: Database, *, organization: int | None = None, state: str | None = None, limit: int | None = None
+) -> Iterator[_Listed]:
+    statement = select(Deletion).order_by(Deletion.accepted_at.desc(), Deletion.id).limit(limit)
+    if organization:
+        statement = statement.where(Deletion.organization_id == organization)
+    if state:
+        statement = statement.where(Deletion.state == state)
+    with database.read() as session:
+        for row in session.execute(statement).scalars():
+            ended = row.receipt if row.state in {DeletionState.FAILED, DeletionState.CLOSED} else None
+            yield _Listed(
+                workflow_id(row.organization_id, row.id),
+                row.organization_id,
+                row.state,
+                len(row.request["artifact_ids"]),
+                row.accepted_at.isoformat(timespec="seconds"),
+                row.request.get("reference"),
+                DeletionReceipt.model_validate(ended).left_over if ended else {},
+            )
+
+
+def _print_list(found: Iterable[_Listed]) -> None:
+    print_table(
+        ("accepted", "state", "artifacts", "left over", "reference", "deletion"),
+        (
+            (
+                one.accepted,
+                one.state,
+                f"{one.artifacts:,}",
+                counted(one.left_over) or "-",
+                one.reference or "-",
+                one.workflow_id,
+            )
+            for one in found
+        ),
+        styles={DeletionState.FAILED: "red", DeletionState.CLOSED: "green", DeletionState.RUNNING: "cyan"},
+    )
 
 
 async def _list(arguments: argparse.Namespace) -> int:
-    statement = select(Deletion).order_by(Deletion.accepted_at.desc(), Deletion.id).limit(arguments.limit)
-    if arguments.organization:
-        statement = statement.where(Deletion.organization_id == arguments.organization)
-    if arguments.state:
-        statement = statement.where(Deletion.state == arguments.state)
-    with _database().read() as session:
-        for row in session.execute(statement).scalars():
-            name, count = workflow_id(row.organization_id, row.id), len(row.request["artifact_ids"])
-            at = row.accepted_at.isoformat(timespec="seconds")
-            if arguments.json:
-                print(json.dumps({"workflow_id": name, "state": row.state, "artifacts": count, "accepted": at}))
-            else:
-                print(f"{at}  {row.state:<10}{count:>7,} artifacts  {name}")
+    found = _listed(_database(), organization=arguments.organization, state=arguments.state, limit=arguments.limit)
+    if not arguments.json:
+        _print_list(found)
+        return DONE
+    for one in found:
+        print(json.dumps(asdict(one)))
     return DONE
+
+
+async def _doctor(arguments: argparse.Namespace) -> int:
+    from doctor import examine  # noqa: PLC0415  needs what a worker needs
+
+    settings = load(DatabaseSettings if arguments.database_only else Settings)
+    found = await examine(settings)
+    if arguments.json:
+        print(json.dumps([asdict(one) for one in found], indent=2))
+    else:
+        print_findings(found)
+    return FAILED if any(one.state == "bad" for one in found) else DONE
 
 
 async def _resume(arguments: argparse.Namespace) -> int:
@@ -538,10 +626,28 @@ def _limit(value: str) -> int:
     return number
 
 
+def _add_emergencies(command: Callable[..., argparse.ArgumentParser]) -> None:
+    freezing = command("freeze", _freeze, "stop all deletions, everywhere, within seconds; they wait, none fails")
+    freezing.add_argument("--reason", required=True, help="free text; stays in the ledger")
+    command("thaw", _thaw, "let frozen deletions go on")
+    confirming = command("confirm", _confirm, "let a deletion go on that is larger than may go unconfirmed", deletion=True)
+    confirming.add_argument("--by", type=_opaque_id, required=True, help="opaque id of whoever confirms")
+    reapplying = command("reapply", _reapply, "after a restore: delete again what it brought back, by receipts kept outside")
+    reapplying.add_argument(
+        "--since",
+        type=_time,
+        required=True,
+        help="the moment to which the database was restored; UTC unless it says",
+    )
+    reapplying.add_argument("--receipts", metavar="FILE", help="receipts as JSON lines, where workers print them")
+    reapplying.add_argument("--dry-run", action="store_true", help="say what came back, and do nothing")
+    reapplying.add_argument("--yes", action="store_true", help="ask no question")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description="Delete snapshot artifacts for good: start deletions, follow them, run them again.",
-        epilog="exit codes: 0 done, 1 failed or left over, 2 bad usage, 3 Temporal or the database cannot be reached",
+        epilog="exit codes: 0 done, 1 failed or left over, 2 bad usage, 3 Temporal or the database not reached, 130 Ctrl-C",
     )
     commands = parser.add_subparsers(dest="command", required=True)
 
@@ -568,34 +674,35 @@ def _parser() -> argparse.ArgumentParser:
         made.add_argument("--requested-by", help="opaque id of whoever asks")
         made.add_argument("--reference", help="ticket or request id")
     delete.add_argument("--reason", help="free text; stays in the ledger")
-    rerun = command("rerun", _rerun, "run a failed or cancelled deletion again: it does what is left", deletion=True)
+    rerun = command("rerun", _rerun, "run a failed or cancelled deletion again: it does what is left")
+    which = rerun.add_mutually_exclusive_group(required=True)
+    which.add_argument("deletion", nargs="?", help="workflow id, or the digest at its end")
+    which.add_argument("--all-failed", action="store_true", help="all that failed, as after an outage; shows them and asks")
+    rerun.add_argument("--organization", type=_number, help="with --all-failed: those of one organization")
+    rerun.add_argument("--yes", action="store_true", help="with --all-failed: do not ask")
     for made in (delete, rerun):
         made.add_argument("--wait", action="store_true", help="follow it to its end")
     status = command("status", _status, "where a deletion is", deletion=True)
     status.add_argument("--follow", action="store_true", help="until it ends")
     listing = command("list", _list, "deletions, newest first")
+    listing.formatter_class = argparse.RawDescriptionHelpFormatter
+    filters = "\n".join(f"  {what}:\n    {query}" for what, query in LIST_FILTERS.items())
+    listing.epilog = (
+        "Filters for the list in Temporal's Web UI, or for `temporal workflow list --query`. A line there is a run: one with\n"
+        f"leftovers keeps them there, also when a later run has dealt with them, and the deletion is closed here.\n\n{filters}"
+    )
     listing.add_argument("--organization", type=_number)
     listing.add_argument("--state", choices=list(DeletionState))
     listing.add_argument("--limit", type=_limit, default=50)
     resuming = command("resume", _resume, "start every accepted deletion that nobody runs")
     resuming.add_argument("--every", type=_seconds, help="again and again, such as every 30s, 5m or 1h, until it is stopped")
-    freezing = command("freeze", _freeze, "stop all deletions, everywhere, within seconds; they wait, none fails")
-    freezing.add_argument("--reason", required=True, help="free text; stays in the ledger")
-    command("thaw", _thaw, "let frozen deletions go on")
-    confirming = command("confirm", _confirm, "let a deletion go on that is larger than may go unconfirmed", deletion=True)
-    confirming.add_argument("--by", type=_opaque_id, required=True, help="opaque id of whoever confirms")
-    reapplying = command("reapply", _reapply, "after a restore: delete again what it brought back, by receipts kept outside")
-    reapplying.add_argument(
-        "--since",
-        type=_time,
-        required=True,
-        help="the moment to which the database was restored; UTC unless it says",
-    )
-    reapplying.add_argument("--receipts", metavar="FILE", help="receipts as JSON lines, where workers print them")
-    reapplying.add_argument("--dry-run", action="store_true", help="say what came back, and do nothing")
-    reapplying.add_argument("--yes", action="store_true", help="ask no question")
+    _add_emergencies(command)
     shown = command("receipt", _receipt, "what a deletion did", deletion=True)
-    for made in (delete, previewing, rerun, status, listing, shown):
+    examining = command(
+        "doctor", _doctor, "look at all that a worker needs, with its settings, and say what to do; changes nothing"
+    )
+    examining.add_argument("--database-only", action="store_true", help="ledger and schema, as for a backend's own tests")
+    for made in (delete, previewing, rerun, status, listing, shown, examining):
         made.add_argument("--json", action="store_true", help="for scripts")
     command("schema", _schema, "the JSON Schema of a request, for clients in other languages")
     command("demo", _demo, "the whole of it, on servers of its own that end with it")
@@ -623,7 +730,7 @@ def _explained(error: BaseException) -> tuple[str, int]:
             return str(error), UNREACHABLE
         case RPCError():
             return str(unreachable(error)), UNREACHABLE
-    return "interrupted; a deletion that was started goes on", FAILED
+    return "interrupted; a deletion that was started goes on", INTERRUPTED
 
 
 def run() -> NoReturn:

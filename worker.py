@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import BoundedSemaphore
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from temporalio.api.enums.v1 import IndexedValueType
 from temporalio.api.operatorservice.v1 import ListSearchAttributesRequest
 from temporalio.client import Client
 from temporalio.common import VersioningBehavior, WorkerDeploymentVersion
@@ -260,12 +261,13 @@ def open_traces(settings: Settings, database: Database, switch: Switch) -> Trace
 
 
 async def has_search_attributes(client: Client) -> bool:
-    """Whether deletions can be filtered in lists. Without them they run all the same."""
+    """Whether deletions can be filtered in lists: all three are there, of our types. Without them they run all the same."""
+    types = {"Keyword": IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD, "Int": IndexedValueType.INDEXED_VALUE_TYPE_INT}
     try:
         found = await client.operator_service.list_search_attributes(ListSearchAttributesRequest(namespace=client.namespace))
     except RPCError:
         return False
-    return set(SEARCH_ATTRIBUTES) <= set(found.custom_attributes)
+    return all(found.custom_attributes.get(name) == types[kind] for name, kind in SEARCH_ATTRIBUTES.items())
 
 
 def _deployment(build_id: str | None) -> WorkerDeploymentConfig | None:

@@ -64,7 +64,7 @@ class CloseDeletion:
                 state = ledger.lock_deletion(session, deletion.deletion_id)
                 if state is DeletionState.CLOSED:
                     return stored_receipt(session, deletion.deletion_id).for_history()
-                # Failed: a late step of the run before has closed it meanwhile, and what it added up is out of date.
+                # Failed: closed before, by an attempt whose answer was lost, a late step or the run that a Reset took up again.
                 if state not in {DeletionState.RUNNING, DeletionState.FAILED}:
                     raise NotOpen("the deletion is not running; nothing was closed")
                 receipt = self._add_up(session, deletion.deletion_id)

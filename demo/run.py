@@ -37,10 +37,10 @@ from starter import (
     accept_deletion,
     follow,
     receipt,
-    receipt_text,
     register_search_attributes,
     wait_rows_deleted,
 )
+from terminal import columns_text, receipt_lines
 from workflows.converter import data_converter
 from workflows.messages import DeletionReceipt, DeletionRequest
 
@@ -293,7 +293,7 @@ async def _delete(stage: Stage, sample: Sample) -> DeletionReceipt:
     done = receipt(stage.database, workflow)
     if done is None:
         raise DemoFailed("the deletion ended without a receipt in the ledger")
-    print(f"\n{receipt_text(done)}\n")
+    print(f"\n{columns_text(receipt_lines(done))}\n")
     if code != DONE or not done.complete:
         raise DemoFailed("the deletion did not complete")
     return done

@@ -21,6 +21,10 @@ _buckets = (f"bucket-{number}" for number in itertools.count(1))
 _databases = (f"backend_{number}" for number in itertools.count(1))
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--screenshots", default="build/screenshots", help="folder for the browser tests' pictures")
+
+
 @pytest.fixture(scope="session")
 def temporal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TemporalServer]:
     with TemporalServer(

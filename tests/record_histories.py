@@ -49,6 +49,15 @@ async def plain(stack: Stack, _: pytest.MonkeyPatch) -> Recorded:
     return {"plain": handle}
 
 
+async def rows_by_chunk(stack: Stack, _: pytest.MonkeyPatch) -> Recorded:
+    """One chunk's rows are gone while another's are still there, which is a stage of its own."""
+    one, two = stack.snapshots("one", "two")
+    async with stack.worker(chunk_artifacts=1, chunks_at_once=1):
+        handle = await stack.start([one.id, two.id])
+        await handle.result()
+    return {"rows_by_chunk": handle}
+
+
 async def retried(stack: Stack, changed: pytest.MonkeyPatch) -> Recorded:
     """The store fails at first, in each of the steps that call it, and there is a quiet period."""
     (one,) = stack.snapshots("one")
@@ -293,6 +302,7 @@ async def swept_again(stack: Stack, changed: pytest.MonkeyPatch) -> Recorded:
 
 SCENARIOS: tuple[Callable[[Stack, pytest.MonkeyPatch], Awaitable[Recorded]], ...] = (
     plain,
+    rows_by_chunk,
     retried,
     preview,
     left_over,

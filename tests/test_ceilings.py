@@ -16,6 +16,7 @@ from client import Deletions
 from tests.conftest import Command
 from tests.oracle import Evidence, assert_promises_hold
 from tests.stack import Seen, Stack, connect, eventually
+from workflows import page
 from workflows.messages import Progress
 
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -45,8 +46,8 @@ async def test_more_artifacts_than_may_go_unconfirmed_wait_whole(stack: Stack, c
                 return ledger.size_of(session, stack.request(ids).deletion_id).collected == 2
 
         await eventually(both_collected)
-        assert "too large to go unconfirmed: 3 artifacts are more than 2" in shown.markdown
-        assert f"python starter.py confirm {handle.id} --by WHO" in shown.markdown
+        assert "too large to go unconfirmed: 3 artifacts are more than 2" in page.details(shown)
+        assert f"python starter.py confirm {handle.id} --by WHO" in page.details(shown)
         deletions = Deletions(lambda: connect(stack.temporal_address))
         assert await deletions.rows_deleted(stack.request(ids), within=timedelta(milliseconds=300)) is None
         assert Seen.of(stack.world) == Seen(before.rows, before.objects)
@@ -72,7 +73,7 @@ async def test_no_more_keys_than_the_ceiling_go_unconfirmed(stack: Stack) -> Non
     async with stack.worker(max_keys_unconfirmed=10, chunk_artifacts=1, chunks_at_once=2):
         handle = await stack.start(ids)
         shown = await unconfirmed(stack, handle)
-        assert "keys are more than 10" in shown.markdown
+        assert "keys are more than 10" in page.details(shown)
         with stack.database.read() as session:
             chunks = session.execute(select(DeletionChunk.state, DeletionChunk.sealed)).all()
         assert sum(keys for state, keys in chunks if state == ChunkState.ROWS_DELETED) <= 10 < sum(keys for _, keys in chunks)

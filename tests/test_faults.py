@@ -23,6 +23,7 @@ from demo.servers import ObjectStoreServer, ServerError, TemporalServer
 from demo.world import Comparison, Snapshot
 from tests.oracle import Evidence, assert_promises_hold
 from tests.stack import Held, Seen, Stack, connect, eventually, pending_failures, s3_of, wait_for_waiters
+from workflows import page
 from workflows.messages import SEARCH_ATTRIBUTES, Stage, Sweep, Swept
 
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -227,7 +228,8 @@ async def test_what_the_store_refuses_is_left_over_until_it_no_longer_does(stack
         failure = await stack.failure(handle)
         assert failure.type == "ObjectsRemain"
         assert failure.message == (
-            f"2 left over (AccessDenied 2); all else is done. When the cause is mended: python starter.py rerun {handle.id}"
+            "2 left over (AccessDenied 2); all else is done. AccessDenied: the store refuses to delete them: look at the "
+            f"worker's permissions, object locks and legal holds. When the cause is mended: python starter.py rerun {handle.id}"
         )
         stack.assert_only_these_are_gone([head.id], before, left=locked)
         assert stack.world.object_versions().keys() == stack.world.objects().keys()
@@ -385,7 +387,7 @@ async def test_a_cancel_after_the_first_commit_is_refused_in_words(stack: Stack,
         held_deletes.let_go()
         await handle.result()
         now = await starter.progress(stack.client, handle.id)
-        assert "A cancel came after rows were deleted" in now.markdown
+        assert "A cancel came after rows were deleted" in page.details(now)
     stack.assert_only_these_are_gone([head.id], before)
     assert stack.receipt(handle.id).complete
     assert state_of(stack, handle) == DeletionState.CLOSED

@@ -23,6 +23,7 @@ from examples.folder_store import FolderStore
 from tests.conftest import Command
 from tests.oracle import Evidence, assert_promises_hold
 from tests.stack import Held, Seen, Stack, connect, eventually, steps_of, wait_for_waiters
+from workflows import page
 from workflows.errors import Frozen
 from workflows.messages import DELETE_ROWS, WAIT_UNTIL_THAWED
 
@@ -78,7 +79,7 @@ async def test_a_deletion_frozen_in_the_middle_of_its_pages_waits_and_goes_on(
         assert Seen.of(stack.world) == frozen
         progress = await starter.progress(stack.client, handle.id)
         assert (progress.pages_done, progress.left_over) == (2, 0)
-        assert f"frozen since {frozen_since(stack.database):%Y-%m-%d %H:%M:%S} UTC" in progress.markdown
+        assert f"frozen since {frozen_since(stack.database):%Y-%m-%d %H:%M:%S} UTC" in page.details(progress)
         thaw(stack.database)
         await asyncio.wait_for(handle.result(), 40)
         assert (await starter.progress(stack.client, handle.id)).held_up == {}

@@ -25,12 +25,13 @@ import importlib.abc, sys
 
 class Absent(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
-        if name.partition(".")[0] in {"alembic", "boto3", "botocore", "psycopg", "sentry_protos", "urllib3"}:
+        if name.partition(".")[0] in {"alembic", "boto3", "botocore", "psycopg", "rich", "sentry_protos", "urllib3"}:
             raise ModuleNotFoundError(name)
 
 sys.meta_path.insert(0, Absent())
 import activities, client, settings, starter, worker, workflows
 from artifact_deletion.client import BlockingDeletions, Deletions, accept_deletion, connect, receipt, resume
+from artifact_deletion.starter import follow, main
 from artifact_deletion.workflows.messages import DeletionRequest
 from sqlalchemy import create_engine
 from sqlalchemy.orm import Session

@@ -430,6 +430,7 @@ def test_histories_of_every_course_are_recorded() -> None:
         "preview",
         "refused",
         "retried",
+        "rows_by_chunk",
         "swept_again",
         "taken_over",
         "told_to_ask_again",

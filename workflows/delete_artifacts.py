@@ -7,8 +7,9 @@ data, does what is left and nothing else.
 
 import asyncio
 import functools
+import itertools
 from collections import Counter, defaultdict
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
@@ -19,6 +20,7 @@ from temporalio.exceptions import (
     ActivityError,
     ApplicationError,
     ChildWorkflowError,
+    RetryState,
     WorkflowAlreadyStartedError,
     is_cancelled_exception,
 )
@@ -27,7 +29,7 @@ from temporalio.workflow import ActivityConfig, ChildWorkflowCancellationType, P
 with workflow.unsafe.imports_passed_through():
     from pydantic import ValidationError
 
-    from workflows import metrics
+    from workflows import metrics, page
     from workflows.errors import (
         AskAgain,
         Frozen,
@@ -73,6 +75,7 @@ with workflow.unsafe.imports_passed_through():
         Stage,
         Step,
         Sweep,
+        UnderWay,
         UnfinishedChunk,
         refused_fields,
     )
@@ -164,12 +167,15 @@ class DeleteArtifactsWorkflow:
         self._trace_items_until: datetime | None = None
         self._progress = Progress()
         self._stage_since = workflow.now()
+        self._under_way: dict[int, UnderWay] = {}
+        self._begun = itertools.count()
         self._pace = Pace()
         self._rows_owed: set[int] = set()
         self._rows_under_way: set[int] = set()
         self._rows_settled = False
         self._ended = False
         self._settled_keys: dict[int, int] = {}
+        self._found_left_over: dict[int, int] = {}
         self._chunks_at_once = asyncio.Semaphore()
         self._activities_at_once = asyncio.Semaphore()
         self._waits: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -186,9 +192,13 @@ class DeleteArtifactsWorkflow:
             self._deletion = Deletion(deletion_id=self._request.deletion_id)
             receipt = await self._finish(asyncio.create_task(self._delete()))
         except ActivityError as error:
-            failure = named(error)
+            failure = named(error, self._request)
         except (ApplicationError, asyncio.CancelledError) as error:
             failure = error
+        if isinstance(failure, ApplicationError):
+            workflow.set_current_details(page.ended(failure.message))
+        elif receipt is not None:
+            workflow.set_current_details(page.closed(receipt))
         # Whoever waits for the rows gets an answer before the run ends.
         self._ended = True
         await workflow.wait_condition(workflow.all_handlers_finished)
@@ -205,7 +215,7 @@ class DeleteArtifactsWorkflow:
     @workflow.query
     def progress(self) -> Progress:
         """How far the deletion is, in counts."""
-        return self._progress
+        return self._progress.model_copy(update={"under_way": tuple(_grouped(self._under_way.values()))})
 
     @workflow.update
     async def rows_deleted(self) -> AllRowsDeleted:
@@ -255,7 +265,8 @@ class DeleteArtifactsWorkflow:
         self._rows_owed = {left.chunk for left in opened.chunks if left.released is None}
         self._rows_under_way = set(self._rows_owed)
         self._rows_settled = not self._rows_owed
-        self._note(stage=Stage.COLLECTING, chunks=len(opened.chunks), rows_deleted=opened.rows_deleted)
+        stage = Stage.DELETING_ROWS if opened.rows_deleted else Stage.COLLECTING
+        self._note(stage=stage, chunks=len(opened.chunks), rows_deleted=opened.rows_deleted)
         return opened
 
     async def _delete_chunks(self, unfinished: Sequence[UnfinishedChunk]) -> list[int]:
@@ -304,8 +315,13 @@ class DeleteArtifactsWorkflow:
     def _note_rows(self, chunk: Chunk, deleted: RowsDeleted, *, rows: int) -> None:
         self._rows_owed.discard(chunk.chunk)
         self._rows_settled = not self._rows_owed
+        if self._rows_settled:
+            stage = Stage.DELETING_OBJECTS
+        else:
+            # Histories from before there was this stage have one command less here.
+            stage = Stage.DELETING_ROWS if workflow.patched("stage-deleting-rows") else self._progress.stage
         self._note(
-            stage=Stage.DELETING_OBJECTS if self._rows_settled else Stage.COLLECTING,
+            stage=stage,
             chunks_rows_deleted=self._progress.chunks_rows_deleted + 1,
             rows_deleted=self._progress.rows_deleted + rows,
             pages=self._progress.pages + deleted.pages,
@@ -336,6 +352,7 @@ class DeleteArtifactsWorkflow:
         if self._trace_items_until is None:
             handed_on: datetime | None = workflow.memo_value(_TRACE_ITEMS_UNTIL, None, type_hint=datetime)
             self._trace_items_until = handed_on or workflow.now() + self._pace.trace_items_within
+        self._note(trace_chunks=self._progress.trace_chunks + 1)
         matched, pause = 0, self._pace.trace_items_pause
         while True:
             answer = await self._try(DELETE_TRACE_ITEMS, chunk, TRACE_ITEMS, f"trace items of chunk {chunk.chunk}")
@@ -343,9 +360,11 @@ class DeleteArtifactsWorkflow:
                 return
             self._note(trace_items_matched=self._progress.trace_items_matched + max(0, answer.matched - matched))
             matched = max(matched, answer.matched)
+            if answer.settled:
+                self._note(trace_chunks_settled=self._progress.trace_chunks_settled + 1)
             if answer.settled or workflow.now() + pause > self._trace_items_until:
                 return
-            await workflow.sleep(pause)
+            await self._pause(pause, "then trace items are counted again")
             pause = min(2 * pause, TRACE_ITEMS_LONGEST_PAUSE)
 
     async def _sweep_until_quiet(self, chunks: Sequence[int]) -> None:
@@ -356,19 +375,24 @@ class DeleteArtifactsWorkflow:
             if not noisy or self._history_is_long():
                 return
             if self._pace.quiet_period:
-                await workflow.sleep(self._pace.quiet_period)
+                await self._pause(self._pace.quiet_period, "late writers get this time, then prefixes are listed again")
             quiet = await _all(
                 self._sweep(Sweep(deletion_id=self._deletion.deletion_id, chunk=chunk, number=number, last=number == SWEEPS))
                 for chunk in noisy
             )
             noisy = [chunk for chunk, is_quiet in zip(noisy, quiet, strict=True) if not is_quiet]
+            self._note(chunks_quiet=len(chunks) - len(noisy))
 
     async def _sweep(self, sweep: Sweep) -> bool:
         """Whether no further sweep is needed, or none would help."""
         label = f"{'list again' if sweep.confirm else 'sweep'}: prefixes of chunk {sweep.chunk}"
         if (swept := await self._try(SWEEP_PREFIXES, sweep, OBJECTS, label)) is None:
             return True
-        self._note(found_by_listing=self._progress.found_by_listing + swept.found)
+        self._found_left_over[sweep.chunk] = swept.left_over
+        self._note(
+            found_by_listing=self._progress.found_by_listing + swept.found,
+            found_left_over=sum(self._found_left_over.values()),
+        )
         return swept.quiet
 
     async def _wait_for_others(self) -> None:
@@ -385,7 +409,7 @@ class DeleteArtifactsWorkflow:
                 request = await self._step(READ_REQUEST, Deletion(deletion_id=other.deletion_id), LEDGER, "read its request")
                 if await _run(request):
                     run_to_their_end.add(other.deletion_id)
-            await workflow.sleep(pause)
+            await self._pause(pause, "then the other deletions are looked at again")
             pause = min(2 * pause, OTHERS_LONGEST_PAUSE)
 
     def _history_is_long(self) -> bool:
@@ -418,10 +442,35 @@ class DeleteArtifactsWorkflow:
     async def _once(self, step: Step[In, Out], given: In, options: ActivityConfig, summary: str) -> Out:
         where: Any = {"task_queue": TASK_QUEUE, **options}
         fair = Priority(fairness_key=str(self._request.organization_id))
-        result: Out = await workflow.execute_activity(
-            step.name, given, result_type=step.returns, summary=summary, priority=fair, **where
+        result: Out = await self._shown(
+            UnderWay(what=step.name, since=workflow.now()),
+            lambda: workflow.execute_activity(
+                step.name, given, result_type=step.returns, summary=summary, priority=fair, **where
+            ),
         )
         return result
+
+    async def _pause(self, pause: timedelta, reason: str) -> None:
+        what = UnderWay(what=reason, since=workflow.now(), until=workflow.now() + pause)
+        await self._shown(what, lambda: workflow.sleep(pause, summary=reason))
+
+    async def _shown(self, what: UnderWay, work: Callable[[], Awaitable[T]]) -> T:
+        """Show that it is at work as long as it is. Not by `finally`: that runs too when a worker lets go of the workflow."""
+        number = next(self._begun)
+        self._under_way[number] = what
+        self._show()
+        try:
+            result = await work()
+        except (ActivityError, asyncio.CancelledError):
+            del self._under_way[number]
+            self._show()
+            raise
+        del self._under_way[number]
+        self._show()
+        return result
+
+    def _show(self) -> None:
+        workflow.set_current_details(page.details(self.progress()))
 
     async def _try(self, step: Step[In, Out], given: In, options: ActivityConfig, summary: str) -> Out | None:
         """A step after the point of no return: when its time is over the rest is done all the same, and the ledger knows.
@@ -443,7 +492,7 @@ class DeleteArtifactsWorkflow:
             metrics.stage_ended(before.stage, workflow.now() - self._stage_since)
             self._stage_since = workflow.now()
             workflow.logger.info("%s", self._progress.stage)
-        workflow.set_current_details(self._progress.markdown)
+        self._show()
         shown = {
             ORGANIZATION_ATTRIBUTE: str(self._request.organization_id),
             STAGE_ATTRIBUTE: str(self._progress.stage),
@@ -519,19 +568,26 @@ def _log_failure(what: str, error: ActivityError) -> None:
     workflow.logger.error("%s: %s", what, named(error).message)
 
 
-def named(error: ActivityError) -> ApplicationError:
-    """The step's own error, as the workflow's."""
+def named(error: ActivityError, request: DeletionRequest | None = None) -> ApplicationError:
+    """The step's own error, as the workflow's; with a request what to do, where its time was over and nothing else."""
     cause = error.cause
+    final = error.retry_state is RetryState.NON_RETRYABLE_FAILURE
+    again = "" if request is None or final else f". When the cause is mended: {page.rerun_command(request.workflow_id)}"
     if isinstance(cause, ApplicationError):
-        return ApplicationError(cause.message, type=cause.type, non_retryable=True)
-    return ApplicationError(f"{error.activity_type}: its time is over", type="StepTimedOut", non_retryable=True)
+        return ApplicationError(f"{cause.message}{again}", type=cause.type, non_retryable=True)
+    return ApplicationError(f"{error.activity_type}: its time is over{again}", type="StepTimedOut", non_retryable=True)
+
+
+def _grouped(under_way: Iterable[UnderWay]) -> Iterator[UnderWay]:
+    """Steps of one kind as one, with the oldest's time."""
+    kinds: dict[tuple[str, datetime | None], UnderWay] = {}
+    for one in under_way:
+        known = kinds.setdefault((one.what, one.until), one.model_copy(update={"count": 0}))
+        kinds[one.what, one.until] = known.model_copy(update={"count": known.count + 1, "since": min(known.since, one.since)})
+    yield from kinds.values()
 
 
 def _leftovers(receipt: DeletionReceipt) -> ApplicationError:
-    counts = ", ".join(f"{code} {count:,}" for code, count in sorted(receipt.left_over.items()))
-    message = (
-        f"{sum(receipt.left_over.values()):,} left over ({counts}); all else is done. "
-        f"When the cause is mended: python starter.py rerun {receipt.workflow_id}"
-    )
+    message = page.left_over_message(receipt.left_over, receipt.workflow_id)
     kind = RowsNotDeleted if receipt.artifacts.not_reached.count else ObjectsRemain
     return ApplicationError(message, receipt, type=kind.__name__, non_retryable=True)

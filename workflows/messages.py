@@ -101,10 +101,11 @@ class DeletionRequest(Message):
         """Markdown for the workflow's page: who asked, and what an operator can do."""
         return "\n".join(
             [
-                f"- **Asked by**: {self.requested_by or 'not said'}",
-                f"- **Reference**: {self.reference or 'not said'}",
-                f"- **Follow**: `python starter.py status {self.workflow_id} --follow`",
-                f"- **Run again what is left**: `python starter.py rerun {self.workflow_id}`",
+                f"- **Asked by**: {self.requested_by or 'not said'}, **reference**: {self.reference or 'not said'}",
+                f"- **Follow it**: `python starter.py status {self.workflow_id} --follow`",
+                f"- **When it has failed**: mend what its failure names, then `python starter.py rerun {self.workflow_id}`.",
+                "- **In here**: *Reset* to the first workflow task does the same: what is left, and nothing else.",
+                "- **No current details here**: no worker is at work, or it has ended and its result says it all.",
             ]
         )
 
@@ -139,7 +140,9 @@ class Stage(StrEnum):
     """Where a deletion is. The order is that of the work."""
 
     OPENING = "opening"
-    COLLECTING = "collecting keys and deleting rows"
+    COLLECTING = "collecting keys"
+    DELETING_ROWS = "deleting rows"
+    """Some are gone: from here on there is no way back."""
     DELETING_OBJECTS = "deleting objects and trace items"
     SWEEPING = "sweeping prefixes"
     CLOSING = "closing"
@@ -299,6 +302,18 @@ class Cancelled(Message):
     nothing_deleted: bool
 
 
+class UnderWay(Message):
+    """Steps of one kind that are at work, or a time that is waited for."""
+
+    what: str
+    """A step's name; of a pause its reason."""
+    count: int = 1
+    since: datetime
+    """When the oldest of them was asked for; what it was tried since then, Temporal's pending activities say."""
+    until: datetime | None = None
+    """The end of a pause."""
+
+
 class Progress(Message):
     """The answer of the query `progress`: counts only."""
 
@@ -313,31 +328,20 @@ class Progress(Message):
     keys_done: int = 0
     left_over: int = 0
     found_by_listing: int = 0
+    found_left_over: int = 0
+    """Of those: still there."""
+    chunks_quiet: int = 0
+    """Chunks whose prefixes were listed empty after a quiet period, or need no further listing."""
     trace_items_matched: int = 0
+    trace_chunks: int = 0
+    trace_chunks_settled: int = 0
     waiting_for: tuple[str, ...] = ()
     """Workflow ids of other deletions that still owe objects of these artifacts."""
     cancel_refused: bool = False
     """A cancel came after rows were deleted: the rest is finished all the same."""
     held_up: dict[str, str] = {}
     """Why steps wait, by the error's name: deletions are frozen, or this one is to be confirmed."""
-
-    @property
-    def markdown(self) -> str:
-        """What the Web UI shows of a running deletion. Lists, since its tables are drawn without borders."""
-        lines = [
-            f"**{self.stage.capitalize()}**",
-            *(f"- **{name}**: {why}" for name, why in sorted(self.held_up.items())),
-            f"- Rows: {self.rows_deleted:,} deleted, {self.chunks_rows_deleted:,} of {self.chunks:,} chunks",
-            f"- Objects: {self.keys_done:,} of {self.keys:,} keys, {self.pages_done:,} of {self.pages:,} pages",
-            f"- Found by listing: {self.found_by_listing:,}",
-            f"- Trace items: {self.trace_items_matched:,} matched",
-            f"- Left over: {self.left_over:,}",
-        ]
-        if self.waiting_for:
-            lines.append(f"- Waits for what other deletions owe: {', '.join(f'`{other}`' for other in self.waiting_for)}")
-        if self.cancel_refused:
-            lines.append("- A cancel came after rows were deleted: the rest is finished all the same")
-        return "\n".join(lines)
+    under_way: tuple[UnderWay, ...] = ()
 
 
 class AllRowsDeleted(Message):
