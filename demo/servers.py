@@ -171,6 +171,8 @@ class TemporalServer(Server):
     DYNAMIC_CONFIG: ClassVar[Mapping[str, object]] = {
         # The default makes a small workflow wait for polls: 50 ms an activity instead of 16.
         "history.transferProcessorMaxPollRPS": 1000,
+        # The default makes every timer and time-out up to a second late.
+        "history.timerProcessorMaxTimeShift": "10ms",
     }
 
     def __init__(
