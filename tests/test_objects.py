@@ -23,6 +23,7 @@ from activities.storage.objects import (
     s3_client,
 )
 from demo.servers import ObjectStoreServer
+from tests import fault_proxy
 from tests.stack import s3_of
 from workflows.errors import StoreUnavailable
 
@@ -399,6 +400,27 @@ def test_a_page_is_no_single_keys_deletion(answers: Answers, status: int) -> Non
 def test_a_manifest_that_is_cut_off_is_read_again(answers: Answers) -> None:
     """Half a manifest is no JSON, and would be taken for an unreadable one."""
     refusal("read", answers.give(b'{"images"', length=100))
+
+
+@pytest.mark.parametrize("kind", [fault_proxy.cut, fault_proxy.withheld], ids=["reset", "silence"])
+def test_a_connection_that_breaks_while_a_manifest_is_read_is_the_stores_trouble(
+    object_store: ObjectStoreServer, store: S3Objects, kind: fault_proxy.Kind
+) -> None:
+    """Not a fault of ours, which would send an operator to the worker's log."""
+    put(store, "a")
+    with fault_proxy.FaultProxy(object_store.endpoint) as proxy:
+        client = s3_client(
+            endpoint=proxy.endpoint,
+            region="us-east-1",
+            access_key=object_store.access_key,
+            secret_key=object_store.secret_key,
+            connections=2,
+            connect_timeout_s=2,
+            read_timeout_s=1,
+        )
+        proxy.begin(kind, times=1)
+        with pytest.raises(StoreUnavailable):
+            S3Objects(client, store.bucket, versioned=False).read("a", 100)
 
 
 @pytest.mark.parametrize(

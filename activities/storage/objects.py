@@ -6,6 +6,7 @@ API reference (DeleteObjects, ListObjectVersions, GetBucketVersioning), and of w
 """
 
 import base64
+import contextlib
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -155,7 +156,8 @@ class S3Objects:
         """See ObjectStore."""
         try:
             answer = self.client.get_object(Bucket=self.bucket, Key=key)
-            with answer["Body"] as body:
+            # Entered by itself, the body would be the raw stream, whose errors are not boto3's.
+            with contextlib.closing(answer["Body"]) as body:
                 content: bytes = body.read(limit + 1) if answer["ContentLength"] <= limit else bytes(limit + 1)
         except ClientError as error:
             if _code(error) == "NoSuchKey":
