@@ -6,6 +6,7 @@ API reference (DeleteObjects, ListObjectVersions, GetBucketVersioning), and of w
 """
 
 import base64
+import contextlib
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -50,6 +51,18 @@ _BATCH_REFUSED = frozenset({"NotImplemented", "MethodNotAllowed", "MalformedXML"
 _WHOLE_REQUEST = frozenset(
     {"NoSuchBucket", "ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch", "TokenRefreshRequired"}
 )
+_REDIRECTIONS, _ERRORS = 300, 400
+# What an answer of S3's has, and a page of something in between has not: 200 alone says nothing of who answered.
+_ROOT_ELEMENTS = {
+    "DeleteObjects": b"DeleteResult",
+    "GetBucketVersioning": b"VersioningConfiguration",
+    "ListMultipartUploads": b"ListMultipartUploadsResult",
+    "ListObjectVersions": b"ListVersionsResult",
+    "ListObjectsV2": b"ListBucketResult",
+}
+_WITHOUT_BODY = frozenset({"AbortMultipartUpload", "DeleteObject"})
+_PROLOGUE = 1000
+"""Bytes in which the root element has begun."""
 _ABSENT = frozenset({"NoSuchKey", "NoSuchVersion"})
 # XML 1.0 has no way to write most control characters, and some stores turn a backslash into a slash inside DeleteObjects.
 _NOT_FOR_XML = re.compile("[\x00-\x1f\\\\\x7f\ufffe\uffff]")
@@ -143,7 +156,8 @@ class S3Objects:
         """See ObjectStore."""
         try:
             answer = self.client.get_object(Bucket=self.bucket, Key=key)
-            with answer["Body"] as body:
+            # Entered by itself, the body would be the raw stream, whose errors are not boto3's.
+            with contextlib.closing(answer["Body"]) as body:
                 content: bytes = body.read(limit + 1) if answer["ContentLength"] <= limit else bytes(limit + 1)
         except ClientError as error:
             if _code(error) == "NoSuchKey":
@@ -151,6 +165,8 @@ class S3Objects:
             raise _unavailable(error) from None
         except BotoCoreError as error:
             raise _unavailable(error) from None
+        if "ETag" not in answer:
+            raise _not_the_store(answer["ResponseMetadata"]["HTTPStatusCode"], "GetObject")
         if len(content) > limit:
             raise ObjectTooLarge
         if len(content) != answer["ContentLength"]:
@@ -285,6 +301,7 @@ def s3_client(
     )
     client = session.client("s3", endpoint_url=endpoint, config=config)
     client.meta.events.register("before-call.s3.DeleteObjects", _add_content_md5)
+    client.meta.events.register("before-parse.s3", _refuse_what_is_no_answer)
     return client
 
 
@@ -292,6 +309,25 @@ def _add_content_md5(params: dict[str, Any], **_: object) -> None:
     # S3's first checksum: some servers still demand it for this call, and boto3 has sent newer ones instead since 1.36.
     digest = hashlib.md5(params["body"], usedforsecurity=False).digest()
     params["headers"]["Content-MD5"] = base64.b64encode(digest).decode()
+
+
+def _refuse_what_is_no_answer(operation_model: Any, response_dict: dict[str, Any], **_: object) -> None:
+    """Raises StoreUnavailable for the page of a gateway, which boto3 would take for an answer that names no error."""
+    status, headers, name = response_dict["status_code"], response_dict["headers"], operation_model.name
+    if status >= _ERRORS:
+        return
+    if status >= _REDIRECTIONS:
+        answered = "x-amz-bucket-region" in headers or b"<Error" in response_dict["body"]
+    elif name in _ROOT_ELEMENTS:
+        answered = _ROOT_ELEMENTS[name] in response_dict["body"][:_PROLOGUE]
+    else:
+        answered = name not in _WITHOUT_BODY or not response_dict["body"]
+    if not answered:
+        raise _not_the_store(status, name)
+
+
+def _not_the_store(status: int, operation: str) -> StoreUnavailable:
+    return StoreUnavailable(f"something else than the object store answered HTTP {status} to {operation}")
 
 
 def bucket_keeps_versions(client: "S3Client", bucket: str) -> bool:
