@@ -77,18 +77,17 @@ _INSIDE: Mapping[str, tuple[str, ...]] = {
 }
 _TASK = "a workflow task that"
 FOR_TRACES, FOR_QUIET = f"{_TASK} waits for the trace store", f"{_TASK} waits for the quiet period"
-_TIMERS = {
-    timedelta(seconds=TRACE_ITEMS_PAUSE_S): FOR_TRACES,
-    timedelta(seconds=QUIET_PERIOD_S): FOR_QUIET,
-    delete_artifacts.OTHERS_FIRST_PAUSE: f"{_TASK} waits for another deletion",
-}
+FOR_OTHERS = f"{_TASK} waits for another deletion"
+_TIMERS = {timedelta(seconds=TRACE_ITEMS_PAUSE_S): FOR_TRACES, timedelta(seconds=QUIET_PERIOD_S): FOR_QUIET}
 _COMMANDS = {
     "schedule_activity": f"{_TASK} starts a step",
     "start_child_workflow_execution": f"{_TASK} starts another deletion",
-    **dict.fromkeys(("complete_workflow_execution", "cancel_workflow_execution"), f"{_TASK} ends"),
+    "complete_workflow_execution": f"{_TASK} ends",
+    "fail_workflow_execution": f"{_TASK} ends",
+    "cancel_workflow_execution": f"{_TASK} ends",
 }
 # Before: in the middle of a workflow task. After: between two of them, with a step waiting, a timer running or nothing left.
-_WORKFLOW = tuple(dict.fromkeys((*_COMMANDS.values(), *_TIMERS.values())))
+_WORKFLOW = tuple(dict.fromkeys((*_COMMANDS.values(), *_TIMERS.values(), FOR_OTHERS)))
 
 
 def points_of(boundary: str, inside: tuple[str, ...] = ()) -> list[str]:
@@ -208,7 +207,7 @@ def _named(command: WorkflowCommand) -> str | None:
     kind = command.WhichOneof("variant")
     if kind == "start_timer":
         length = command.start_timer.start_to_fire_timeout.ToTimedelta()
-        return _TIMERS.get(length, f"{_TASK} waits for {length}")
+        return _TIMERS.get(length, FOR_OTHERS)  # for whom it waits longer each time
     return _COMMANDS.get(str(kind))
 
 

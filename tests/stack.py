@@ -30,7 +30,8 @@ from activities.storage.database import Database
 from activities.storage.objects import ObjectStore, S3Objects, s3_client
 from activities.storage.traces import SqlTraces
 from demo.servers import ObjectStoreServer
-from demo.world import Snapshot, World, screen
+from demo.world import Snapshot, World, create_schema, screen
+from migrations import migrate
 from settings import PREFIX, Settings
 from tests import crash_points
 from workflows.converter import data_converter
@@ -75,6 +76,14 @@ def s3_of(server: ObjectStoreServer) -> S3Client:
         connect_timeout_s=5,
         read_timeout_s=30,
     )
+
+
+def prepare_database(url: str) -> None:
+    """Make the backend's schema and an empty ledger in a database."""
+    database = Database(url)
+    create_schema(database.engine)
+    migrate(database)
+    database.dispose()
 
 
 @dataclass
