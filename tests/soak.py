@@ -46,9 +46,9 @@ from tests.oracle import Evidence, violations
 from tests.stack import Stack, prepare_database, s3_of
 from workflows.converter import data_converter
 from workflows.errors import DatabaseUnavailable
-from workflows.messages import SEARCH_ATTRIBUTES, DeletionRequest
+from workflows.messages import PREVIEW_DELETION, SEARCH_ATTRIBUTES, DeletionRequest
 
-ROUND_S = 15.0
+ROUND_S = 20.0
 REST_S = 240.0
 """How long a round may take to come to rest; what does not is a finding."""
 RERUNS = 4
@@ -300,7 +300,7 @@ class Round:
     # Workers --------------------------------------------------------------------------------------------------------------
 
     def start_worker(self, *, crashing: bool) -> None:
-        point = self.draw.choice(POINTS) if crashing else None
+        point = self.draw.choice(_POINTS) if crashing else None
         number = self.figures.workers
         self.figures.workers += 1
         changes = {
@@ -320,7 +320,7 @@ class Round:
         self.workers.append(Worker(crash_points.start_forked(environment, log), log))
 
     def replace_the_dead(self, *, crashing: bool = True) -> None:
-        """Whoever has died is replaced, half the time by one that will die at a point of its own."""
+        """Whoever has died is replaced, mostly by one that will die at a point of its own."""
         for worker in [one for one in self.workers if not one.process.is_alive()]:
             code = worker.process.exitcode
             if code == _LOST and list(self.stack.folder.glob(worker.log.name.replace("worker", "struck").replace(".log", ""))):
@@ -329,7 +329,7 @@ class Round:
                 self.broken.append(f"a worker ended with {code}; its log: {worker.log}")
             self.workers.remove(worker)
         while len(self.workers) < WORKERS:
-            self.start_worker(crashing=crashing and self.draw.random() < 0.5)
+            self.start_worker(crashing=crashing and self.draw.random() < 0.8)
 
     def end_workers(self) -> None:
         for worker in self.workers:
@@ -363,8 +363,8 @@ class Round:
             (2, self.cancel),
             (2, self.terminate),
             (2, self.resume),
-            (6, self.kill_worker),
-            (5, self.stop_worker),
+            (4, self.kill_worker),
+            (4, self.stop_worker),
             (10, self.spoil_requests),
             (2, self.refuse_connections),
             (3, self.terminate_backends),
@@ -416,6 +416,7 @@ class Round:
         return {id_: by_id[request.deletion_id] for id_, request in self.requests.items()}
 
 
+_POINTS = [point for point in POINTS if not point.startswith(PREVIEW_DELETION.name)]  # nobody asks for one here
 _SOON = timedelta(seconds=2)
 _AT_REST = {DeletionState.CLOSED, DeletionState.REFUSED, DeletionState.CANCELLED}
 _OPERATIONS: list[fault_proxy.Matches] = [
