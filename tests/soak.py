@@ -381,16 +381,13 @@ class Round:
             self.replace_the_dead()
             (act,) = self.draw.choices([one for _, one in actions], [weight for weight, _ in actions])
             await act()
-            await asyncio.sleep(self.draw.uniform(0, 0.5))
+            await asyncio.sleep(self.draw.uniform(0, 0.3))
 
     async def _come_to_rest(self) -> None:
-        """No more faults; what is open is resumed and what failed is run again, until all have ended."""
+        """What is open is resumed and what failed is run again, until all have ended; only workers still die, each at its point."""
         while self.later:
             await asyncio.wait(self.later)
         self.servers.proxy.clear()
-        self.end_workers()
-        for _ in range(WORKERS):
-            self.start_worker(crashing=False)
         reruns: Counter[str] = Counter()
         until = time.monotonic() + REST_S
         while waiting := {id_: state for id_, state in self._states().items() if state not in _AT_REST}:
