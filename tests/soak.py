@@ -384,7 +384,7 @@ class Round:
             await asyncio.sleep(self.draw.uniform(0, 0.3))
 
     async def _come_to_rest(self) -> None:
-        """What is open is resumed and what failed is run again, until all have ended; only workers still die, each at its point."""
+        """What is open is resumed, what failed is run again, until all have ended; only workers still die, at their points."""
         while self.later:
             await asyncio.wait(self.later)
         self.servers.proxy.clear()
