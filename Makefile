@@ -6,13 +6,19 @@ CANDIDATES := $(if $(PYTHON),$(PYTHON),python3.13 python3.12 python3.14 python3.
 # Named after the Python that was asked for, so that asking for another one makes .venv anew.
 STAMP := .venv/.installed$(subst /,-,$(PYTHON))
 
-.PHONY: demo test test-pgbouncer test-browser screenshots mutants lint requirements clean
+.PHONY: demo test test-pgbouncer test-browser screenshots soak mutants lint requirements clean
 
 demo: $(STAMP)
 	@.venv/bin/python starter.py demo
 
 test: $(STAMP)
 	@.venv/bin/python -m pytest -n 2
+
+# Many deletions under random faults, then the oracle: make soak SECONDS=3600 SEED=1. Without a seed one is drawn.
+SECONDS := 60
+SEED :=
+soak: $(STAMP)
+	@.venv/bin/python -m tests.soak --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
 # PgBouncer comes with no Python package (Debian: apt install pgbouncer).
 test-pgbouncer: $(STAMP)

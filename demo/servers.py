@@ -52,7 +52,7 @@ class Server(ABC):
         self.folder.mkdir(parents=True, exist_ok=True)
         self.log = self.folder / f"{self.name}.log"
         self._reserved = contextlib.ExitStack()
-        self._ports = [self._reserved.enter_context(_reserved_port()) for _ in range(ports)]
+        self._ports = [self._reserved.enter_context(reserved_port()) for _ in range(ports)]
         self._process: subprocess.Popen[bytes] | None = None
         self._guard: subprocess.Popen[bytes] | None = None
 
@@ -171,6 +171,8 @@ class TemporalServer(Server):
     DYNAMIC_CONFIG: ClassVar[Mapping[str, object]] = {
         # The default makes a small workflow wait for polls: 50 ms an activity instead of 16.
         "history.transferProcessorMaxPollRPS": 1000,
+        # The default makes every timer and time-out up to a second late.
+        "history.timerProcessorMaxTimeShift": "10ms",
     }
 
     def __init__(
@@ -524,7 +526,7 @@ def _guard(pid: int) -> subprocess.Popen[bytes]:
 
 
 @contextlib.contextmanager
-def _reserved_port() -> Iterator[int]:
+def reserved_port() -> Iterator[int]:
     """Pick a free port and, on Linux, hold it: while it is bound by us, nobody else gets it, its server up or down."""
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))

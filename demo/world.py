@@ -205,7 +205,8 @@ class World:
         report and masks below `runs/`, where the others have only a run that lost. Without `committed` it has no row.
         """
         artifact, usecase = head.artifact, usecase or head.usecase
-        owners = {head.id, base.id}
+        # Without a row nothing tells, when the base goes, that this is there: it lies under the head's prefix and goes with it.
+        owners = {head.id, base.id} if committed else {head.id}
         prefix = f"{artifact.organization_id}/{artifact.project_id}/{head.id}/{base.id}"
         run = f"{prefix}/runs/{uuid.uuid4().hex}"
         home = run if versioned else prefix

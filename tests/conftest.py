@@ -12,9 +12,7 @@ import starter
 from activities.storage.database import Database
 from activities.storage.objects import S3Objects
 from demo.servers import ObjectStoreServer, PostgresServer, TemporalServer
-from demo.world import create_schema
-from migrations import migrate
-from tests.stack import Stack, connect, s3_of
+from tests.stack import Stack, connect, prepare_database, s3_of
 from workflows.messages import SEARCH_ATTRIBUTES
 
 _buckets = (f"bucket-{number}" for number in itertools.count(1))
@@ -42,22 +40,15 @@ def object_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectSto
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
     with PostgresServer(tmp_path_factory.mktemp("postgres")) as server:
-        _prepare(server.create_database("template_backend"))
+        prepare_database(server.create_database("template_backend"))
         yield server
 
 
 @pytest.fixture(scope="session")
 def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("sqlite") / "template.db"
-    _prepare(f"sqlite:///{path}")
+    prepare_database(f"sqlite:///{path}")
     return path
-
-
-def _prepare(url: str) -> None:
-    database = Database(url)
-    create_schema(database.engine)
-    migrate(database)
-    database.dispose()
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

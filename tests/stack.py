@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,8 +30,10 @@ from activities.storage.database import Database
 from activities.storage.objects import ObjectStore, S3Objects, s3_client
 from activities.storage.traces import SqlTraces
 from demo.servers import ObjectStoreServer
-from demo.world import Snapshot, World, screen
+from demo.world import Snapshot, World, create_schema, screen
+from migrations import migrate
 from settings import PREFIX, Settings
+from tests import crash_points
 from workflows.converter import data_converter
 from workflows.errors import DeletionError
 from workflows.messages import (
@@ -76,6 +79,14 @@ def s3_of(server: ObjectStoreServer) -> S3Client:
     )
 
 
+def prepare_database(url: str) -> None:
+    """Make the backend's schema and an empty ledger in a database."""
+    database = Database(url)
+    create_schema(database.engine)
+    migrate(database)
+    database.dispose()
+
+
 @dataclass
 class Stack:
     """What a test deletes from, and with."""
@@ -91,6 +102,7 @@ class Stack:
     organization_id: int = 0
     world: World = field(init=False)
     _processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    _crashing: list["CrashingWorker"] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.organization_id = 1000 * next(_numbers)
@@ -206,6 +218,14 @@ class Stack:
         self._processes.append(process)
         return process
 
+    def crashing_worker(self, point: str) -> "CrashingWorker":
+        """A worker process that is gone by SIGKILL when it comes to this point (see crash_points.py)."""
+        number = len(self._crashing)
+        log = self.folder / f"crashing-worker-{number}.log"
+        environment = self.environment(**crash_points.crashing(point, self.folder / f"struck-{number}"))
+        self._crashing.append(CrashingWorker(crash_points.start_forked(environment, log), log))
+        return self._crashing[-1]
+
     def command(self, *arguments: object, **changes: str) -> subprocess.CompletedProcess[str]:
         """Run starter.py."""
         line = [sys.executable, "starter.py", *map(str, arguments)]
@@ -222,6 +242,9 @@ class Stack:
             if process.poll() is None:
                 process.send_signal(signal.SIGKILL)
             process.wait()
+        for crashing in self._crashing:
+            crashing.process.kill()
+            crashing.process.join()
 
     def assert_only_these_are_gone(
         self, artifact_ids: Iterable[int], before: "Seen", *, left: Iterable[str] = (), also_gone: Iterable[str] = ()
@@ -236,6 +259,19 @@ class Stack:
         gone_rows = {(table, row) for table, rows in before.rows.items() for row in rows if row not in now.rows.get(table, {})}
         assert gone_rows == self.world.rows_of(ids)
         assert all(now.rows[table][row] == before.rows[table][row] for table, rows in now.rows.items() for row in rows)
+
+
+@dataclass(frozen=True)
+class CrashingWorker:
+    """A worker of the test build, and where its output goes."""
+
+    process: ForkServerProcess
+    log: Path
+
+    async def is_killed(self) -> None:
+        """Return when it has died at its point, and of nothing else."""
+        await asyncio.to_thread(self.process.join, _PATIENCE_S)
+        assert self.process.exitcode == -signal.SIGKILL, (self.process.exitcode, self.log.read_text())
 
 
 @dataclass(frozen=True)

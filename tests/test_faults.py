@@ -29,29 +29,6 @@ from workflows.messages import SEARCH_ATTRIBUTES, Stage, Sweep, Swept
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 on_postgresql = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 
-# A worker that dies between the COMMIT and its report. As shipped, a step that was lost with its worker is tried again after
-# fifteen seconds without a heartbeat; here after one, so that the test need not wait for it.
-KILLED_AFTER_THE_COMMIT = """
-import functools, os, signal, sys
-from datetime import timedelta
-from temporalio.worker import UnsandboxedWorkflowRunner
-import worker
-from activities.delete_rows import DeleteRows
-from workflows import delete_artifacts
-
-delete_artifacts.ROWS["heartbeat_timeout"] = timedelta(seconds=1)
-worker.Worker = functools.partial(worker.Worker, workflow_runner=UnsandboxedWorkflowRunner(), max_cached_workflows=0)
-whole = DeleteRows.delete_rows
-
-@functools.wraps(whole)
-def killed(self, sealed):
-    whole(self, sealed)
-    os.kill(os.getpid(), signal.SIGKILL)
-
-DeleteRows.delete_rows = killed
-sys.exit(worker.main([]))
-"""
-
 # A worker that is asked to stop while it is in the middle of deleting rows.
 ASKED_TO_STOP_WHILE_DELETING_ROWS = """
 import functools, os, signal, sys
@@ -98,10 +75,11 @@ def mortal_store(stack: Stack, mortal_server: ObjectStoreServer) -> Iterator[Obj
 
 @pytest.fixture
 async def mortal_temporal(stack: Stack, tmp_path: Path) -> AsyncIterator[TemporalServer]:
-    """A Temporal server that the test may empty."""
+    """A Temporal server, on a file, that the test may kill or empty."""
     with TemporalServer(tmp_path / "temporal", ui=False, search_attributes=SEARCH_ATTRIBUTES) as server:
         stack.use_temporal(await connect(server.address))
         yield server
+        server.kill()  # to stop takes it seconds
 
 
 def compared(stack: Stack, masks: int = 3) -> tuple[Snapshot, Snapshot, Comparison]:
@@ -136,10 +114,10 @@ async def test_a_worker_killed_after_the_commit_loses_no_key(stack: Stack) -> No
     """SIGKILL between COMMIT and report: rows are gone, no one has heard of it, and the keys are in the ledger alone."""
     head, _, _ = compared(stack)
     before = Seen.of(stack.world)
-    process = stack.worker_process("-c", KILLED_AFTER_THE_COMMIT)
+    worker = stack.crashing_worker("delete_rows, after its first COMMIT")
     handle = await stack.start([head.id])
 
-    assert await returncode(process) == -signal.SIGKILL
+    await worker.is_killed()
     assert head.id not in stack.world.rows()["sentry_preprodartifact"]
     assert stack.world.objects() == before.objects
 
@@ -158,9 +136,9 @@ async def test_a_deletion_terminated_after_the_commit_is_finished_by_the_next_on
     """Worker killed after the COMMIT, workflow terminated: a start from nothing but the ledger knows what is owed."""
     head, _, _ = compared(stack)
     before = Seen.of(stack.world)
-    process = stack.worker_process("-c", KILLED_AFTER_THE_COMMIT)
+    worker = stack.crashing_worker("delete_rows, after its first COMMIT")
     handle = await stack.start([head.id])
-    assert await returncode(process) == -signal.SIGKILL
+    await worker.is_killed()
     await handle.terminate("an operator lost patience")
 
     assert await starter.resume(stack.client, stack.database) == [handle.id]
@@ -253,12 +231,31 @@ def hold(stack: Stack, keys: set[str], status: Any) -> None:
 
 
 @on_sqlite
+async def test_a_temporal_that_is_killed_goes_on_by_itself(
+    stack: Stack, mortal_temporal: TemporalServer, held_deletes: Held
+) -> None:
+    """SIGKILL when rows are gone and their objects are not, and a start on the same file: nobody has to do anything."""
+    head, _, _ = compared(stack)
+    before = Evidence.of(stack)
+    async with stack.worker():
+        handle = await stack.start([head.id])
+        await held_deletes.reached()
+        mortal_temporal.kill()
+        held_deletes.let_go()
+        mortal_temporal.start()
+        await handle.result()
+    assert head.id not in stack.world.rows()["sentry_preprodartifact"]
+    assert stack.receipt(handle.id).complete
+    assert_promises_hold(stack, before, [stack.request([head.id])])
+
+
+@on_sqlite
 async def test_a_temporal_that_forgot_everything_costs_nothing(
     stack: Stack, mortal_temporal: TemporalServer, held_deletes: Held
 ) -> None:
     """Emptied between the rows' COMMIT and the first object: what is owed stands in our own tables."""
     head, _, _ = compared(stack)
-    before = Seen.of(stack.world)
+    before = Evidence.of(stack)
     async with stack.worker():
         handle = await stack.start([head.id])
         await held_deletes.reached()
@@ -267,8 +264,8 @@ async def test_a_temporal_that_forgot_everything_costs_nothing(
         held_deletes.let_go()
         assert await starter.resume(stack.client, stack.database) == [handle.id]
         await stack.client.get_workflow_handle(handle.id).result()
-    stack.assert_only_these_are_gone([head.id], before)
     assert stack.receipt(handle.id).complete
+    assert_promises_hold(stack, before, [stack.request([head.id])])
 
 
 @on_sqlite

@@ -1,6 +1,7 @@
 """S3 as we use it: what is deleted is gone with all its versions, its neighbours stay, and every refusal is told apart."""
 
 import base64
+import contextlib
 import hashlib
 import threading
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from activities.storage.objects import (
     s3_client,
 )
 from demo.servers import ObjectStoreServer
+from tests import fault_proxy
 from tests.stack import s3_of
 from workflows.errors import StoreUnavailable
 
@@ -32,6 +34,7 @@ CALLS: dict[str, Callable[[S3Objects], object]] = {
     "delete singly": lambda store: store.delete([f"{KEY}\x01"]),
     "list": lambda store: list(store.list_under(KEY)),
     "list versions": lambda store: list(S3Objects(store.client, store.bucket, versioned=True).list_under(KEY)),
+    "list uploads": lambda store: list(store.uploads_under(KEY)),
     "ask for versioning": lambda store: bucket_keeps_versions(store.client, store.bucket),
 }
 
@@ -390,23 +393,50 @@ def test_every_call_is_one_attempt(answers: Answers, call: str) -> None:
     assert answers.requests == 1
 
 
-@pytest.mark.parametrize("body", [b"", b"<html>private gateway</html>", b"private", b"{}"], ids=repr)
-@pytest.mark.parametrize("call", ["read", "delete", "list", "ask for versioning"])
-def test_a_proxy_that_answers_for_the_store_is_no_answer(answers: Answers, call: str, body: bytes) -> None:
-    """A gateway's page says nothing about any key."""
-    assert "(HTTP 502)" in refusal(call, answers.give(body, 502))
+PAGES = [b"", b"<html><body>private gateway</body></html>", b"<html>private", b"private", b"{}"]
 
 
-@pytest.mark.parametrize("body", [b"<html>private", b"private"], ids=repr)
-@pytest.mark.parametrize("call", ["delete", "list", "list versions"])
-def test_a_success_that_is_no_xml_is_no_success(answers: Answers, call: str, body: bytes) -> None:
-    """Nothing deleted and nothing listed looks like an answer without errors."""
-    refusal(call, answers.give(body))
+@pytest.mark.parametrize("status", [200, 302, 502])
+@pytest.mark.parametrize("call", [call for call in CALLS if call != "delete singly"])
+def test_a_proxy_that_answers_for_the_store_is_no_answer(answers: Answers, call: str, status: int) -> None:
+    """A gateway's page says nothing about any key, whatever its status: nothing deleted, nothing listed look like success."""
+    for body in PAGES:
+        refusal(call, answers.give(body, status))
+        assert answers.requests == 1
+
+
+@pytest.mark.parametrize("status", [200, 302])
+def test_a_page_is_no_single_keys_deletion(answers: Answers, status: int) -> None:
+    """S3's answer has no body. One that is no XML counts as a 500, which asks to try again."""
+    for body in PAGES[1:]:
+        with contextlib.suppress(StoreUnavailable):
+            assert answers.give(body, status).delete(["a\x01"]).not_yet == {"a\x01": "500"}
 
 
 def test_a_manifest_that_is_cut_off_is_read_again(answers: Answers) -> None:
     """Half a manifest is no JSON, and would be taken for an unreadable one."""
     refusal("read", answers.give(b'{"images"', length=100))
+
+
+@pytest.mark.parametrize("kind", [fault_proxy.cut, fault_proxy.withheld], ids=["reset", "silence"])
+def test_a_connection_that_breaks_while_a_manifest_is_read_is_the_stores_trouble(
+    object_store: ObjectStoreServer, store: S3Objects, kind: fault_proxy.Kind
+) -> None:
+    """Not a fault of ours, which would send an operator to the worker's log."""
+    put(store, "a")
+    with fault_proxy.FaultProxy(object_store.endpoint) as proxy:
+        client = s3_client(
+            endpoint=proxy.endpoint,
+            region="us-east-1",
+            access_key=object_store.access_key,
+            secret_key=object_store.secret_key,
+            connections=2,
+            connect_timeout_s=2,
+            read_timeout_s=1,
+        )
+        proxy.begin(kind, times=1)
+        with pytest.raises(StoreUnavailable):
+            S3Objects(client, store.bucket, versioned=False).read("a", 100)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ API reference (DeleteObjects, ListObjectVersions, GetBucketVersioning), and of w
 """
 
 import base64
+import contextlib
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -52,6 +53,18 @@ _BATCH_REFUSED = frozenset({"NotImplemented", "MethodNotAllowed", "MalformedXML"
 _WHOLE_REQUEST = frozenset(
     {"NoSuchBucket", "ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch", "TokenRefreshRequired"}
 )
+_REDIRECTIONS, _ERRORS = 300, 400
+# What an answer of S3's has, and a page of something in between has not: 200 alone says nothing of who answered.
+_ROOT_ELEMENTS = {
+    "DeleteObjects": b"DeleteResult",
+    "GetBucketVersioning": b"VersioningConfiguration",
+    "ListMultipartUploads": b"ListMultipartUploadsResult",
+    "ListObjectVersions": b"ListVersionsResult",
+    "ListObjectsV2": b"ListBucketResult",
+}
+_WITHOUT_BODY = frozenset({"AbortMultipartUpload", "DeleteObject"})
+_PROLOGUE = 1000
+"""Bytes in which the root element has begun."""
 _DELETING = ("DeleteObjects", "DeleteObject", "AbortMultipartUpload")
 # No object has a name that its store does not take: a scope before a key can make it too long.
 _NO_SUCH_KEY = frozenset({"NoSuchKey", "KeyTooLongError"})
@@ -159,7 +172,8 @@ class S3Objects:
         """See ObjectStore."""
         try:
             answer = self.client.get_object(Bucket=self.bucket, Key=key)
-            with answer["Body"] as body:
+            # Entered by itself, the body would be the raw stream, whose errors are not boto3's.
+            with contextlib.closing(answer["Body"]) as body:
                 content: bytes = body.read(limit + 1) if answer["ContentLength"] <= limit else bytes(limit + 1)
         except ClientError as error:
             if _code(error) in _NO_SUCH_KEY:
@@ -167,6 +181,8 @@ class S3Objects:
             raise _unavailable(error) from None
         except BotoCoreError as error:
             raise _unavailable(error) from None
+        if "ETag" not in answer:
+            raise _not_the_store(answer["ResponseMetadata"]["HTTPStatusCode"], "GetObject")
         if len(content) > limit:
             raise ObjectTooLarge
         if len(content) != answer["ContentLength"]:
@@ -332,6 +348,7 @@ def s3_client(
     )
     client = session.client("s3", endpoint_url=endpoint, config=config)
     client.meta.events.register("before-call.s3.DeleteObjects", _add_content_md5)
+    client.meta.events.register("before-parse.s3", _refuse_what_is_no_answer)
     if before_deleting is not None:
         for operation in _DELETING:
             client.meta.events.register(f"before-call.s3.{operation}", lambda **_: before_deleting())
@@ -342,6 +359,25 @@ def _add_content_md5(params: dict[str, Any], **_: object) -> None:
     # S3's first checksum: some servers still demand it for this call, and boto3 has sent newer ones instead since 1.36.
     digest = hashlib.md5(params["body"], usedforsecurity=False).digest()
     params["headers"]["Content-MD5"] = base64.b64encode(digest).decode()
+
+
+def _refuse_what_is_no_answer(operation_model: Any, response_dict: dict[str, Any], **_: object) -> None:
+    """Raises StoreUnavailable for the page of a gateway, which boto3 would take for an answer that names no error."""
+    status, headers, name = response_dict["status_code"], response_dict["headers"], operation_model.name
+    if status >= _ERRORS:
+        return
+    if status >= _REDIRECTIONS:
+        answered = "x-amz-bucket-region" in headers or b"<Error" in response_dict["body"]
+    elif name in _ROOT_ELEMENTS:
+        answered = _ROOT_ELEMENTS[name] in response_dict["body"][:_PROLOGUE]
+    else:
+        answered = name not in _WITHOUT_BODY or not response_dict["body"]
+    if not answered:
+        raise _not_the_store(status, name)
+
+
+def _not_the_store(status: int, operation: str) -> StoreUnavailable:
+    return StoreUnavailable(f"something else than the object store answered HTTP {status} to {operation}")
 
 
 def bucket_keeps_versions(client: "S3Client", bucket: str) -> bool:

@@ -1,0 +1,281 @@
+"""The points at which a worker of the test build kills itself, by name, and that worker.
+
+    CRASH_POINT="delete_rows, after its first COMMIT" CRASH_MARKER=/tmp/struck python -m tests.crash_points
+
+is an ordinary worker, until it comes there: then it makes the marker, and is gone by SIGKILL. With the marker there already it
+goes on. The boundaries are found by wrapping what the worker really calls: a step, a transaction or a request of a store that
+was added without a point here ends every worker of the test build with exit code 70.
+"""
+
+import contextlib
+import functools
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import ContextVar, copy_context
+from datetime import timedelta
+from itertools import count
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import Any, NoReturn
+
+from sqlalchemy.orm import Session
+from temporalio.bridge.proto.workflow_commands import WorkflowCommand
+from temporalio.bridge.proto.workflow_completion import WorkflowActivationCompletion
+from temporalio.bridge.worker import Worker as Bridge
+from temporalio.common import RetryPolicy
+from temporalio.worker import UnsandboxedWorkflowRunner, Worker
+
+import worker
+from activities.delete_rows import DeleteRows
+from activities.storage.database import Database
+from activities.storage.objects import S3Objects
+from activities.storage.traces import SqlTraces
+from settings import PREFIX
+from workflows import delete_artifacts, preview_deletion
+from workflows.messages import (
+    CANCEL_DELETION,
+    CLOSE_DELETION,
+    COLLECT_KEYS,
+    DELETE_OBJECTS,
+    DELETE_ROWS,
+    DELETE_TRACE_ITEMS,
+    OPEN_DELETION,
+    PREVIEW_DELETION,
+    STEPS,
+    SWEEP_PREFIXES,
+    Sweep,
+)
+
+NO_NAME = 70
+"""Exit code of a worker that came by a boundary that has no name here."""
+# As shipped, a step that was lost with its worker is run again after fifteen seconds without a heartbeat. A test need not wait.
+LOST_AFTER = timedelta(seconds=0.5)
+TASK_LOST_AFTER = timedelta(seconds=0.5)
+"""What a test starts its workflow with, for a workflow task that was lost with its worker; Temporal's default is ten."""
+QUIET_PERIOD_S, TRACE_ITEMS_PAUSE_S = 0.4, 0.2
+"""By their lengths the timers are told apart. There are none of them unless the point is about them."""
+
+_FIRST, _LATER = "its first COMMIT", "a later COMMIT"
+CONFIRMING = f"{SWEEP_PREFIXES.name} to confirm"
+"""The sweep after the quiet period, which does more than the one before."""
+# What lies inside a step. A point before and one after each of these.
+_INSIDE: Mapping[str, tuple[str, ...]] = {
+    OPEN_DELETION.name: (_FIRST,),
+    COLLECT_KEYS.name: (_FIRST, "the store's read", _LATER),
+    DELETE_ROWS.name: ("its locks", "its cascade", "its last seal", _FIRST),
+    DELETE_OBJECTS.name: ("the store's delete", _FIRST, _LATER),
+    DELETE_TRACE_ITEMS.name: ("the trace store's delete", _FIRST),
+    SWEEP_PREFIXES.name: ("the store's delete_found", _FIRST, _LATER),
+    CONFIRMING: ("the store's abort_uploads", "the store's delete", _FIRST, _LATER),
+    CANCEL_DELETION.name: (_FIRST,),
+    CLOSE_DELETION.name: (_FIRST,),
+    PREVIEW_DELETION.name: ("the store's read",),
+}
+_TASK = "a workflow task that"
+FOR_TRACES, FOR_QUIET = f"{_TASK} waits for the trace store", f"{_TASK} waits for the quiet period"
+FOR_OTHERS = f"{_TASK} waits for another deletion"
+_TIMERS = {timedelta(seconds=TRACE_ITEMS_PAUSE_S): FOR_TRACES, timedelta(seconds=QUIET_PERIOD_S): FOR_QUIET}
+_COMMANDS = {
+    "schedule_activity": f"{_TASK} starts a step",
+    "start_child_workflow_execution": f"{_TASK} starts another deletion",
+    "complete_workflow_execution": f"{_TASK} ends",
+    "fail_workflow_execution": f"{_TASK} ends",
+    "cancel_workflow_execution": f"{_TASK} ends",
+}
+# Before: in the middle of a workflow task. After: between two of them, with a step waiting, a timer running or nothing left.
+_WORKFLOW = tuple(dict.fromkeys((*_COMMANDS.values(), *_TIMERS.values(), FOR_OTHERS)))
+
+
+def points_of(boundary: str, inside: tuple[str, ...] = ()) -> list[str]:
+    """The names of the points before and after a boundary, and of those within."""
+    within = [f"{boundary}, {when} {what}" for what in inside for when in ("before", "after")]
+    return [f"{boundary}, before", *within, f"{boundary}, after"]
+
+
+POINTS: tuple[str, ...] = tuple(
+    point
+    for boundary in [*(step.name for step in STEPS), CONFIRMING, *_WORKFLOW]
+    for point in points_of(boundary, _INSIDE.get(boundary, ()))
+)
+"""Every point. A step has its own as soon as it stands in STEPS."""
+CRASH_POINT, CRASH_MARKER = "CRASH_POINT", "CRASH_MARKER"
+
+_boundary: ContextVar[str] = ContextVar("_boundary")
+_commits: ContextVar["count[int]"] = ContextVar("_commits")
+_inside_one = ContextVar("_inside_one", default=False)
+
+
+def come_to(point: str) -> None:
+    """Die here if this is the point, and has not struck before."""
+    if point not in POINTS:
+        sys.stderr.write(f"no crash point is named {point!r}\n")
+        os._exit(NO_NAME)
+    if point == os.environ.get(CRASH_POINT):
+        with contextlib.suppress(FileExistsError):
+            Path(os.environ[CRASH_MARKER]).touch(exist_ok=False)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def come_within(when: str, what: str) -> None:
+    """Come to a point within the step of this thread; the world's own doings, outside of any step, have none."""
+    if boundary := _boundary.get(None):
+        come_to(f"{boundary}, {when} {what}")
+
+
+class _Threads(ThreadPoolExecutor):
+    """Threads that know which step they work for."""
+
+    def submit(self, job: Callable[..., Any], /, *given: Any, **named: Any) -> Future[Any]:
+        return super().submit(copy_context().run, job, *given, **named)
+
+
+def _around(owner: type, name: str, what: str) -> None:
+    """Points before and after a method, where a step calls it and not another method of the kind."""
+    whole = getattr(owner, name)
+
+    @functools.wraps(whole)
+    def around(*given: Any, **named: Any) -> Any:
+        if _inside_one.get():
+            return whole(*given, **named)
+        come_within("before", what)
+        token = _inside_one.set(True)
+        try:
+            done = whole(*given, **named)
+        finally:
+            _inside_one.reset(token)
+        come_within("after", what)
+        return done
+
+    _replace(owner, name, around)
+
+
+def _replace(owner: object, name: str, by: object) -> None:
+    """For good: this process lives no longer than its worker."""
+    setattr(owner, name, by)
+
+
+def _around_step(step: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(step)
+    def around(given: Any) -> Any:
+        boundary = CONFIRMING if isinstance(given, Sweep) and given.confirm else step.__name__
+        _boundary.set(boundary)  # of this call alone: Temporal runs each in a context of its own
+        _commits.set(count())
+        come_to(f"{boundary}, before")
+        done = step(given)
+        come_to(f"{boundary}, after")
+        return done
+
+    return around
+
+
+def _around_commits() -> None:
+    whole = Database.write
+
+    @contextlib.contextmanager
+    def write(self: Database) -> Iterator[Session]:
+        with whole(self) as session:
+            yield session
+            if _inside_one.get() or _boundary.get(None) is None:
+                return
+            session.flush()
+            which = _LATER if next(_commits.get()) else _FIRST
+            come_within("before", which)
+        come_within("after", which)
+
+    _replace(Database, whole.__name__, write)
+
+
+def _around_workflow_tasks() -> None:
+    whole = Bridge.complete_workflow_activation
+
+    async def complete(self: Bridge, completion: WorkflowActivationCompletion) -> None:
+        tasks = [task for task in map(_named, completion.successful.commands) if task]
+        for task in tasks:
+            come_to(f"{task}, before")
+        await whole(self, completion)
+        for task in tasks:
+            come_to(f"{task}, after")
+
+    _replace(Bridge, whole.__name__, complete)
+
+
+def _named(command: WorkflowCommand) -> str | None:
+    kind = command.WhichOneof("variant")
+    if kind == "start_timer":
+        length = command.start_timer.start_to_fire_timeout.ToTimedelta()
+        return _TIMERS.get(length, FOR_OTHERS)  # for whom it waits longer each time
+    return _COMMANDS.get(str(kind))
+
+
+def install() -> None:
+    """Make this process's worker one of the test build."""
+    for options in (
+        *(delete_artifacts.LEDGER, delete_artifacts.READS, delete_artifacts.ROWS, delete_artifacts.OBJECTS),
+        *(delete_artifacts.TRACE_ITEMS, preview_deletion.PREVIEW),
+    ):
+        options["heartbeat_timeout"] = LOST_AFTER
+        options["retry_policy"] = RetryPolicy(initial_interval=timedelta(milliseconds=50), maximum_interval=LOST_AFTER)
+    # Unsandboxed, or the workflow would import the options anew; uncached, or its next task would wait for the dead worker.
+    uncached = functools.partial(Worker, workflow_runner=UnsandboxedWorkflowRunner(), max_cached_workflows=0)
+    _replace(worker, "Worker", uncached)
+    _replace(worker, "ThreadPoolExecutor", _Threads)
+    for name in ("read", "delete", "delete_found", "abort_uploads"):
+        _around(S3Objects, name, f"the store's {name}")
+    if os.environ.get(CRASH_POINT) in points_of(FOR_TRACES):
+        # An event store that deletes later is asked again after a timer.
+        _replace(SqlTraces, "deletes_at_once", property(lambda _: False))
+    _around(SqlTraces, "delete", "the trace store's delete")
+    for name, what in (("_lock_artifacts", "its locks"), ("_delete", "its cascade"), ("_seal_the_rest", "its last seal")):
+        _around(DeleteRows, name, what)
+    _around_commits()
+    _around_workflow_tasks()
+    whole = worker.activities_for
+
+    def activities_for(*given: Any, **named: Any) -> Any:
+        return tuple([_around_step(step) for step in queue] for queue in whole(*given, **named))
+
+    _replace(worker, "activities_for", activities_for)
+
+
+def crashing(point: str, marker: Path) -> dict[str, str]:
+    """The environment of a worker that dies at this point, beside its settings."""
+    assert point in POINTS, point
+    return {
+        CRASH_POINT: point,
+        CRASH_MARKER: str(marker),
+        f"{PREFIX}QUIET_PERIOD_S": str(QUIET_PERIOD_S if point in points_of(FOR_QUIET) else 0),
+        f"{PREFIX}TRACE_ITEMS_PAUSE_S": str(TRACE_ITEMS_PAUSE_S),
+    }
+
+
+def run() -> NoReturn:
+    """Run this process's worker, of the test build, and end it."""
+    install()
+    sys.argv[1:] = []
+    worker.run()
+
+
+def _run_forked(environment: dict[str, str], log: Path) -> NoReturn:
+    os.environ.clear()
+    os.environ.update(environment)
+    with log.open("wb") as output:
+        os.dup2(output.fileno(), 1)
+        os.dup2(output.fileno(), 2)
+    run()
+
+
+def start_forked(environment: dict[str, str], log: Path) -> ForkServerProcess:
+    """A worker process like any other, but forked from one that has imported all: two seconds sooner than a new Python."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.crash_points"])
+    process = context.Process(target=_run_forked, args=(environment, log), daemon=True)
+    process.start()
+    return process
+
+
+if __name__ == "__main__":
+    run()
