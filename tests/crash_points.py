@@ -215,7 +215,7 @@ def install() -> None:
     """Make this process's worker one of the test build."""
     for options in (
         *(delete_artifacts.LEDGER, delete_artifacts.READS, delete_artifacts.ROWS, delete_artifacts.OBJECTS),
-        *(delete_artifacts.TRACE_ITEMS, preview_deletion.PREVIEW),
+        *(delete_artifacts.TRACE_ITEMS, delete_artifacts.HELD_UP, preview_deletion.PREVIEW),
     ):
         options["heartbeat_timeout"] = LOST_AFTER
         options["retry_policy"] = RetryPolicy(initial_interval=timedelta(milliseconds=50), maximum_interval=LOST_AFTER)

@@ -218,11 +218,11 @@ class Stack:
         self._processes.append(process)
         return process
 
-    def crashing_worker(self, point: str) -> "CrashingWorker":
+    def crashing_worker(self, point: str, **changes: str) -> "CrashingWorker":
         """A worker process that is gone by SIGKILL when it comes to this point (see crash_points.py)."""
         number = len(self._crashing)
         log = self.folder / f"crashing-worker-{number}.log"
-        environment = self.environment(**crash_points.crashing(point, self.folder / f"struck-{number}"))
+        environment = self.environment(**crash_points.crashing(point, self.folder / f"struck-{number}"), **changes)
         self._crashing.append(CrashingWorker(crash_points.start_forked(environment, log), log))
         return self._crashing[-1]
 

@@ -11,10 +11,13 @@ from temporalio.client import WorkflowFailureError, WorkflowHandle
 from temporalio.exceptions import CancelledError
 
 import starter
+from activities.storage import ledger
+from activities.storage.freeze import freeze, thaw
 from activities.storage.ledger import DeletionState
+from settings import PREFIX
 from tests.crash_points import POINTS, TASK_LOST_AFTER
 from tests.oracle import Evidence, assert_promises_hold
-from tests.stack import Stack, steps_of
+from tests.stack import Stack, eventually, steps_of
 from tests.test_uploads import begin_upload
 from workflows.messages import (
     CANCEL_DELETION,
@@ -24,6 +27,8 @@ from workflows.messages import (
     READ_REQUEST,
     STEPS,
     TASK_QUEUE,
+    WAIT_UNTIL_CONFIRMED,
+    WAIT_UNTIL_THAWED,
     WORKFLOW_NAME,
     DeletionReceipt,
     DeletionRequest,
@@ -33,7 +38,8 @@ from workflows.messages import (
 OF_A_CANCEL = [point for point in POINTS if point.startswith(f"{CANCEL_DELETION.name},")]
 OF_A_PREVIEW = [point for point in POINTS if point.startswith(f"{PREVIEW_DELETION.name},")]
 OF_TWO = [point for point in POINTS if point.startswith(f"{READ_REQUEST.name},") or "another deletion" in point]
-OF_ONE = [point for point in POINTS if point not in {*OF_A_CANCEL, *OF_A_PREVIEW, *OF_TWO}]
+OF_A_HOLD = [point for point in POINTS if point.startswith((f"{WAIT_UNTIL_THAWED.name},", f"{WAIT_UNTIL_CONFIRMED.name},"))]
+OF_ONE = [point for point in POINTS if point not in {*OF_A_CANCEL, *OF_A_PREVIEW, *OF_TWO, *OF_A_HOLD}]
 
 
 def at(points: list[str]) -> pytest.MarkDecorator:
@@ -136,6 +142,43 @@ async def test_a_worker_killed_while_it_finishes_what_another_deletion_owes_is_r
     assert stack.receipt(handle.id).complete
     assert stack.receipt(other.workflow_id).complete
     assert_promises_hold(stack, before, [other, request])
+
+
+@at(OF_A_HOLD)
+async def test_a_worker_killed_while_a_deletion_is_held_up_is_replaced(stack: Stack, point: str) -> None:
+    """Frozen, or larger than may go unconfirmed: until it is let go nothing is deleted, and after that all of it is."""
+    frozen = point.startswith(WAIT_UNTIL_THAWED.name)
+    one, two = stack.snapshots("one", "two")
+    before = Evidence.of(stack)
+    request = stack.request([one.id, two.id])
+    if frozen:
+        freeze(stack.database, "a test")
+    worker = stack.crashing_worker(point, **({} if frozen else {f"{PREFIX}MAX_ARTIFACTS_UNCONFIRMED": "1"}))
+    handle = await start(stack, request)
+
+    async def held_up() -> bool:
+        return bool((await starter.progress(stack.client, handle.id)).held_up)
+
+    def let_go() -> None:
+        if frozen:
+            thaw(stack.database)
+            return
+        with stack.database.write() as session:
+            ledger.confirm(session, request.deletion_id, "user:7")
+
+    if point.endswith("after"):
+        await eventually(held_up)
+        assert Evidence.of(stack).rows == before.rows
+        let_go()
+    await worker.is_killed()
+    async with stack.worker(max_artifacts_unconfirmed=None if frozen else 1):
+        if not point.endswith("after"):
+            await eventually(held_up)
+            assert Evidence.of(stack).rows == before.rows
+            let_go()
+        await end(handle)
+    assert stack.receipt(handle.id).complete
+    assert_promises_hold(stack, before, [request])
 
 
 @at(OF_A_PREVIEW)
