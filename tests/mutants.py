@@ -135,7 +135,7 @@ MUTATIONS = (
         ".order_by(Artifact.id)\n        ).all()\n"
         "        session.execute(select(Artifact.id).where(Artifact.id.in_(known)).with_for_update()).all()\n"
         "        projects",
-        (f"{_MOVED}[postgresql-to another organization]",),
+        (f"{_MOVED}[to another organization-postgresql]",),
     ),
     Mutation(
         "a live deletion's pages taken over",

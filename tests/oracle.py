@@ -7,6 +7,7 @@ a world in every way that we could think of, and sees it named.
 It looks twice and not in between: what came and went again without the builder it does not see.
 """
 
+import dataclasses
 import json
 import re
 import uuid
@@ -499,8 +500,12 @@ def _untrue_objects(after: Evidence, one: Done) -> Iterator[str]:
 
 
 def _untrue_files(before: Evidence, after: Evidence, one: Done, others: Sequence[Done]) -> Iterator[str]:
+    # Whoever deleted the last row that named it took it along.
+    taken = {row for other in others for row in other.own.rows}
+    going = {table: {id_: row for id_, row in rows.items() if (table, id_) in taken} for table, rows in before.rows.items()}
+    named = _named_files(dataclasses.replace(before, rows=going))
     for table, row in sorted(_kept_files(after, one.receipt)):
-        if row in before.rows[table] and row not in after.rows[table] and not any((table, row) in o.own.rows for o in others):
+        if row in before.rows[table] and row not in after.rows[table] and not (table == "sentry_file" and row in named):
             yield f"untrue: row {row} of {table} is said to be kept, and is gone"
     for file in one.receipt.files.kept.get(STILL_NAMED, Ids()).ids:
         if file in after.rows["sentry_file"] and file not in _named_files(after):

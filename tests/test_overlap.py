@@ -18,6 +18,7 @@ from activities.storage import tables
 from activities.storage.ledger import DeletionState
 from activities.storage.traces import SqlTraces
 from demo.world import Snapshot
+from tests.oracle import Evidence, assert_promises_hold
 from tests.stack import Seen, Stack, connect, steps_of
 from workflows.delete_artifacts import DeleteArtifactsWorkflow
 from workflows.messages import (
@@ -91,7 +92,7 @@ def test_two_deletions_that_each_took_an_artifact_of_both_name_each_other(stack:
         stack.request([left.id, shared.id, also_shared.id]),
         stack.request([shared.id, also_shared.id, right.id]),
     ]
-    before = Seen.of(stack.world)
+    before = Evidence.of(stack)
     with steps_of(stack, chunk_artifacts=1) as steps:
         sealed = [[steps.collect(chunk) for chunk in steps.open(request)] for request in requests]
         first, second = sealed
@@ -106,7 +107,7 @@ def test_two_deletions_that_each_took_an_artifact_of_both_name_each_other(stack:
         receipts = [steps.close(request) for request in reversed(requests)]
     assert_each_is_accounted_for_once(receipts[0], receipts[1], wanted)
     assert [len(gone_before(receipt)) for receipt in receipts] == [1, 1]
-    stack.assert_only_these_are_gone([one.id for one in wanted], before)
+    assert_promises_hold(stack, before, requests)
 
 
 def test_no_artifact_is_reported_as_gone_while_another_deletion_owes_its_objects(stack: Stack) -> None:
@@ -137,13 +138,13 @@ async def test_two_overlapping_deletions_at_once_delete_everything_exactly_once(
     wanted = stack.snapshots("a", "b", "c", "d", "e")
     for head, base in itertools.pairwise(wanted):
         stack.world.comparison(head, base, chunks=0)
-    ids, before = [one.id for one in wanted], Seen.of(stack.world)
+    ids, before = [one.id for one in wanted], Evidence.of(stack)
     async with stack.worker(chunk_artifacts=2):
         receipts = await asyncio.gather(stack.delete(ids[:4]), stack.delete(ids[1:]))
     assert_each_is_accounted_for_once(receipts[0], receipts[1], wanted)
     traces = sum(table == "trace_items" for table, _ in stack.world.rows_of(ids))
     assert sum(sum(one.rows.values()) for one in receipts) == len(stack.world.rows_of(ids)) - traces
-    stack.assert_only_these_are_gone(ids, before)
+    assert_promises_hold(stack, before, [stack.request(ids[:4]), stack.request(ids[1:])])
 
 
 @SQLITE
@@ -151,13 +152,13 @@ async def test_what_a_deletion_that_died_still_owes_is_done_by_the_next_that_ask
     """Terminated after its rows were deleted and before its objects: nobody runs it, and nothing else knows its keys."""
     one, two, three = stack.snapshots("a", "b", "c")
     stack.world.comparison(one, two)
-    before = Seen.of(stack.world)
+    before = Evidence.of(stack)
     async with worker_without(stack, DELETE_OBJECTS, SWEEP_PREFIXES):
         died = await stack.start([one.id, two.id])
         await starter.wait_rows_deleted(stack.client, stack.request([one.id, two.id]))
         await died.terminate()
     assert starter.recorded(stack.database, died.id).state is DeletionState.RUNNING
-    assert Seen.of(stack.world).objects == before.objects
+    assert Evidence.of(stack).objects == before.objects
 
     async with stack.worker():
         receipt = await stack.delete([two.id, three.id])
@@ -166,14 +167,14 @@ async def test_what_a_deletion_that_died_still_owes_is_done_by_the_next_that_ask
     theirs = stack.receipt(died.id)
     assert (theirs.complete, theirs.artifacts.deleted.ids) == (True, (one.id, two.id))
     assert theirs.times.closed <= receipt.times.closed
-    stack.assert_only_these_are_gone([one.id, two.id, three.id], before)
+    assert_promises_hold(stack, before, [stack.request([one.id, two.id]), stack.request([two.id, three.id])])
 
 
 @SQLITE
 async def test_a_deletion_that_died_is_finished_when_it_is_asked_for_again(stack: Stack) -> None:
     """The same request after a terminate is the same deletion: its rows are counted as before, its objects go now."""
     (one,) = stack.snapshots("a")
-    before = Seen.of(stack.world)
+    before = Evidence.of(stack)
     async with worker_without(stack, CLOSE_DELETION):
         died = await stack.start([one.id])
         await starter.wait_rows_deleted(stack.client, stack.request([one.id]))
@@ -182,14 +183,14 @@ async def test_a_deletion_that_died_is_finished_when_it_is_asked_for_again(stack
         receipt = await stack.delete([one.id])
     assert (receipt.complete, receipt.workflow_id) == (True, died.id)
     assert receipt.artifacts.deleted.ids == (one.id,)
-    stack.assert_only_these_are_gone([one.id], before)
+    assert_promises_hold(stack, before, [stack.request([one.id])])
 
 
 @POSTGRESQL
 async def test_ten_clients_that_ask_for_the_same_at_once_get_one_deletion_and_one_receipt(stack: Stack) -> None:
     """Asking twice is asking once, in whatever order the ids stand and whoever asks."""
     wanted = stack.snapshots("a", "b")
-    ids, before = [one.id for one in wanted], Seen.of(stack.world)
+    ids, before = [one.id for one in wanted], Evidence.of(stack)
     clients = await asyncio.gather(*(connect(stack.temporal_address) for _ in range(10)))
     async with stack.worker():
 
@@ -207,7 +208,7 @@ async def test_ten_clients_that_ask_for_the_same_at_once_get_one_deletion_and_on
     assert (receipts[0].complete, receipts[0].artifacts.deleted.ids) == (True, tuple(sorted(ids)))
     described = await stack.client.get_workflow_handle(receipts[0].workflow_id).describe()
     assert (described.run_id, described.status) == (runs[0], WorkflowExecutionStatus.COMPLETED)
-    stack.assert_only_these_are_gone(ids, before)
+    assert_promises_hold(stack, before, [stack.request(ids)])
 
 
 def delete_rows_by_hand(stack: Stack, one: Snapshot) -> None:
