@@ -41,7 +41,7 @@ from demo.servers import PostgresServer
 from migrations import VERSION_TABLE, as_sql, check_version, migrate
 from tests.stack import wait_for_waiters
 from workflows.converter import data_converter
-from workflows.errors import DatabaseUnavailable, LedgerOutdated, NotOpen, StaleAttempt
+from workflows.errors import DatabaseUnavailable, LedgerOutdated, NotOpen, StaleAttempt, StaleSeal
 from workflows.messages import Chunk, DeletionRequest, Pace
 
 REQUEST = DeletionRequest(organization_id=1, artifact_ids=(4, 42))
@@ -115,7 +115,7 @@ def test_an_attempt_that_was_overtaken_can_seal_nothing_more(database: Database)
     with database.write() as session:
         new = begun(session)
     late = Seal(database, Chunk(deletion_id=REQUEST.deletion_id, chunk=0), old)
-    with pytest.raises(StaleAttempt):
+    with pytest.raises(StaleSeal):
         late.add("diff_mask", [SCOPE], PageSource.MANIFEST, [f"1/2/4/3/diff/{n:05}.png" for n in range(20_000)])
     assert pages_of(database) == []
     with database.write() as session:
@@ -140,7 +140,7 @@ def test_nothing_is_settled_before_the_rows_are_gone_nor_sealed_after(database: 
         ledger.lock_released(session, REQUEST.deletion_id, 0, epoch)
     with database.write() as session:
         ledger.lock_sealing(session, REQUEST.deletion_id, 0, epoch).state = ledger.ChunkState.ROWS_DELETED
-    with pytest.raises(StaleAttempt), database.write() as session:
+    with pytest.raises(StaleSeal), database.write() as session:
         ledger.lock_sealing(session, REQUEST.deletion_id, 0, epoch)
 
 
@@ -169,7 +169,7 @@ def test_an_attempt_from_before_a_cancel_is_fenced_off_from_the_run_that_follows
     opened(database)
     with database.write() as session:
         begun(session)
-    with pytest.raises(StaleAttempt), database.write() as session:
+    with pytest.raises(StaleSeal), database.write() as session:
         ledger.lock_sealing(session, REQUEST.deletion_id, 0, old)
 
 

@@ -53,7 +53,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, aliased, mapped_col
 from activities.storage.database import LEDGER_SCHEMA, ledger_schema, slices
 from activities.storage.keys import ArtifactRef
 from activities.storage.tables import Artifact, Json, Project
-from workflows.errors import ArtifactReappeared, NotOpen, StaleAttempt
+from workflows.errors import ArtifactReappeared, NotOpen, StaleAttempt, StaleSeal
 from workflows.messages import DeletionReceipt, DeletionRequest, RowsDeleted, UnfinishedChunk, workflow_id
 
 PAGE_KEYS = 1000
@@ -625,10 +625,13 @@ def read_chunk(session: Session, deletion_id: str, chunk: int) -> DeletionChunk:
 
 
 def lock_sealing(session: Session, deletion_id: str, chunk: int, epoch: int) -> DeletionChunk:
-    """Lock the chunk for the attempt that holds `epoch`; raises StaleAttempt for any other."""
+    """Lock the chunk for the attempt that holds `epoch`; raises StaleSeal for any other.
+
+    Temporal may have given up on the one that took over: then the other is the current one, and must collect again.
+    """
     found = lock_chunk(session, deletion_id, chunk)
     if found.epoch != epoch or found.state != ChunkState.OPEN:
-        raise StaleAttempt(f"chunk {chunk}: a newer attempt has taken over")
+        raise StaleSeal(f"chunk {chunk}: another attempt has taken over")
     return found
 
 
