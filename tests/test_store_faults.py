@@ -33,7 +33,7 @@ ONCE: Mapping[str, Kind] = {
     "503": answering(503, "SlowDown"),
     "200 that turns out to be an error": answering(200, "InternalError"),
 }
-REFUSALS = {"SlowDown": 503, "AccessDenied": 403}
+REFUSALS = {"SlowDown": 503, "AccessDenied": 403, "RequestTimeTooSkewed": 403}
 STEPS = {"GetObject": "collect_keys", "DeleteObjects": "delete_objects", "ListMultipartUploads": "sweep_prefixes"}
 
 
