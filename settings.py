@@ -79,7 +79,7 @@ class DatabaseSettings(AdaptersSettings):
         10, description="seconds a statement waits for a lock before its transaction is run again later"
     )
     database_statement_timeout_s: PositiveFloat = Field(
-        120, description="seconds a statement may take: no lock of ours is held longer"
+        120, description="seconds a statement may take, or a worker between two of them: then PostgreSQL lets our locks go"
     )
     database_prepare: bool = Field(
         default=False, description="let the driver prepare statements; a transaction-mode pooler may not bear it"

@@ -59,6 +59,8 @@ class DeleteTraceItems:
         confirmed = still_matched == 0
         with self.database.write() as session:
             found = ledger.lock_chunk(session, chunk.deletion_id, chunk.chunk)
+            if found.trace_items_confirmed_at is not None:  # by another attempt: the receipt may say when
+                return TraceItemsAsked(matched=matched, settled=True)
             values: dict[str, Any] = {
                 "trace_items_matched": DeletionChunk.trace_items_matched + (matched if _first_time(found) else 0)
             }

@@ -1,5 +1,6 @@
 """The servers that all tests share, started once, and a stack of its own for each test."""
 
+import contextlib
 import itertools
 import shutil
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -39,7 +40,14 @@ def object_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectSto
 
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
-    with PostgresServer(tmp_path_factory.mktemp("postgres")) as server:
+    with postgres_with_template(tmp_path_factory.mktemp("postgres")) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def postgres_with_template(folder: Path) -> Iterator[PostgresServer]:
+    """A server with the database that those of tests are copies of."""
+    with PostgresServer(folder) as server:
         prepare_database(server.create_database("template_backend"))
         yield server
 

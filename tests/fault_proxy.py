@@ -189,7 +189,7 @@ class FaultProxy:
         server.socket.close()
         with self._lock:
             for connection in self._connections:
-                _reset_when_closed(connection)
+                reset_when_closed(connection)
                 with contextlib.suppress(OSError):
                     connection.shutdown(socket.SHUT_RD)  # wakes the thread that reads from it, and tells nobody else
         server.server_close()  # waits for the threads of its connections
@@ -263,7 +263,7 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = exchange  # noqa: N815  the names that http.server looks for
 
     def _drop(self) -> None:
-        _reset_when_closed(self.connection)
+        reset_when_closed(self.connection)
         self.close_connection = True
 
     def _forward(self, request: Request) -> Answer:
@@ -301,7 +301,7 @@ def _encoded(answer: Answer, request: Request) -> bytes:
     return f"{head}\r\n".encode("latin-1") + (b"" if request.method == "HEAD" else answer.body)
 
 
-def _reset_when_closed(connection: socket.socket) -> None:
+def reset_when_closed(connection: socket.socket) -> None:
     """Have a connection end as in a crash: no FIN, but RST."""
     with contextlib.suppress(OSError):
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

@@ -95,7 +95,9 @@ class SnubaServer:
         self._queued |= {key for key in keys if key in self.items}
         if self.consumes_at_once:
             self.consume()
-        return 200, DeleteTraceItemsResponse(matching_items_count=matched).SerializeToString()
+        response = DeleteTraceItemsResponse(matching_items_count=matched)
+        response.meta.request_id = request.meta.request_id
+        return 200, response.SerializeToString()
 
     def hanging(self) -> Answer:
         """A connection that never answers, until the test ends."""

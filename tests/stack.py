@@ -420,10 +420,10 @@ def wait_for_waiters(database: Database, count: int = 1, *, patience_s: float = 
 
 
 class Held:
-    """Holds every call of a method until it is let go, so that a fault can strike exactly there; the call itself is real."""
+    """Holds every call of a method or function until it is let go, so that a fault can strike there; the call is real."""
 
     def __init__(
-        self, monkeypatch: pytest.MonkeyPatch, owner: type, name: str, only: Callable[..., bool] = lambda *_: True
+        self, monkeypatch: pytest.MonkeyPatch, owner: object, name: str, only: Callable[..., bool] = lambda *_: True
     ) -> None:
         whole = getattr(owner, name)
         self._reached, self._open = threading.Event(), threading.Event()

@@ -199,7 +199,7 @@ async def test_what_the_store_refuses_is_left_over_until_it_no_longer_does(stack
     plan = f"{comparison.key.removesuffix('comparison.json')}plan.json"
     locked = {scope + comparison.mask_keys[0], scope + plan}
     hold(stack, locked, "ON")
-    before = Seen.of(stack.world)
+    before, evidence = Seen.of(stack.world), Evidence.of(stack)
 
     async with stack.worker():
         handle = await stack.start([head.id])
@@ -215,6 +215,7 @@ async def test_what_the_store_refuses_is_left_over_until_it_no_longer_does(stack
         assert not receipt.complete
         assert (receipt.objects.left_over, receipt.objects.found_left_over) == ({"AccessDenied": 1}, {"AccessDenied": 1})
         assert state_of(stack, handle) == DeletionState.FAILED
+        assert_promises_hold(stack, evidence, [stack.request([head.id])])
 
         hold(stack, locked, "OFF")
         again = await stack.run_command("rerun", handle.id, "--wait")
@@ -223,6 +224,7 @@ async def test_what_the_store_refuses_is_left_over_until_it_no_longer_does(stack
     assert stack.world.object_versions().keys() == stack.world.objects().keys()
     assert stack.receipt(handle.id).complete
     assert stack.receipt(handle.id).left_over == {}
+    assert_promises_hold(stack, evidence, [stack.request([head.id])])
 
 
 def hold(stack: Stack, keys: set[str], status: Any) -> None:
@@ -274,7 +276,7 @@ async def test_a_store_that_goes_down_is_waited_for_in_plain_sight(
 ) -> None:
     """Killed as the first objects are to go: an operator reads why nothing moves, and nobody has to do anything after."""
     head, _, _ = compared(stack)
-    before = Seen.of(stack.world)
+    before, evidence = Seen.of(stack.world), Evidence.of(stack)
     async with stack.worker():
         handle = await stack.start([head.id])
         await held_deletes.reached()
@@ -292,6 +294,7 @@ async def test_a_store_that_goes_down_is_waited_for_in_plain_sight(
     receipt = stack.receipt(handle.id)
     assert receipt.complete
     assert receipt.objects.sealed == receipt.objects.deleted + receipt.objects.absent
+    assert_promises_hold(stack, evidence, [stack.request([head.id])])
 
 
 @on_sqlite

@@ -1,14 +1,20 @@
 """Trace items through Snuba's protocol: every status that it answers with, and what a network does in between."""
 
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
+from sqlalchemy import delete
 
 import starter
 from activities.storage.keys import ArtifactRef
 from activities.storage.snuba import SnubaTraces
+from activities.storage.traces import TraceItem
 from demo.world import Snapshot
-from tests.snuba_server import SnubaServer, error
+from tests import fault_proxy
+from tests.fault_proxy import Kind, Matches, answering
+from tests.oracle import Evidence, assert_promises_hold
+from tests.snuba_server import Answer, SnubaServer, error
 from tests.stack import Seen, Stack, eventually, pending_failures
 from workflows.errors import TraceStoreRefused, TraceStoreUnavailable
 
@@ -75,11 +81,16 @@ def test_what_may_pass_is_asked_once_and_left_to_temporal(status: int) -> None:
     assert str(status) in str(unavailable.value)
 
 
+def answer_with(status: int, body: bytes) -> Answer:
+    return status, body
+
+
 @pytest.mark.parametrize("status", [200, 502, 302])
 def test_a_page_of_a_proxy_is_no_answer(status: int) -> None:
-    page = b"<html><body>Bad gateway</body></html>"
-    with SnubaServer(answers=[lambda: (status, page)]) as server, pytest.raises(TraceStoreUnavailable):
-        SnubaTraces(server.url).delete(1, 2, TRACES)
+    """Nor is an empty one: as protobuf it would say that nothing was matched, and so that all is gone."""
+    for page in (b"<html><body>Bad gateway</body></html>", b""):
+        with SnubaServer(answers=[partial(answer_with, status, page)]) as server, pytest.raises(TraceStoreUnavailable):
+            SnubaTraces(server.url).delete(1, 2, TRACES)
 
 
 def test_a_connection_that_hangs_ends_with_its_time_out() -> None:
@@ -199,6 +210,83 @@ async def test_what_the_trace_store_refuses_for_good_is_left_over_at_once(stack:
         assert (await stack.failure(handle)).type == "ObjectsRemain"
     assert len(snuba.requests) == 1
     assert stack.receipt(handle.id).left_over == {"TraceItemsUnconfirmed": 1}
+
+
+def without_sql_items(stack: Stack, *names: str) -> dict[str, Snapshot]:
+    """Snapshots whose trace items are Snuba's alone."""
+    snapshots = dict(zip(names, stack.snapshots(*names), strict=True))
+    with stack.database.write() as session:
+        session.execute(delete(TraceItem))
+    return snapshots
+
+
+def about(snapshot: Snapshot) -> Matches:
+    return lambda request: snapshot.artifact.trace_id.encode() in request.body
+
+
+@on_sqlite
+async def test_whatever_may_pass_costs_an_attempt_and_no_more(stack: Stack, snuba: SnubaServer) -> None:
+    """Each status and each way in which a connection breaks, once: asked again, and then the count is none."""
+    kinds: dict[str, Kind] = {
+        str(status): answering(status, body=error(status, SECRET)[1]) for status in (401, 403, 408, 429, 500, 502, 503, 504)
+    } | {
+        "a gateway's page": answering(200, body=b"<html><body>Please log in</body></html>"),
+        "an empty answer": answering(200, body=b""),
+        "reset before Snuba heard of it": fault_proxy.unreached,
+        "reset after Snuba accepted": fault_proxy.unheard,
+        "reset in the middle of the answer": fault_proxy.cut,
+        "half an answer": fault_proxy.truncated,
+        "no answer after Snuba accepted": fault_proxy.withheld,
+    }
+    snapshots = without_sql_items(stack, *kinds)
+    counted(snuba, list(snapshots.values()))
+    snuba.consumes_at_once = True
+    before = Evidence.of(stack)
+    with fault_proxy.FaultProxy(snuba.url) as proxy:
+        faults = {name: proxy.begin(kind, only=about(snapshots[name]), times=1) for name, kind in kinds.items()}
+        settings = {"snuba_url": proxy.endpoint, "snuba_timeout_s": 2, "trace_items_pause_s": 0.1}
+        async with stack.worker(trace_store="snuba", **settings):
+            handles = {name: await stack.start([one.id]) for name, one in snapshots.items()}
+            for name, handle in handles.items():
+                await handle.result()
+                assert stack.receipt(handle.id).trace_items.state == "confirmed", name
+    assert [name for name, fault in faults.items() if not fault.struck] == []
+    assert not {one.artifact.trace_id for one in snapshots.values()} & {
+        trace for (_, project, trace) in snuba.items if project == next(iter(snapshots.values())).artifact.project_id
+    }
+    assert_promises_hold(stack, before, [stack.request([one.id]) for one in snapshots.values()])
+
+
+@on_sqlite
+async def test_whatever_is_refused_for_good_is_left_over_and_confirmed_by_a_rerun_once_it_is_not(
+    stack: Stack, snuba: SnubaServer
+) -> None:
+    """Asked once, reported after all else is done; when Snuba has been mended, the same deletion ends complete."""
+    refusals = {"400": SECRET, "404": SECRET} | {
+        f"500 {begins}": f"{begins} {SECRET}"
+        for begins in ("No attribute-based deletions", "Invalid attributes", "Invalid value", "Invalid Columns")
+    }
+    snapshots = without_sql_items(stack, *refusals)
+    counted(snuba, list(snapshots.values()))
+    snuba.consumes_at_once = True
+    before = Evidence.of(stack)
+    requests = [stack.request([one.id]) for one in snapshots.values()]
+    with fault_proxy.FaultProxy(snuba.url) as proxy:
+        faults = [
+            proxy.begin(answering(int(name[:3]), body=error(int(name[:3]), message)[1]), only=about(snapshots[name]))
+            for name, message in refusals.items()
+        ]
+        async with stack.worker(trace_store="snuba", snuba_url=proxy.endpoint, trace_items_pause_s=0.1):
+            handles = [await stack.start([one.id]) for one in snapshots.values()]
+            for handle in handles:
+                assert (await stack.failure(handle)).type == "ObjectsRemain"
+                assert stack.receipt(handle.id).left_over == {"TraceItemsUnconfirmed": 1}
+            assert [len(fault.struck) for fault in faults] == [1] * len(faults)
+            assert_promises_hold(stack, before, requests)
+            proxy.clear()
+            for one in snapshots.values():
+                assert (await stack.delete([one.id])).trace_items.state == "confirmed"
+    assert_promises_hold(stack, before, requests)
 
 
 @on_sqlite

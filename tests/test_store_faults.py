@@ -33,7 +33,7 @@ ONCE: Mapping[str, Kind] = {
     "503": answering(503, "SlowDown"),
     "200 that turns out to be an error": answering(200, "InternalError"),
 }
-REFUSALS = {"SlowDown": 503, "AccessDenied": 403}
+REFUSALS = {"SlowDown": 503, "AccessDenied": 403, "RequestTimeTooSkewed": 403}
 STEPS = {"GetObject": "collect_keys", "DeleteObjects": "delete_objects", "ListMultipartUploads": "sweep_prefixes"}
 
 
@@ -160,6 +160,19 @@ async def test_what_the_store_refuses_is_waited_for_in_plain_words_until_it_is_m
         for fault in faults:
             fault.end()
         await all_complete(stack, before, handles, heads)
+
+
+async def test_a_gateway_that_answers_in_place_of_the_store_is_not_believed(stack: Stack, proxy: FaultProxy) -> None:
+    """Every delete and every listing is answered 200: without a look at who answers, all would be deleted and listed empty."""
+    head, _, _ = compared(stack)
+    before = Evidence.of(stack)
+    async with stack.worker(s3_endpoint=proxy.endpoint):
+        fault = proxy.begin(ONCE["a gateway's page"], only=operation("DeleteObjects", "ListObjectsV2", "ListMultipartUploads"))
+        handle = await stack.start([head.id])
+        said = await waiting(handle, "delete_objects")
+        assert said == "something else than the object store answered HTTP 200 to DeleteObjects"
+        fault.end()
+        await complete(stack, handle, before, head.id)
 
 
 async def test_a_store_that_is_gone_in_the_middle_of_a_request_is_waited_for(stack: Stack, proxy: FaultProxy) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from activities.storage.objects import S3Objects
 from demo.world import Snapshot
+from tests.oracle import Evidence, assert_promises_hold
 from tests.stack import Seen, Stack, steps_of
 
 USECASES = ("preprod", "snapshots")
@@ -115,6 +116,7 @@ async def test_an_upload_that_may_not_be_aborted_is_left_over_with_its_code(stac
     """A bucket policy forbids it: all else is done, and a re-run ends it once the policy is gone."""
     (head,) = stack.snapshots("head")
     ours = uploads_of(stack, head)
+    before = Evidence.of(stack)
     everything = f"arn:aws:s3:::{stack.bucket}/*"
     denied = {"Effect": "Deny", "Principal": "*", "Action": "s3:AbortMultipartUpload", "Resource": everything}
     stack.s3.put_bucket_policy(Bucket=stack.bucket, Policy=json.dumps({"Version": "2012-10-17", "Statement": [denied]}))
@@ -124,8 +126,10 @@ async def test_an_upload_that_may_not_be_aborted_is_left_over_with_its_code(stac
             assert (await stack.failure(handle)).type == "ObjectsRemain"
             assert stack.receipt(handle.id).objects.found_left_over == {"AccessDenied": len(ours)}
             assert unfinished(stack) == ours
+            assert_promises_hold(stack, before, [stack.request([head.id])], also_owned=ours)
         finally:
             stack.s3.delete_bucket_policy(Bucket=stack.bucket)
         receipt = await stack.delete([head.id])
     assert receipt.complete
     assert (receipt.objects.uploads_aborted, unfinished(stack)) == (len(ours), set())
+    assert_promises_hold(stack, before, [stack.request([head.id])], also_owned=ours)

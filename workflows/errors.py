@@ -59,7 +59,7 @@ class StaleAttempt(DeletionError):
 
 
 class StaleSeal(DeletionError):
-    """What was sealed is no longer what the rows say: collect again. Nothing was deleted."""
+    """What was sealed is not what the rows say, or not of the last to begin: collect again. Nothing was deleted."""
 
     final = True
 

@@ -63,6 +63,8 @@ class Database:
             [
                 f"SET LOCAL lock_timeout = {lock_timeout_s * 1000:.0f}",
                 f"SET LOCAL statement_timeout = {statement_timeout_s * 1000:.0f}",
+                # Of a worker that is suspended between two statements: its locks would be held until it goes on.
+                f"SET LOCAL idle_in_transaction_session_timeout = {statement_timeout_s * 1000:.0f}",
             ]
             if self.is_postgresql
             else []

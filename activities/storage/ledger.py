@@ -691,7 +691,10 @@ def read_chunk(session: Session, deletion_id: str, chunk: int) -> DeletionChunk:
 
 
 def lock_sealing(session: Session, deletion_id: str, chunk: int, epoch: int) -> DeletionChunk:
-    """Lock the chunk for the attempt that holds `epoch`; raises StaleSeal for any other, to collect again if it is wanted."""
+    """Lock the chunk for the attempt that holds `epoch`; raises StaleSeal for any other.
+
+    Temporal may have given up on the one that took over: then the other is the current one, and must collect again.
+    """
     found = lock_chunk(session, deletion_id, chunk)
     if found.epoch != epoch or found.state != ChunkState.OPEN:
         raise StaleSeal(f"chunk {chunk}: another attempt has taken over; keys are to be collected again")
