@@ -41,6 +41,7 @@ from settings import Settings, explained, load
 from workflows.converter import connect, unreachable
 from workflows.delete_artifacts import DeleteArtifactsWorkflow
 from workflows.errors import AdaptersUnusable, DeletionError
+from workflows.interceptors import OneInput
 from workflows.messages import OBJECTS_TASK_QUEUE, SEARCH_ATTRIBUTES, TASK_QUEUE, Pace
 from workflows.preview_deletion import PreviewDeletionWorkflow
 
@@ -127,7 +128,7 @@ async def _workers(settings: Settings, client: Client, database: Database) -> As
         )
         common: dict[str, Any] = {
             "activity_executor": threads,
-            "interceptors": [Heartbeats(), NamedErrorsOnly()],
+            "interceptors": [Heartbeats(), NamedErrorsOnly(), OneInput()],
             "graceful_shutdown_timeout": settings.shutdown_grace,
             "deployment_config": _deployment(settings.build_id),
         }

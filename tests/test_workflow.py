@@ -133,25 +133,6 @@ async def test_a_bad_request_fails_once_in_words_that_name_fields_and_no_values(
 
 
 @on_sqlite
-@pytest.mark.parametrize("inputs", [[], [request_with(), request_with()]], ids=["none", "two"])
-async def test_a_start_with_another_number_of_inputs_fails_too(stack: Stack, inputs: list[Any]) -> None:
-    """A client that forgets the input must hear of it: a workflow task that fails is tried again for ever, and nobody hears."""
-    handle = await stack.client.start_workflow(
-        WORKFLOW_NAME, args=inputs, id=f"refused/{stack.organization_id}", task_queue=TASK_QUEUE
-    )
-
-    async def ended_or_tried_again() -> str:
-        described = await handle.describe()
-        again = described.raw_description.pending_workflow_task.attempt > 1
-        ended = described.status is not WorkflowExecutionStatus.RUNNING
-        return "the workflow task is tried again" if again else "it ended" if ended else ""
-
-    async with stack.worker():
-        assert await eventually(ended_or_tried_again) == "it ended"
-        assert (await stack.failure(handle)).type == ("UnexpectedFailure" if inputs else "InvalidRequest")
-
-
-@on_sqlite
 async def test_plain_json_from_a_client_of_any_kind_is_enough(stack: Stack) -> None:
     """No converter, no class of ours, no row in the ledger beforehand, ids in any order and twice."""
     one, two = stack.snapshots("one", "two")

@@ -35,6 +35,7 @@ with workflow.unsafe.imports_passed_through():
         DELETE_TRACE_ITEMS,
         FIND_OWED_ELSEWHERE,
         LEFTOVERS_ATTRIBUTE,
+        MAX_REQUEST_BYTES,
         OBJECTS_TASK_QUEUE,
         OPEN_DELETION,
         ORGANIZATION_ATTRIBUTE,
@@ -116,8 +117,7 @@ SWEEPS = 5
 """A writer that is still at work after so many quiet periods is reported."""
 
 
-# A client that hands over more than a request gets a failure, and not a task that is retried for ever.
-@workflow.defn(name=WORKFLOW_NAME, failure_exception_types=[TypeError])
+@workflow.defn(name=WORKFLOW_NAME)
 class DeleteArtifactsWorkflow:
     """See the module. Its input is JSON of a DeletionRequest from any client."""
 
@@ -394,6 +394,8 @@ _ATTRIBUTES: dict[str, SearchAttributeKey[Any]] = {
 
 def validated(raw: RawValue, workflow_id: Callable[[DeletionRequest], str]) -> DeletionRequest:
     """What a client handed over. Whatever else it is, the answer is final and names no value."""
+    if len(raw.payload.data) > MAX_REQUEST_BYTES:
+        raise to_application_error(InvalidRequest(f"the request is longer than {MAX_REQUEST_BYTES:,} bytes"))
     try:
         request: object = workflow.payload_converter().from_payload(raw.payload, DeletionRequest)
     except ValidationError as error:

@@ -22,7 +22,7 @@ PREVIEW = ActivityConfig(
 )
 
 
-@workflow.defn(name=PREVIEW_WORKFLOW_NAME, failure_exception_types=[TypeError])
+@workflow.defn(name=PREVIEW_WORKFLOW_NAME)
 class PreviewDeletionWorkflow:
     """Its input is JSON of a DeletionRequest from any client, its id the request's `preview_id`."""
 
