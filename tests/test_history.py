@@ -247,7 +247,7 @@ async def listed(stack: Stack, workflows: Collection[str]) -> bytes:
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 async def test_no_ending_lets_out_what_users_wrote(stack: Stack, locking_bucket: str) -> None:
-    """Completed, failed, run again by another deletion, refused, cancelled, held up by drift, database, store or Snuba, previewed."""
+    """Completed, failed, run again as a child, refused, cancelled, previewed; held up by drift, database, store and Snuba."""
     stack.use_bucket(locking_bucket)
     worlds = {name: plant(stack) for name in ("completed", "cancelled", "others", "previewed")}
     worlds |= {"held": plant(stack), "violating": plant(stack, VIOLATED)}
