@@ -10,7 +10,7 @@ import uuid
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from hypothesis import strategies as st
@@ -99,8 +99,8 @@ NO_MANIFESTS = (
 class Drawn:
     """A world before anything happens, and what is asked of it."""
 
-    rows: dict[str, list[Row]] = field(repr=False)
-    objects: dict[str, bytes] = field(repr=False)
+    rows: dict[str, list[Row]]
+    objects: dict[str, bytes]
     requests: tuple["Asked", ...]
     chunk_artifacts: int
     seal_all_first: bool
