@@ -48,6 +48,7 @@ from telemetry import alive, log_lines, reported, runtime
 from workflows.converter import connect, send_traces, unreachable
 from workflows.delete_artifacts import DeleteArtifactsWorkflow
 from workflows.errors import AdaptersUnusable, DeletionError, StoreUnavailable, TemporalMisconfigured
+from workflows.interceptors import OneInput
 from workflows.messages import OBJECTS_TASK_QUEUE, SEARCH_ATTRIBUTES, TASK_QUEUE, Pace
 from workflows.preview_deletion import PreviewDeletionWorkflow
 
@@ -150,7 +151,7 @@ async def _workers(settings: Settings, client: Client, database: Database) -> As
         with_database, with_store = activities_for(settings, database, store, traces, requests=requests, pace=pace)
         common: dict[str, Any] = {
             "activity_executor": threads,
-            "interceptors": [Heartbeats(), NamedErrorsOnly()],
+            "interceptors": [Heartbeats(), NamedErrorsOnly(), OneInput()],
             "graceful_shutdown_timeout": settings.shutdown_grace,
             "deployment_config": _deployment(settings.build_id),
             "max_concurrent_activities": settings.activity_threads // (2 if settings.serves == "all" else 1),

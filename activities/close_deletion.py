@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from temporalio import activity
 
 from activities.storage import ledger
-from activities.storage.database import Database
+from activities.storage.database import Database, slices
 from activities.storage.ledger import (
     Deletion,
     DeletionArtifact,
@@ -23,6 +23,7 @@ from activities.storage.ledger import (
     RowsState,
 )
 from activities.storage.receipts import Closed, Receipts
+from activities.storage.tables import File
 from workflows.errors import NotOpen
 from workflows.messages import (
     CLOSE_DELETION,
@@ -99,7 +100,7 @@ class CloseDeletion:
             complete=False,
             artifacts=artifacts,
             rows=dict(_sum(chunk.rows for chunk in chunks)),
-            files=_files(chunks),
+            files=_files(session, chunks),
             objects=_objects(session, deletion_id, chunks),
             manifests=ManifestsReceipt(
                 read=collected["manifests_read"],
@@ -179,14 +180,20 @@ def _artifacts(session: Session, deletion_id: str) -> ArtifactsReceipt:
     )
 
 
-def _files(chunks: list[DeletionChunk]) -> FilesReceipt:
-    kept: dict[str, list[int]] = defaultdict(list)
+def _files(session: Session, chunks: list[DeletionChunk]) -> FilesReceipt:
+    kept: dict[str, set[int]] = defaultdict(set)
     for chunk in chunks:
         for reason, files in chunk.files.get("kept", {}).items():
-            kept[reason] += files
+            kept[reason].update(files)
+    # What one chunk kept for another's sake went with that one.
+    there = {
+        file
+        for ids in slices(set().union(*kept.values()))
+        for file in session.execute(select(File.id).where(File.id.in_(ids))).scalars()
+    }
     return FilesReceipt(
         deleted=sum(chunk.files.get("deleted", 0) for chunk in chunks),
-        kept={reason: Ids.of(files) for reason, files in sorted(kept.items())},
+        kept={reason: Ids.of(files & there) for reason, files in sorted(kept.items()) if files & there},
         blobs_left=len({blob for chunk in chunks for blob in chunk.files.get("blobs", [])}),
     )
 

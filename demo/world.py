@@ -351,6 +351,11 @@ class World:
                 found.setdefault(marker["Key"], []).append(ObjectVersion(marker["VersionId"], is_marker=True))
         return found
 
+    def uploads(self) -> Counter[str]:
+        """How many multipart uploads of each key were begun and not completed."""
+        pages = self.s3_client.get_paginator("list_multipart_uploads").paginate(Bucket=self.bucket)
+        return Counter(found["Key"] for page in pages for found in page.get("Uploads", ()))
+
     def rows_of(self, artifact_ids: Iterable[int]) -> set[tuple[str, int]]:
         """The rows, as table and id, that a deletion of the artifacts must take, and no others."""
         ids = set(artifact_ids)

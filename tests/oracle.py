@@ -16,15 +16,15 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
 
 from sqlalchemy import select
 
+from activities.storage.database import Database
 from activities.storage.files import STILL_NAMED
 from activities.storage.ledger import ChunkState, DeletionState, LedgerTable, PrefixState, RowsState
 from activities.storage.tables import BackendTable
-from demo.world import SCOPE_TEMPLATE
-from tests.stack import Stack
+from demo.world import SCOPE_TEMPLATE, World
 from workflows.messages import DeletionReceipt, DeletionRequest, Ids
 
 Row = dict[str, Any]
@@ -45,6 +45,16 @@ _FILES = (
 )
 
 
+class Backend(Protocol):
+    """What there is to look at: a test's stack, or whatever else has a database and a builder's record."""
+
+    @property
+    def database(self) -> Database: ...
+
+    @property
+    def world(self) -> World: ...
+
+
 @dataclass(frozen=True)
 class Evidence:
     """All that can be seen of the world at a moment."""
@@ -60,8 +70,7 @@ class Evidence:
     """All rows of artifacts and all objects that the builder had put there by then."""
 
     @classmethod
-    def of(cls, stack: Stack) -> "Evidence":
-        uploads = stack.s3.get_paginator("list_multipart_uploads").paginate(Bucket=stack.bucket)
+    def of(cls, stack: Backend) -> "Evidence":
         with stack.database.read() as session:
             ledger = {
                 table.name: [dict(row) for row in session.execute(select(table)).mappings()]
@@ -71,7 +80,7 @@ class Evidence:
             rows=stack.world.rows(),
             objects=dict(stack.world.objects()),
             versions=dict(stack.world.object_versions()),
-            uploads=Counter(one["Key"] for page in uploads for one in page.get("Uploads", ())),
+            uploads=stack.world.uploads(),
             ledger=ledger,
             built=stack.world.built(),
         )
@@ -112,7 +121,7 @@ class Evidence:
 
 
 def assert_promises_hold(
-    stack: Stack,
+    stack: Backend,
     before: Evidence,
     requests: Iterable[DeletionRequest],
     *,
@@ -129,7 +138,7 @@ def assert_promises_hold(
 
 
 def violations(
-    stack: Stack,
+    stack: Backend,
     before: Evidence,
     after: Evidence,
     requests: list[DeletionRequest],
@@ -161,7 +170,7 @@ class Own:
     @classmethod
     def of(
         cls,
-        stack: Stack,
+        stack: Backend,
         before: Evidence,
         after: Evidence,
         requests: Iterable[DeletionRequest],
@@ -251,7 +260,7 @@ class Done:
         return self.request.workflow_id
 
     @classmethod
-    def of(cls, stack: Stack, before: Evidence, after: Evidence, deletion_id: str) -> "Done | None":
+    def of(cls, stack: Backend, before: Evidence, after: Evidence, deletion_id: str) -> "Done | None":
         """None if there is no receipt."""
         if (receipt := after.receipts().get(deletion_id)) is None:
             return None
@@ -364,18 +373,28 @@ def _scopes(organization: object, project: object) -> list[str]:
 
 
 def _named(evidence: Evidence) -> Iterator[str]:
-    columns = {
-        "sentry_preprodsnapshotmetrics": ("manifest_key", "head_images_key"),
-        "sentry_preprodsnapshotcomparison": ("comparison_key",),
-    }
-    for table, names in columns.items():
-        for row in evidence.rows[table].values():
-            extras = row["extras"] if isinstance(row["extras"], dict) else {}
-            yield from (key for name in names if isinstance(key := extras.get(name), str))
+    """Every object key of its own that a column of a row names: a hostile column may name another's, which goes with its owner."""
+    metrics = evidence.rows["sentry_preprodsnapshotmetrics"]
+    for row in metrics.values():
+        for name in ("manifest_key", "head_images_key"):
+            yield from _own_key(row["extras"], name, row["preprod_artifact_id"])
+    for row in evidence.rows["sentry_preprodsnapshotcomparison"].values():
+        head, base = (metrics[row[f"{side}_snapshot_metrics_id"]]["preprod_artifact_id"] for side in ("head", "base"))
+        yield from _own_key(row["extras"], "comparison_key", head, base)
     for row in evidence.rows["sentry_preprodartifactmobileappinfo"].values():
         icon, place = row["app_icon_id"], evidence.place(row["preprod_artifact_id"])
         if icon and icon.startswith("icn_") and place:
             yield f"{place[0]}/{place[1]}/{icon}"
+
+
+def _own_key(extras: Any, name: str, artifact: int, base: int | None = None) -> Iterator[str]:
+    key = extras.get(name) if isinstance(extras, dict) else None
+    if not isinstance(key, str):
+        return
+    owner, *rest = [*key.split("/"), "", "", ""][2:]
+    # Below a number lie the artifact's comparisons, which are not its alone.
+    if owner == str(artifact) and (rest[0] == str(base) if base is not None else not rest[0].isdigit()):
+        yield key
 
 
 def _trespassed(before: Evidence, after: Evidence, own: Own) -> Iterator[str]:

@@ -592,6 +592,25 @@ def test_a_file_is_kept_in_whatever_place_it_was_named(stack: Stack) -> None:
     assert world.rows()["sentry_file"].keys() & {file for build in going for file in build.file_ids} == tied
 
 
+@ONE_DATABASE
+def test_a_file_that_a_later_chunk_deletes_is_not_said_to_be_kept(stack: Stack) -> None:
+    """Two artifacts name it, and go in transactions of their own: the first keeps it for the second's sake."""
+    world = stack.world
+    project = world.project(world.organization("acme"), "shop")
+    first, second = world.mobile_build(project, icon=None), world.mobile_build(project, icon=None)
+    shared = first.file_ids[0]
+    with stack.database.write() as session:
+        another_artifact(session, shared, second)
+    request = stack.request([first.id, second.id])
+    with steps_of(stack, chunk_artifacts=1) as steps:
+        for chunk in steps.open(request):
+            sealed = steps.collect(chunk)
+            steps.delete_what_was_released(sealed, steps.delete_rows(sealed))
+        receipt = steps.close(request)
+    assert shared not in world.rows()["sentry_file"]
+    assert receipt.files.kept == {}
+
+
 @POSTGRESQL
 def test_the_result_of_a_size_comparison_goes_with_either_side(stack: Stack) -> None:
     """Its file is named by the comparison alone, which the reference implementation forgets."""

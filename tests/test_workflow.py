@@ -38,7 +38,6 @@ from workflows.messages import (
     DELETE_TRACE_ITEMS,
     MAX_ARTIFACTS,
     PREVIEW_DELETION,
-    PREVIEW_WORKFLOW_NAME,
     SEARCH_ATTRIBUTES,
     STEPS,
     SWEEP_PREFIXES,
@@ -135,24 +134,6 @@ async def test_a_bad_request_fails_once_in_words_that_name_fields_and_no_values(
         said = b"".join(event.SerializeToString() for event in events[1:])
         assert MARKER.encode() not in said, name
         assert str(NUMBER).encode() not in said, name
-
-
-@on_sqlite
-@pytest.mark.parametrize("name", [WORKFLOW_NAME, PREVIEW_WORKFLOW_NAME])
-@pytest.mark.parametrize("inputs", [[], [request_with(), request_with()]], ids=["none", "two"])
-async def test_a_start_with_another_number_of_inputs_fails_too(stack: Stack, inputs: list[Any], name: str) -> None:
-    """A client that forgets the input must hear of it: a workflow task that fails is tried again for ever, and nobody hears."""
-    handle = await stack.client.start_workflow(name, args=inputs, id=f"refused/{stack.organization_id}", task_queue=TASK_QUEUE)
-
-    async def ended_or_tried_again() -> str:
-        described = await handle.describe()
-        again = described.raw_description.pending_workflow_task.attempt > 1
-        ended = described.status is not WorkflowExecutionStatus.RUNNING
-        return "the workflow task is tried again" if again else "it ended" if ended else ""
-
-    async with stack.worker():
-        assert await eventually(ended_or_tried_again) == "it ended"
-        assert (await stack.failure(handle)).type == "InvalidRequest"
 
 
 @on_sqlite

@@ -2,10 +2,14 @@
 
 import dataclasses
 import sys
+from collections.abc import Sequence
+from typing import Any
 
+from temporalio.api.common.v1 import Payload
 from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
 from temporalio.client import Client, Interceptor
-from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.common import RawValue
+from temporalio.contrib.pydantic import PydanticPayloadConverter, pydantic_data_converter
 from temporalio.envconfig import ClientConfig
 from temporalio.runtime import Runtime
 from temporalio.service import RPCError, RPCStatusCode
@@ -14,7 +18,24 @@ from adapters import adapters
 from settings import AdaptersSettings
 from workflows.errors import EndpointUnusable, FailuresWithoutData, TemporalMisconfigured, TemporalUnreachable
 
-data_converter = dataclasses.replace(pydantic_data_converter, failure_converter_class=FailuresWithoutData)
+
+class PayloadsAsTheyCome(PydanticPayloadConverter):
+    """pydantic's JSON. Inputs that nobody asked for are handed on as they are if they are no JSON: to decode them is no use."""
+
+    def from_payloads(self, payloads: Sequence[Payload], type_hints: list[type] | None = None) -> list[Any]:
+        """See PayloadConverter."""
+        try:
+            return super().from_payloads(payloads, type_hints)
+        except Exception:
+            # The SDK names no types where their number is not that of the payloads, and an empty list where none is taken.
+            if type_hints == [] or (type_hints is None and len(payloads) > 1):
+                return [RawValue(payload) for payload in payloads]
+            raise
+
+
+data_converter = dataclasses.replace(
+    pydantic_data_converter, payload_converter_class=PayloadsAsTheyCome, failure_converter_class=FailuresWithoutData
+)
 """pydantic's JSON, and failures without data. Clients and workers use the same one."""
 
 

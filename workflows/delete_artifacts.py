@@ -6,7 +6,6 @@ data, does what is left and nothing else.
 """
 
 import asyncio
-import functools
 import itertools
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
@@ -49,6 +48,7 @@ with workflow.unsafe.imports_passed_through():
         DELETE_TRACE_ITEMS,
         FIND_OWED_ELSEWHERE,
         LEFTOVERS_ATTRIBUTE,
+        MAX_REQUEST_BYTES,
         OBJECTS_TASK_QUEUE,
         OPEN_DELETION,
         ORGANIZATION_ATTRIBUTE,
@@ -144,21 +144,6 @@ SWEEPS = 5
 """A writer that is still at work after so many quiet periods is reported."""
 
 
-def taking_one_input(run: Callable[..., Coroutine[Any, Any, T]]) -> Callable[..., Coroutine[Any, Any, T]]:
-    """A client that hands over more than a request gets a failure, and not a workflow task that is tried again for ever.
-
-    Python's own answer would be a TypeError, and a TypeError of ours must not end a deletion: it waits for a mended worker.
-    """
-
-    @functools.wraps(run)  # the SDK reads the parameters' types through it
-    async def with_one(self: Any, *inputs: Any) -> T:
-        if len(inputs) > 1:
-            raise to_application_error(InvalidRequest(f"a request is one input, not {len(inputs)}"))
-        return await run(self, *inputs)
-
-    return with_one
-
-
 @workflow.defn(name=WORKFLOW_NAME)
 class DeleteArtifactsWorkflow:
     """See the module. Its input is JSON of a DeletionRequest from any client."""
@@ -182,7 +167,6 @@ class DeleteArtifactsWorkflow:
         self._waited: Counter[str] = Counter()
 
     @workflow.run
-    @taking_one_input
     async def run(self, raw: RawValue = NO_REQUEST) -> DeletionReceipt:
         """Returns the receipt of a complete deletion; fails with ObjectsRemain when anything is left over."""
         receipt: DeletionReceipt | None = None
@@ -515,6 +499,8 @@ _ATTRIBUTES: dict[str, SearchAttributeKey[Any]] = {
 
 def validated(raw: RawValue, workflow_id: Callable[[DeletionRequest], str]) -> DeletionRequest:
     """What a client handed over. Whatever else it is, the answer is final and names no value."""
+    if len(raw.payload.data) > MAX_REQUEST_BYTES:
+        raise to_application_error(InvalidRequest(f"the request is longer than {MAX_REQUEST_BYTES:,} bytes"))
     try:
         request: object = workflow.payload_converter().from_payload(raw.payload, DeletionRequest)
     except ValidationError as error:

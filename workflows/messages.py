@@ -23,6 +23,8 @@ OBJECTS_TASK_QUEUE = "artifact-deletion-objects"
 ROWS_DELETED_UPDATE_ID = "rows-deleted"
 """One id for every caller: the server then answers all of them from one update, even after the workflow has completed."""
 MAX_ARTIFACTS = 10_000
+MAX_REQUEST_BYTES = 2**19
+"""JSON of 10,000 ids of 64 bits takes half of it. What is wrong with more would take longer to say than a workflow task may."""
 ORGANIZATION_ATTRIBUTE = "OrganizationId"
 STAGE_ATTRIBUTE = "DeletionStage"
 LEFTOVERS_ATTRIBUTE = "Leftovers"
@@ -38,16 +40,17 @@ class Message(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-def _whole(value: object) -> object:
+def _whole(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise ValueError("must be a whole number")  # noqa: TRY004  pydantic turns only ValueError into a validation error
     return value
 
 
 def _sorted_once(values: Any) -> Any:
-    # Other shapes, and members of other types, are left for the checks that follow to refuse in words.
-    if isinstance(values, list | tuple | set | frozenset) and all(type(value) is int for value in values):
-        return tuple(sorted(set(values)))
+    # Other shapes are left for the checks that follow to refuse in words.
+    if isinstance(values, list | tuple | set | frozenset):
+        # Once for all: half a million errors of half a million members take longer than a workflow task may.
+        return tuple(sorted({_whole(value) for value in values}))
     return values
 
 

@@ -9,7 +9,7 @@ from temporalio.exceptions import ActivityError
 from temporalio.workflow import ActivityConfig
 
 with workflow.unsafe.imports_passed_through():
-    from workflows.delete_artifacts import AGAIN, LOST_AFTER, NO_REQUEST, named, taking_one_input, validated
+    from workflows.delete_artifacts import AGAIN, LOST_AFTER, NO_REQUEST, named, validated
     from workflows.messages import OBJECTS_TASK_QUEUE, PREVIEW_DELETION, PREVIEW_WORKFLOW_NAME, Preview
 
 # Somebody waits: a store that does not come back within hours is reported.
@@ -27,7 +27,6 @@ class PreviewDeletionWorkflow:
     """Its input is JSON of a DeletionRequest from any client, its id the request's `preview_id`."""
 
     @workflow.run
-    @taking_one_input
     async def run(self, raw: RawValue = NO_REQUEST) -> Preview:
         """Returns what the deletion would do. Changes nothing, and leaves nothing."""
         request = validated(raw, lambda asked: asked.preview_id)

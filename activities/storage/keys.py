@@ -21,6 +21,9 @@ from typing import Any
 MAX_KEY_BYTES = 1024
 """S3's limit for an object key, in UTF-8 bytes."""
 
+MAX_MANIFEST_VALUES = 2**21
+"""Brackets and commas of a manifest, those in its texts too. Real ones have one for each 25 bytes or more."""
+
 _TRACE_NAMESPACE = uuid.UUID("31eca038-ed76-4e6d-b13b-ed30a6555213")
 _ICON = re.compile(r"icn_[A-Za-z0-9_-]+", re.ASCII)
 _FILE_ID = re.compile(r"[1-9][0-9]{0,18}", re.ASCII)
@@ -158,7 +161,7 @@ class SortedKeys:
 
 
 class UnreadableManifest(ValueError):
-    """The manifest is no JSON object with an object `images` in it."""
+    """The manifest is no JSON object with an object `images` in it, or has more values than a worker is ready to hold."""
 
 
 def parse_manifest(content: bytes) -> dict[str, Any]:
@@ -166,6 +169,9 @@ def parse_manifest(content: bytes) -> dict[str, Any]:
 
     Raises UnreadableManifest for anything else than an object of objects: truncated, deeply nested, a list, another encoding.
     """
+    # An empty list takes two bytes here and ninety in memory: a small manifest could fill a worker.
+    if sum(map(content.count, (b"[", b"{", b","))) > MAX_MANIFEST_VALUES:
+        raise UnreadableManifest
     try:
         manifest = json.loads(content)
     except (ValueError, RecursionError):
