@@ -373,7 +373,7 @@ def _scopes(organization: object, project: object) -> list[str]:
 
 
 def _named(evidence: Evidence) -> Iterator[str]:
-    """Every object key of its own that a column of a row names: a hostile column may name another's, which goes with its owner."""
+    """Every key of its own that a column of a row names: a hostile column may name another's, which goes with its owner."""
     metrics = evidence.rows["sentry_preprodsnapshotmetrics"]
     for row in metrics.values():
         for name in ("manifest_key", "head_images_key"):
