@@ -8,6 +8,7 @@ was added without a point here ends every worker of the test build with exit cod
 """
 
 import contextlib
+import dataclasses
 import functools
 import multiprocessing
 import os
@@ -218,7 +219,9 @@ def install() -> None:
         *(delete_artifacts.TRACE_ITEMS, delete_artifacts.HELD_UP, preview_deletion.PREVIEW),
     ):
         options["heartbeat_timeout"] = LOST_AFTER
-        options["retry_policy"] = RetryPolicy(initial_interval=timedelta(milliseconds=50), maximum_interval=LOST_AFTER)
+        policy = options["retry_policy"] or RetryPolicy()
+        soon = timedelta(milliseconds=50)
+        options["retry_policy"] = dataclasses.replace(policy, initial_interval=soon, maximum_interval=LOST_AFTER)
     # Unsandboxed, or the workflow would import the options anew; uncached, or its next task would wait for the dead worker.
     uncached = functools.partial(Worker, workflow_runner=UnsandboxedWorkflowRunner(), max_cached_workflows=0)
     _replace(worker, "Worker", uncached)
