@@ -22,6 +22,7 @@ from mypy_boto3_s3 import S3Client
 from sqlalchemy import text
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 from temporalio.exceptions import ApplicationError
+from temporalio.service import RPCError, RPCStatusCode
 from temporalio.testing import ActivityEnvironment
 
 import starter
@@ -63,6 +64,8 @@ ROOT = Path(__file__).parents[1]
 # Every test has organizations of its own, so that no two ask for the same deletion of the Temporal server that they share.
 _numbers = itertools.count(1)
 _PATIENCE_S = 40
+_NOT_IN_TIME = {RPCStatusCode.CANCELLED, RPCStatusCode.DEADLINE_EXCEEDED}
+"""What a busy worker's queries end with."""
 Answer = TypeVar("Answer")
 
 
@@ -393,9 +396,14 @@ def again(step: Callable[[], Answer]) -> Answer:
 async def eventually(ask: Callable[[], Awaitable[Answer | None]]) -> Answer:
     """Ask until there is an answer: for what another process has come to, which nothing but asking can tell."""
     async with asyncio.timeout(_PATIENCE_S):
-        while not (found := await ask()):
+        while True:
+            try:
+                if found := await ask():
+                    return found
+            except RPCError as error:
+                if error.status not in _NOT_IN_TIME:
+                    raise
             await asyncio.sleep(0.02)
-    return found
 
 
 async def pending_failures(handle: WorkflowHandle[Any, Any]) -> dict[str, str]:

@@ -213,6 +213,7 @@ class SendGigabyte(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         said = self.path.rpartition("/")[2]
         self.send_response(200)
+        self.send_header("ETag", '"a-store-sends-one"')
         if said == "chunked":
             self.send_header("Transfer-Encoding", "chunked")
         elif said != "none":
