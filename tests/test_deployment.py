@@ -164,22 +164,23 @@ async def test_an_operator_may_do_at_the_command_line_what_the_runbook_says(
         code, said = await asyncio.to_thread(command, "delete", one.id, two.id, *own)
         deletion = stack.request([one.id, two.id])
         assert (code, said) == (0, f"{deletion.workflow_id}\n")
-        for arguments in (("thaw",), ("confirm", deletion.workflow_id, "--by", "user:7")):
-            code, said = await asyncio.to_thread(command, *arguments)
+        for goes_on in (("thaw",), ("confirm", deletion.workflow_id, "--by", "user:7")):
+            code, said = await asyncio.to_thread(command, *goes_on)
             assert code == 0, said
         await asyncio.wait_for(stack.client.get_workflow_handle(deletion.workflow_id).result(), 40)
         closed = Closed(request=deletion, receipt=stack.receipt(deletion.workflow_id))
         receipts.write_text(closed.line)
         since = closed.receipt.times.accepted.isoformat()
-        for arguments in (
+        looks: tuple[tuple[object, ...], ...] = (
             ("status", deletion.workflow_id),
             ("receipt", deletion.workflow_id),
             ("rerun", deletion.workflow_id),
             ("list", *own),
             ("reapply", "--since", since, "--receipts", receipts, "--dry-run"),
             ("doctor", "--database-only"),
-        ):
-            code, said = await asyncio.to_thread(command, *arguments)
+        )
+        for looks_at in looks:
+            code, said = await asyncio.to_thread(command, *looks_at)
             assert code == 0, said
     operator.dispose()
 

@@ -264,6 +264,13 @@ def asked_for(request: DeletionRequest, code: str) -> str:
     return code.replace(f"'{request.deletion_id}', 1,", f"'{request.deletion_id}', {request.organization_id},")
 
 
+def test_a_backend_is_told_of_errors_that_there_are() -> None:
+    """A handler that catches a name which is none fails when it is needed."""
+    named = first_cells(BACKEND, "### What each outcome")
+    assert "RowsNotDeleted" in named
+    assert [name for name in named if not issubclass(getattr(errors, name), DeletionError)] == []
+
+
 @on_sqlite
 async def test_the_command_in_docs_starts_a_deletion_and_waits_for_its_rows(stack: Stack) -> None:
     """A client that has nothing of ours: Temporal's own command line, with the digest as the document computes it."""
