@@ -28,9 +28,11 @@ import starter
 import worker
 from activities.storage.database import Database
 from activities.storage.objects import S3Objects
+from activities.storage.receipts import Closed
 from demo.servers import Identity, ObjectStoreServer, TemporalServer
 from demo.world import sample_world
 from settings import PREFIX, Settings
+from tests.conftest import Command
 from tests.oracle import Evidence, assert_promises_hold
 from tests.plain_yaml import documents
 from tests.stack import ROOT, Held, Stack, connect, eventually, pending_failures, s3_of
@@ -39,7 +41,7 @@ from workflows.messages import OBJECTS_TASK_QUEUE, SEARCH_ATTRIBUTES, TASK_QUEUE
 on_postgresql = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 DEPLOY = ROOT / "deploy"
-ROLES = ("artifact_deletion_worker", "artifact_deletion_backend")
+ROLES = ("artifact_deletion_worker", "artifact_deletion_backend", "artifact_deletion_operator")
 _logins = (f"login_{number}" for number in itertools.count(1))
 # SeaweedFS's rights are coarser than S3's: each of these is the one that a call of that name asks for.
 SEAWEEDFS = {
@@ -143,6 +145,44 @@ async def test_a_right_that_is_missing_is_waited_for_by_its_sqlstate(stack: Stac
         assert "ProgrammingError 42501" in await eventually(refused)
         as_role(stack.database, stack.database_url, ROLES[0])
         await asyncio.wait_for(handle.result(), 40)
+
+
+@on_postgresql
+async def test_an_operator_may_do_at_the_command_line_what_the_runbook_says(
+    stack: Stack, command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Stop everything, look, confirm, run again, reapply: rights that are found missing at night are found too late."""
+    one, two = stack.snapshots("one", "two")
+    operator = Database(as_role(stack.database, stack.database_url, ROLES[2]))
+    monkeypatch.setattr(starter, "_database", lambda: operator)
+    monkeypatch.setenv("ARTIFACT_DELETION_DATABASE_URL", operator.engine.url.render_as_string(hide_password=False))
+    own = ("--organization", stack.organization_id)
+    receipts = tmp_path / "receipts.jsonl"
+    async with stack.worker(max_artifacts_unconfirmed=1, database_url=as_role(stack.database, stack.database_url, ROLES[0])):
+        code, said = await asyncio.to_thread(command, "freeze", "--reason", "wrong ones")
+        assert code == 0, said
+        code, said = await asyncio.to_thread(command, "delete", one.id, two.id, *own)
+        deletion = stack.request([one.id, two.id])
+        assert (code, said) == (0, f"{deletion.workflow_id}\n")
+        for goes_on in (("thaw",), ("confirm", deletion.workflow_id, "--by", "user:7")):
+            code, said = await asyncio.to_thread(command, *goes_on)
+            assert code == 0, said
+        await asyncio.wait_for(stack.client.get_workflow_handle(deletion.workflow_id).result(), 40)
+        closed = Closed(request=deletion, receipt=stack.receipt(deletion.workflow_id))
+        receipts.write_text(closed.line)
+        since = closed.receipt.times.accepted.isoformat()
+        looks: tuple[tuple[object, ...], ...] = (
+            ("status", deletion.workflow_id),
+            ("receipt", deletion.workflow_id),
+            ("rerun", deletion.workflow_id),
+            ("list", *own),
+            ("reapply", "--since", since, "--receipts", receipts, "--dry-run"),
+            ("doctor", "--database-only"),
+        )
+        for looks_at in looks:
+            code, said = await asyncio.to_thread(command, *looks_at)
+            assert code == 0, said
+    operator.dispose()
 
 
 @on_sqlite

@@ -30,6 +30,7 @@ NEEDS = {
     "delete_objects": "the object store and the database",
     "delete_trace_items": "the trace store and the database",
     "sweep_prefixes": "the object store and the database",
+    "close_deletion": "the database, and the store where receipts are exported, if they are",
 }
 """What each step waits for; all others need the database alone."""
 NOTHING_DELETED = (Stage.OPENING, Stage.COLLECTING)
