@@ -96,7 +96,7 @@ MUTATIONS = (
     Mutation(
         "a delete by marker only",
         "activities/storage/objects.py",
-        "        if not self.versioned:\n            return self.delete_found",
+        "        if not self.keeps_versions:\n            return self.delete_found",
         "        if self.client:\n            return self.delete_found",
         ("tests/test_promises.py::test_in_a_bucket_with_versions_no_version_is_left",),
     ),

@@ -17,6 +17,7 @@ from examples.orm_delete_rows import DeletedArtifact, OrmRows
 from tests.oracle import Evidence, assert_promises_hold
 from tests.stack import Seen, Stack, steps_of
 from tests.test_races import (
+    before,
     others,
     pair,
     test_a_cancel_that_comes_while_rows_are_being_deleted_waits_and_comes_too_late,
@@ -41,6 +42,7 @@ from tests.test_rows import (
 from workflows.errors import RowsRemain
 
 __all__ = [
+    "before",
     "others",
     "pair",
     "test_a_cancel_that_comes_while_rows_are_being_deleted_waits_and_comes_too_late",
