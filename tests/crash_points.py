@@ -71,7 +71,7 @@ _INSIDE: Mapping[str, tuple[str, ...]] = {
     DELETE_OBJECTS.name: ("the store's delete", _FIRST, _LATER),
     DELETE_TRACE_ITEMS.name: ("the trace store's delete", _FIRST),
     SWEEP_PREFIXES.name: ("the store's delete_found", _FIRST, _LATER),
-    CONFIRMING: ("the store's abort_uploads", "the store's delete", _FIRST, _LATER),
+    CONFIRMING: ("the store's abort_uploads", "the store's delete_found", "the store's delete", _FIRST, _LATER),
     CANCEL_DELETION.name: (_FIRST,),
     CLOSE_DELETION.name: (_FIRST,),
     PREVIEW_DELETION.name: ("the store's read",),
@@ -104,6 +104,8 @@ POINTS: tuple[str, ...] = tuple(
 )
 """Every point. A step has its own as soon as it stands in STEPS."""
 CRASH_POINT, CRASH_MARKER = "CRASH_POINT", "CRASH_MARKER"
+LATE_KEY = "CRASH_LATE_KEY"
+"""A key at which somebody writes an object in the quiet period, so that the sweep that confirms finds one."""
 
 _boundary: ContextVar[str] = ContextVar("_boundary")
 _commits: ContextVar["count[int]"] = ContextVar("_commits")
@@ -166,6 +168,9 @@ def _around_step(step: Callable[..., Any]) -> Callable[..., Any]:
         _boundary.set(boundary)  # of this call alone: Temporal runs each in a context of its own
         _commits.set(count())
         come_to(f"{boundary}, before")
+        if boundary == CONFIRMING and (late := os.environ.pop(LATE_KEY, None)):
+            store = step.__self__.store  # type: ignore[attr-defined]
+            store.client.put_object(Bucket=store.bucket, Key=late, Body=b"late")
         done = step(given)
         come_to(f"{boundary}, after")
         return done

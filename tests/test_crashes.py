@@ -15,7 +15,7 @@ from activities.storage import ledger
 from activities.storage.freeze import freeze, thaw
 from activities.storage.ledger import DeletionState
 from settings import PREFIX
-from tests.crash_points import POINTS, TASK_LOST_AFTER
+from tests.crash_points import CONFIRMING, LATE_KEY, POINTS, TASK_LOST_AFTER
 from tests.oracle import Evidence, assert_promises_hold
 from tests.stack import Stack, eventually, steps_of
 from tests.test_uploads import begin_upload
@@ -85,9 +85,11 @@ async def test_a_worker_killed_in_a_deletion_is_replaced(stack: Stack, point: st
     place = head.artifact
     upload = f"{stack.world.physical(head.usecase, place.organization_id, place.project_id, place.prefix)}late.json"
     begin_upload(stack, upload)
+    late = f"{upload.removesuffix('.json')}r.json"
     before = Evidence.of(stack)
     request = stack.request([head.id])
-    worker = stack.crashing_worker(point)
+    finds_one = point.startswith(CONFIRMING) and "delete_found" in point
+    worker = stack.crashing_worker(point, **({LATE_KEY: late} if finds_one else {}))
     handle = await start(stack, request)
     await worker.is_killed()
 
@@ -96,7 +98,7 @@ async def test_a_worker_killed_in_a_deletion_is_replaced(stack: Stack, point: st
     receipt = stack.receipt(handle.id)
     assert receipt.complete
     assert sum(receipt.rows.values()) == sum(table != "trace_items" for table, _ in stack.world.rows_of([head.id]))
-    assert_promises_hold(stack, before, [request], also_owned=[upload])
+    assert_promises_hold(stack, before, [request], also_owned=[upload, late])
 
 
 @at(OF_A_CANCEL)
