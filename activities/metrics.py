@@ -18,6 +18,7 @@ from temporalio.common import MetricMeter
 
 from activities.storage.database import Database
 from activities.storage.drift import Schema
+from activities.storage.freeze import frozen_at
 from activities.storage.ledger import Deletion, DeletionPage, DeletionState, UtcDateTime
 
 _OPEN = (DeletionState.ACCEPTED, DeletionState.RUNNING, DeletionState.FAILED)
@@ -57,6 +58,7 @@ class LedgerGauges:
             by_state = _by_state(session)
             pages, keys = session.execute(select(func.count(), func.coalesce(func.sum(DeletionPage.count), 0))).one()
             left_over = sum(_left_over(session), Counter[str]())
+            frozen = frozen_at(session)
         for state in _OPEN:
             count, oldest = by_state.get(state, (0, now))
             self._set("artifact_deletion_open_deletions", "Deletions that are not complete, by state", count, state=state)
@@ -70,6 +72,10 @@ class LedgerGauges:
         self._set("artifact_deletion_keys_outstanding", "Keys in those pages", int(keys))
         for code, count in self._of_known_codes(left_over).items():
             self._set("artifact_deletion_leftovers", "What failed deletions left over, by code", count, code=code)
+        since_freeze = max(0.0, (now - frozen).total_seconds()) if frozen else 0
+        self._set(
+            "artifact_deletion_frozen_seconds", "Seconds since all deletions were stopped; 0 where they are not", since_freeze
+        )
         drift = len(self.schema.unknown_references())
         self._set("artifact_deletion_schema_drift_references", "Foreign keys that this version does not know", drift)
         self._set("artifact_deletion_ledger_read_timestamp_seconds", "When the ledger was last read for these", time.time())

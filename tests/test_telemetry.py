@@ -23,7 +23,8 @@ from temporalio.runtime import MetricBuffer, Runtime, TelemetryConfig
 import worker
 from activities.metrics import LedgerGauges
 from activities.storage.drift import Schema
-from activities.storage.ledger import Deletion, DeletionState
+from activities.storage.freeze import freeze, thaw
+from activities.storage.ledger import Deletion, DeletionState, Freeze
 from activities.storage.tables import Artifact
 from telemetry import JsonLines, TextLines
 from tests.plain_yaml import parsed
@@ -208,6 +209,17 @@ def test_the_ledger_s_gauges_say_what_the_ledger_holds(stack: Stack, gauges: Led
     shown = refreshed(gauges, buffer)
     assert {value for (name, _), value in shown.items() if name in {"leftovers", "open_deletions"}} == {0}
     assert left_over.keys() == {code for name, code in shown if name == "leftovers"}
+
+
+def test_a_freeze_is_seen_with_its_age(stack: Stack, gauges: LedgerGauges, buffer: MetricBuffer) -> None:
+    """Deletions that wait for somebody who has forgotten them wake nobody up by themselves."""
+    assert refreshed(gauges, buffer)["frozen_seconds", ""] == 0
+    freeze(stack.database, "a test")
+    with stack.database.write() as session:
+        session.execute(update(Freeze).values(frozen_at=datetime.now(UTC) - timedelta(hours=2)))
+    assert 7198 <= refreshed(gauges, buffer)["frozen_seconds", ""] < 7300
+    thaw(stack.database)
+    assert refreshed(gauges, buffer)["frozen_seconds", ""] == 0
 
 
 @on_sqlite

@@ -61,14 +61,14 @@ def thaw(database: Database) -> datetime | None:
 def frozen_since(database: Database) -> datetime | None:
     """Since when deletions are frozen; None if they are not."""
     with database.read() as session:
-        return _frozen_since(session)
+        return frozen_at(session)
 
 
 def refuse_frozen(session: Session) -> None:
     """Raises Frozen. Otherwise nobody is told that deletions are frozen before this transaction has ended: call it first."""
     if session.get_bind().dialect.name == "postgresql":
         session.execute(text(f"SELECT {_LOCK.format('_shared')}"))
-    _refuse(_frozen_since(session))
+    _refuse(frozen_at(session))
 
 
 @dataclass
@@ -154,7 +154,8 @@ class FreezableTraces:
         return self.store.delete(organization_id, project_id, trace_ids)
 
 
-def _frozen_since(session: Session) -> datetime | None:
+def frozen_at(session: Session) -> datetime | None:
+    """The same within a transaction."""
     return session.execute(select(Freeze.frozen_at)).scalar_one_or_none()
 
 
