@@ -15,6 +15,7 @@ from datetime import datetime
 from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Protocol
+from xml.sax.saxutils import escape
 
 import boto3
 from botocore.config import Config
@@ -65,6 +66,9 @@ _ROOT_ELEMENTS = {
 _WITHOUT_BODY = frozenset({"AbortMultipartUpload", "DeleteObject"})
 _PROLOGUE = 1000
 """Bytes in which the root element has begun."""
+_NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
+_WRITTEN = frozenset({"Key", "VersionId"})
+_BATCH = "artifact-deletion-batch"
 _DELETING = ("DeleteObjects", "DeleteObject", "AbortMultipartUpload")
 # No object has a name that its store does not take: a scope before a key can make it too long.
 _NO_SUCH_KEY = frozenset({"NoSuchKey", "KeyTooLongError"})
@@ -351,12 +355,38 @@ def s3_client(
         response_checksum_validation="when_required",
     )
     client = session.client("s3", endpoint_url=endpoint, config=config)
+    client.meta.events.register("before-parameter-build.s3.DeleteObjects", _write_batch)
+    client.meta.events.register("before-call.s3.DeleteObjects", _send_batch)
     client.meta.events.register("before-call.s3.DeleteObjects", _add_content_md5)
     client.meta.events.register("before-parse.s3", _refuse_what_is_no_answer)
     if before_deleting is not None:
         for operation in _DELETING:
             client.meta.events.register(f"before-call.s3.{operation}", lambda **_: before_deleting())
     return client
+
+
+def _write_batch(params: dict[str, Any], context: dict[str, Any], **_: object) -> None:
+    """Write a thousand keys at once: boto3, which looks at each and makes elements of it, takes a third of our CPU for that.
+
+    It is given the first key alone to look at, and makes the request around what is written here.
+    """
+    batch: dict[str, Any] = params["Delete"]
+    if not all(one.keys() <= _WRITTEN for one in batch["Objects"]):
+        return
+    objects = "".join(
+        [f"<Object>{''.join([_element(*member) for member in one.items()])}</Object>" for one in batch["Objects"]]
+    )
+    quiet = _element("Quiet", str(batch["Quiet"]).lower()) if "Quiet" in batch else ""
+    context[_BATCH] = f'<Delete xmlns="{_NAMESPACE}">{objects}{quiet}</Delete>'.encode(errors="xmlcharrefreplace")
+    params["Delete"] = {**batch, "Objects": batch["Objects"][:1]}
+
+
+def _element(name: str, text: str) -> str:
+    return f"<{name}>{escape(text)}</{name}>"
+
+
+def _send_batch(params: dict[str, Any], context: dict[str, Any], **_: object) -> None:
+    params["body"] = context.pop(_BATCH, params["body"])
 
 
 def _add_content_md5(params: dict[str, Any], **_: object) -> None:
