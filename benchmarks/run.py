@@ -20,7 +20,7 @@ from benchmarks.stage import Stage, open_stage, servers
 PARTS = ("small", "growth", "bulk")
 
 
-async def run(stage: Stage, parts: Sequence[str], *, quick: bool) -> dict[str, Any]:
+async def run(stage: Stage, parts: Sequence[str], *, quick: bool, keys: Sequence[int]) -> dict[str, Any]:
     """Figures by part."""
     results: dict[str, Any] = {}
     if "small" in parts:
@@ -28,8 +28,8 @@ async def run(stage: Stage, parts: Sequence[str], *, quick: bool) -> dict[str, A
     if "growth" in parts:
         results["growth"] = await growth(stage, sizes=[1_000, 10_000, 100_000, *([] if quick else [1_000_000])])
     if "bulk" in parts:
-        sizes = [4_000] if quick else [20_000, 100_000]
-        results["bulk"] = await bulk(stage, sizes=sizes, rounds=3, reference=sizes[:1], quick=quick)
+        sizes = keys or ([4_000] if quick else [20_000, 100_000])
+        results["bulk"] = await bulk(stage, sizes=sizes, rounds=3, reference=[4_000] if quick else [20_000], quick=quick)
     return results
 
 
@@ -42,7 +42,7 @@ async def main(arguments: argparse.Namespace) -> None:
         temporal, postgres, objects = stack.enter_context(servers(folder, in_memory=arguments.temporal_in_memory))
         stage = await open_stage(folder, temporal, postgres, objects)
         stack.callback(stage.database.dispose)
-        results = await run(stage, arguments.parts or PARTS, quick=arguments.quick)
+        results = await run(stage, arguments.parts or PARTS, quick=arguments.quick, keys=arguments.keys)
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
     arguments.json.write_text(json.dumps(results, indent=1))
     print(f"All figures: {arguments.json} ({time.monotonic() - began:.0f} s)")
@@ -52,6 +52,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}; all, if none is named")
     parser.add_argument("--quick", action="store_true", help="smaller sizes, under five minutes")
+    parser.add_argument("--keys", type=int, nargs="*", default=[], help="sizes for bulk")
     parser.add_argument("--temporal-in-memory", action="store_true", help="Temporal's development server without its file")
     parser.add_argument("--json", type=Path, default=Path("build/bench.json"))
     given = parser.parse_args()
