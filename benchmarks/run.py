@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks import plot
 from benchmarks.bulk import bulk
 from benchmarks.growth import growth
 from benchmarks.small import small
@@ -45,6 +46,14 @@ async def main(arguments: argparse.Namespace) -> None:
         results = await run(stage, arguments.parts or PARTS, quick=arguments.quick, keys=arguments.keys)
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
     arguments.json.write_text(json.dumps(results, indent=1))
+    if grown := results.get("growth"):
+        lines = {
+            "seconds a 1000 keys": [(int(keys), of["wall_s"] / int(keys) * 1000) for keys, of in grown.items()],
+            "worker CPU seconds a 1000 keys": [
+                (int(keys), of["client_cpu_s"] / int(keys) * 1000) for keys, of in grown.items()
+            ],
+        }
+        plot.write(arguments.json.with_suffix(".svg"), "Cost against size, a store that answers at once", lines)
     print(f"All figures: {arguments.json} ({time.monotonic() - began:.0f} s)")
 
 
