@@ -6,7 +6,7 @@ CANDIDATES := $(if $(PYTHON),$(PYTHON),python3.13 python3.12 python3.14 python3.
 # Named after the Python that was asked for, so that asking for another one makes .venv anew.
 STAMP := .venv/.installed$(subst /,-,$(PYTHON))
 
-.PHONY: demo test test-pgbouncer test-browser screenshots soak mutants lint requirements clean
+.PHONY: demo test test-pgbouncer test-browser screenshots soak mutants bench lint requirements requirements-bench clean
 
 demo: $(STAMP)
 	@.venv/bin/python starter.py demo
@@ -34,6 +34,16 @@ test-browser: $(STAMP)
 
 screenshots: $(STAMP)
 	@.venv/bin/python -m pytest -m browser --screenshots docs/images
+
+# Beside the tools that people would use instead, on this machine: under half an hour; make bench QUICK=1: under five minutes.
+QUICK :=
+BENCH_STAMP := .venv/.installed-bench
+bench: $(BENCH_STAMP)
+	@.venv/bin/python -m benchmarks.run $(if $(QUICK),--quick)
+
+$(BENCH_STAMP): requirements-bench.txt $(STAMP)
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r requirements-bench.txt
+	@touch $@
 
 lint: $(STAMP)
 	@.venv/bin/ruff check
@@ -65,17 +75,25 @@ $(STAMP): requirements.txt
 
 # With the oldest Python: its pins hold for newer ones, not the other way round. Without this machine's pip settings: hashes must be the
 # public index's. What an image installs are the same versions, without what only tests need. The header names this command instead of pip-compile's, which would name options and paths.
-requirements:
-	@python=$(firstword $(PYTHON) python3.11); \
-	"$$python" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "make requirements needs Python 3.11." >&2; exit 1; }; \
+PIP_COMPILE = python=$(firstword $(PYTHON) python3.11); \
+	"$$python" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "make $@ needs Python 3.11." >&2; exit 1; }; \
 	tools=$$(mktemp -d) && trap 'rm -rf "$$tools"' EXIT && \
 	"$$python" -m venv "$$tools" && "$$tools/bin/python" -m pip install --quiet --disable-pip-version-check 'pip-tools>=7.6,<8' && \
-	compile() { env -u PIP_FIND_LINKS -u PIP_EXTRA_INDEX_URL PIP_CONFIG_FILE=/dev/null CUSTOM_COMPILE_COMMAND='make requirements' \
+	compile() { env -u PIP_FIND_LINKS -u PIP_EXTRA_INDEX_URL PIP_CONFIG_FILE=/dev/null CUSTOM_COMPILE_COMMAND='make $@' \
 	  "$$tools/bin/pip-compile" --quiet --generate-hashes --strip-extras --no-annotate --allow-unsafe \
-	  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host "$$@" pyproject.toml; } && \
-	compile --extra dev --extra otel --extra snuba --extra worker --output-file requirements.txt && \
-	compile --constraint requirements.txt --extra otel --extra worker --output-file deploy/requirements.txt && \
-	compile --constraint requirements.txt --extra otel --extra snuba --extra worker --output-file deploy/requirements-snuba.txt
+	  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host "$$@"; }
+
+requirements:
+	@$(PIP_COMPILE) && \
+	compile --extra dev --extra otel --extra snuba --extra worker --output-file requirements.txt pyproject.toml && \
+	compile --constraint requirements.txt --extra otel --extra worker --output-file deploy/requirements.txt pyproject.toml && \
+	compile --constraint requirements.txt --extra otel --extra snuba --extra worker --output-file deploy/requirements-snuba.txt \
+	  pyproject.toml
+
+requirements-bench:
+	@$(PIP_COMPILE) && \
+	"$$python" -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]["bench"], sep="\n")' | \
+	compile --constraint requirements.txt --output-file requirements-bench.txt -
 
 clean:
 	@rm -rf .venv .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info

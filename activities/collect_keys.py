@@ -84,12 +84,16 @@ class Seal:
         """Seal keys, once for each scope."""
         wanted = set(keys) - self.reserved if source is PageSource.MANIFEST else set(keys)
         for scope in scopes:
+            page, new = self._open[scope, source], 0
             for key in wanted:
-                page = self._open[scope, source]
-                self.kinds[kind] += key not in page
+                if key in page:
+                    continue
+                new += 1
                 page.add(key)
                 if len(page) == PAGE_KEYS:
                     self._full.append((scope, source, self._open.pop((scope, source))))
+                    page = self._open[scope, source]
+            self.kinds[kind] += new
         if len(self._full) >= _PAGES_A_TRANSACTION:
             with self.database.write() as session:
                 self.write(session, ledger.lock_sealing(session, self.chunk.deletion_id, self.chunk.chunk, self.epoch))
@@ -97,10 +101,11 @@ class Seal:
     def write(self, session: Session, found: DeletionChunk, *, last: bool = False) -> None:
         """Write the full pages, at the end all of them, into a chunk that is locked for this attempt."""
         if last:
-            self._full += [(scope, source, keys) for (scope, source), keys in self._open.items()]
+            self._full += [(scope, source, keys) for (scope, source), keys in self._open.items() if keys]
         for scope, source, keys in self._full:
             ledger.seal_page(session, found, scope, source, keys)
         self._full.clear()
+        session.flush()
 
 
 @dataclass(frozen=True)

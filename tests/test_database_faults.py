@@ -59,7 +59,7 @@ async def assert_complete(stack: Stack, handle: WorkflowHandle[Any, Any], before
     ("owner", "name", "step"),
     [
         (files, "delete_files", "delete_rows"),
-        (S3Objects, "delete_found", "delete_objects"),
+        (S3Objects, "_delete", "delete_objects"),
         (CloseDeletion, "_add_up", "close_deletion"),
     ],
     ids=["rows deleted, not committed", "before the store's answer", "receipt added up, not committed"],

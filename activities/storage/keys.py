@@ -27,6 +27,7 @@ MAX_MANIFEST_VALUES = 2**21
 _TRACE_NAMESPACE = uuid.UUID("31eca038-ed76-4e6d-b13b-ed30a6555213")
 _ICON = re.compile(r"icn_[A-Za-z0-9_-]+", re.ASCII)
 _FILE_ID = re.compile(r"[1-9][0-9]{0,18}", re.ASCII)
+_ODD_SEGMENT = re.compile(r"(?:^|/)\.{0,2}(?:/|\Z)")
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\\\ud800-\udfff]")
 
 
@@ -78,14 +79,14 @@ def well_formed(key: str) -> bool:
     return (
         0 < len(key) <= MAX_KEY_BYTES
         and _UNPRINTABLE.search(key) is None
-        and len(key.encode()) <= MAX_KEY_BYTES
-        and not any(segment in {"", ".", ".."} for segment in key.split("/"))
+        and (key.isascii() or len(key.encode()) <= MAX_KEY_BYTES)
+        and _ODD_SEGMENT.search(key) is None
     )
 
 
 def lies_under(key: object, prefixes: Iterable[str]) -> bool:
     """True if `key` is a well-formed key below one of the prefixes. It comes from a manifest or column: it may be anything."""
-    return isinstance(key, str) and well_formed(key) and any(key.startswith(prefix) for prefix in prefixes)
+    return isinstance(key, str) and well_formed(key) and key.startswith(tuple(prefixes))
 
 
 def icon_key(artifact: ArtifactRef, app_icon_id: str | None) -> str | None:

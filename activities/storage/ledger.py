@@ -721,7 +721,7 @@ def begin_epoch(session: Session, found: DeletionChunk) -> list[tuple[str, str]]
 
 
 def seal_page(session: Session, found: DeletionChunk, scope: str, source: PageSource, keys: Iterable[str]) -> None:
-    """Add a page to a locked chunk."""
+    """Add a page to a locked chunk. It is written with the others of its transaction, at the next flush or query."""
     content = _joined(keys)
     count = content.count(b"\n") + 1
     session.add(
@@ -740,7 +740,6 @@ def seal_page(session: Session, found: DeletionChunk, scope: str, source: PageSo
     )
     found.pages += 1
     found.sealed += count
-    session.flush()
 
 
 def seal_prefixes(

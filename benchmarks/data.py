@@ -1,0 +1,100 @@
+"""The artifact that the benchmarks delete: a snapshot with several comparisons, each with thousands of diff masks."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from sqlalchemy import insert
+from sqlalchemy.orm import Session
+
+from activities.storage import tables
+from activities.storage.keys import ArtifactRef
+from activities.storage.traces import PREPROD, TraceItem
+
+ORGANIZATION = PROJECT = 9000
+"""Ids that no sequence comes to."""
+MASKS_A_COMPARISON = 5000
+MASK = b"\x89PNG" + bytes(1020)
+_SCREENS = ("cart", "checkout", "home", "login", "order_history", "product_details", "search_results", "settings")
+
+
+@dataclass(frozen=True)
+class Doomed:
+    """One artifact of `keys` diff masks in as few comparisons as hold them."""
+
+    keys: int
+    id: int = 1_000_000
+
+    @property
+    def ref(self) -> ArtifactRef:
+        return ArtifactRef(ORGANIZATION, PROJECT, self.id)
+
+    @property
+    def bases(self) -> range:
+        return range(self.id + 1, self.id + 1 - (-self.keys // MASKS_A_COMPARISON))
+
+    @property
+    def scope(self) -> str:
+        return f"preprod/org.{ORGANIZATION}/project.{PROJECT}/objects/"
+
+    @property
+    def prefix(self) -> str:
+        """Physical, and all of the objects' but the archive's."""
+        return self.scope + self.ref.prefix
+
+    def manifest(self, base: int) -> bytes:
+        """The comparison's."""
+        images = {
+            f"{stem}.png": {"status": "changed", "head_hash": f"{number:064x}", "diff_mask_key": key}
+            for number, (stem, key) in enumerate(self._masks(base))
+        }
+        return json.dumps({"head_artifact_id": self.id, "base_artifact_id": base, "images": images}).encode()
+
+    def objects(self) -> Iterator[tuple[str, bytes]]:
+        """(physical key, content) of all that the artifact has."""
+        yield f"{self.prefix}manifest.json", json.dumps({"images": {}}).encode()
+        yield f"{self.prefix}snapshot_head_images.json", b"{}"
+        yield f"{self.scope}{self.ref.archive_key}", b"PK"
+        for base in self.bases:
+            home = self.scope + self.ref.comparison_prefix(base)
+            yield f"{home}comparison.json", self.manifest(base)
+            yield f"{home}snapshot_comparison_response.json", b"{}"
+            yield f"{home}plan.json", b"{}"
+            for _, key in self._masks(base):
+                yield self.scope + key, MASK
+
+    def insert_rows(self, session: Session) -> None:
+        """The artifact's rows, and those of the snapshots that it was compared with, which stay, where they are not there."""
+        if session.get(tables.Organization, ORGANIZATION) is None:
+            session.add(tables.Organization(id=ORGANIZATION, slug="bulk"))
+            session.add(tables.Project(id=PROJECT, slug="bulk", organization_id=ORGANIZATION))
+            session.flush()
+        there = session.query(tables.Artifact.id).all()
+        new = [one for one in (self.id, *self.bases) if (one,) not in set(there)]
+        session.execute(insert(tables.Artifact), [{"id": one, "project_id": PROJECT, "state": 3} for one in new])
+        extras = {
+            "manifest_key": f"{self.ref.prefix}manifest.json",
+            "head_images_key": f"{self.ref.prefix}snapshot_head_images.json",
+        }
+        metrics = [
+            {"id": one, "preprod_artifact_id": one, "image_count": self.keys, "extras": extras if one == self.id else {}}
+            for one in new
+        ]
+        session.execute(insert(tables.SnapshotMetrics), metrics)
+        comparisons = [
+            {
+                "head_snapshot_metrics_id": self.id,
+                "base_snapshot_metrics_id": base,
+                "extras": {"comparison_key": f"{self.ref.comparison_prefix(base)}comparison.json"},
+            }
+            for base in self.bases
+        ]
+        session.execute(insert(tables.SnapshotComparison), comparisons)
+        item = {"organization_id": ORGANIZATION, "project_id": PROJECT, "item_type": PREPROD, "trace_id": self.ref.trace_id}
+        session.execute(insert(TraceItem), [item] * 10)
+
+    def _masks(self, base: int) -> Iterator[tuple[str, str]]:
+        first = (base - self.bases[0]) * MASKS_A_COMPARISON
+        for number in range(first, min(first + MASKS_A_COMPARISON, self.keys)):
+            stem = f"{_SCREENS[number % 8]}/test_{number // 16:05}_{('light', 'dark')[number // 8 % 2]}"
+            yield stem, f"{self.ref.comparison_prefix(base)}diff/{stem}.png"

@@ -1,0 +1,122 @@
+"""What a key costs us, from a thousand to a million of them, against a store that answers at once."""
+
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import text
+
+from benchmarks.bulk import delete_ours
+from benchmarks.data import Doomed
+from benchmarks.measure import ContenderFailed, cpu_s, table
+from benchmarks.stage import ROOT, Stage
+from client import recorded
+from demo.servers import POLL_INTERVAL, Server, _listens
+from workflows.messages import DeletionRequest
+
+HEAD = (
+    *("keys", "s", "s a 1000 keys", "worker CPU s, whole process", "worker peak MB", "Temporal and PostgreSQL CPU s"),
+    *("events", "history KB", "ledger bytes a key", "on disk", "ledger rows after"),
+)
+_SIZE = text(
+    "SELECT COALESCE(SUM(octet_length(keys)), 0), pg_total_relation_size('artifact_deletion.artifact_deletion_page') "
+    "FROM artifact_deletion.artifact_deletion_page"
+)
+_LEFT = text(
+    "SELECT (SELECT COUNT(*) FROM artifact_deletion.artifact_deletion_page) + "
+    "(SELECT COUNT(*) FROM artifact_deletion.artifact_deletion_prefix)"
+)
+
+
+class InstantStore(Server):
+    """See instant_store.py."""
+
+    name = "instant-store"
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, ports=1)
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self._ports[0]}"
+
+    def _command(self) -> Sequence[str | Path]:
+        return [sys.executable, ROOT / "benchmarks" / "instant_store.py", str(self._ports[0]), self.folder]
+
+    def _answers(self) -> bool:
+        return _listens(self._ports[0])
+
+
+@contextmanager
+def ledger_watched(stage: Stage, most: dict[str, int]) -> Iterator[None]:
+    """Put down how large the pages' table becomes: bytes of packed keys, and bytes on disk with index and overhead."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(POLL_INTERVAL * 3):
+            with stage.database.read() as session:
+                packed, on_disk = session.execute(_SIZE).one()
+            most["packed"], most["on_disk"] = max(most["packed"], int(packed)), max(most["on_disk"], int(on_disk))
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join()
+
+
+async def growth(stage: Stage, *, sizes: Sequence[int]) -> dict[str, Any]:
+    """One run a size, each with a worker of its own, whose peak of memory is then that size's."""
+    results: dict[str, Any] = {}
+    with InstantStore(stage.folder / "instant") as store:
+        for size in sizes:
+            doomed = Doomed(size)
+            for base in doomed.bases:
+                (store.folder / f"{base}.json").write_bytes(doomed.manifest(base))
+            stage.insert_rows(doomed)
+            with stage.database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+                connection.execute(text("VACUUM FULL artifact_deletion.artifact_deletion_page"))
+            most = {"packed": 0, "on_disk": 0}
+            with stage.worker(f"worker-{size}", s3_endpoint=store.endpoint) as worker:
+                with ledger_watched(stage, most):
+                    cost, request = await delete_ours(stage, worker, doomed, store.pid)
+                whole = cpu_s([worker.pid])
+            results[str(size)] = vars(cost) | most | {"whole_cpu_s": whole} | await history_of(stage, request)
+            with stage.database.read() as session:
+                results[str(size)]["rows_left"] = session.execute(_LEFT).scalar_one()
+            if recorded(stage.database, request.workflow_id).receipt is None:
+                raise ContenderFailed("ours: no receipt")
+    print(
+        f"\n### Growth: against a store that answers at once\n\n{table(HEAD, [_row(*one) for one in results.items()])}\n",
+        flush=True,
+    )
+    return results
+
+
+async def history_of(stage: Stage, request: DeletionRequest) -> dict[str, int]:
+    """Events and bytes of the deletion's last run, and of the longest payload in it but the request."""
+    handle = stage.client.get_workflow_handle(request.workflow_id)
+    info = (await handle.describe()).raw_description.workflow_execution_info
+    return {"events": info.history_length, "history_bytes": info.history_size_bytes}
+
+
+def _row(size: str, found: dict[str, Any]) -> list[object]:
+    keys = int(size)
+    return [
+        f"{keys:,}",
+        found["wall_s"],
+        found["wall_s"] / keys * 1000,
+        found["whole_cpu_s"],
+        found["peak_mb"],
+        found["other_cpu_s"],
+        found["events"],
+        found["history_bytes"] / 1024,
+        found["packed"] / keys,
+        found["on_disk"] / keys,
+        found["rows_left"],
+    ]

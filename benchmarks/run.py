@@ -1,0 +1,70 @@
+"""`make bench`: all ways of deleting, in one run on the same servers. Tables on standard output, all figures in a JSON file."""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks import plot
+from benchmarks.bulk import bulk
+from benchmarks.growth import growth
+from benchmarks.small import small
+from benchmarks.stage import Stage, open_stage, servers
+
+PARTS = ("small", "growth", "bulk")
+
+
+async def run(stage: Stage, parts: Sequence[str], *, quick: bool, keys: Sequence[int]) -> dict[str, Any]:
+    """Figures by part."""
+    results: dict[str, Any] = {}
+    if "small" in parts:
+        results["small"] = await small(stage, deletions=15 if quick else 60)
+    if "growth" in parts:
+        results["growth"] = await growth(stage, sizes=[1_000, 10_000, 100_000, *([] if quick else [1_000_000])])
+    if "bulk" in parts:
+        sizes = keys or ([4_000] if quick else [20_000, 100_000])
+        results["bulk"] = await bulk(stage, sizes=sizes, rounds=3, reference=[4_000] if quick else [20_000], quick=quick)
+    return results
+
+
+async def main(arguments: argparse.Namespace) -> None:
+    """Raises ContenderFailed."""
+    began = time.monotonic()
+    print(f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}", flush=True)
+    with tempfile.TemporaryDirectory(prefix="artifact-deletion-bench-") as name, contextlib.ExitStack() as stack:
+        folder = Path(name)
+        temporal, postgres, objects = stack.enter_context(servers(folder, in_memory=arguments.temporal_in_memory))
+        stage = await open_stage(folder, temporal, postgres, objects)
+        stack.callback(stage.database.dispose)
+        results = await run(stage, arguments.parts or PARTS, quick=arguments.quick, keys=arguments.keys)
+    arguments.json.parent.mkdir(parents=True, exist_ok=True)
+    arguments.json.write_text(json.dumps(results, indent=1))
+    if grown := results.get("growth"):
+        lines = {
+            "seconds a 1000 keys": [(int(keys), of["wall_s"] / int(keys) * 1000) for keys, of in grown.items()],
+            "worker CPU seconds a 1000 keys": [
+                (int(keys), of["client_cpu_s"] / int(keys) * 1000) for keys, of in grown.items()
+            ],
+        }
+        plot.write(arguments.json.with_suffix(".svg"), "Cost against size, a store that answers at once", lines)
+    print(f"All figures: {arguments.json} ({time.monotonic() - began:.0f} s)")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}; all, if none is named")
+    parser.add_argument("--quick", action="store_true", help="smaller sizes, under five minutes")
+    parser.add_argument("--keys", type=int, nargs="*", default=[], help="sizes for bulk")
+    parser.add_argument("--temporal-in-memory", action="store_true", help="Temporal's development server without its file")
+    parser.add_argument("--json", type=Path, default=Path("build/bench.json"))
+    given = parser.parse_args()
+    if unknown := set(given.parts) - set(PARTS):
+        parser.error(f"there is no {', '.join(sorted(unknown))}")
+    asyncio.run(main(given))

@@ -1,0 +1,141 @@
+"""Where all contenders meet: Temporal, PostgreSQL, an object store that can be set back, and a worker."""
+
+import contextlib
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sqlalchemy import delete
+from temporalio.client import Client
+
+from activities.storage.database import Database
+from activities.storage.ledger import Deletion, DeletionArtifact, DeletionChunk, DeletionPage, DeletionPrefix
+from activities.storage.objects import s3_client
+from benchmarks.data import Doomed
+from benchmarks.measure import run_tool
+from demo.run import WorkerProcess
+from demo.servers import ObjectStoreServer, PostgresServer, TemporalServer
+from demo.world import create_schema
+from migrations import migrate
+from settings import PREFIX
+from starter import register_search_attributes
+from workflows.converter import data_converter
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+BUCKET = "bench"
+ROOT = Path(__file__).parents[1]
+
+
+@dataclass
+class Stage:
+    """The servers keep their addresses whatever happens to their data."""
+
+    folder: Path
+    temporal: TemporalServer
+    postgres: PostgresServer
+    objects: ObjectStoreServer
+    database: Database
+    client: Client
+    s3: "S3Client"
+    _seeded: dict[int, Path] = field(default_factory=dict)
+
+    @property
+    def others(self) -> list[int]:
+        """Process ids of what only our own way needs."""
+        return [self.temporal.pid, self.postgres.pid]
+
+    def fill(self, doomed: Doomed) -> None:
+        """Give the store exactly the objects of this artifact: uploaded once, then copied from a stopped server's folder."""
+        data = self.objects.folder / "data"
+        self.objects.stop()
+        shutil.rmtree(data)
+        if doomed.keys not in self._seeded:
+            self.objects.start()
+            self.s3.create_bucket(Bucket=BUCKET)
+            command = [sys.executable, "-m", "benchmarks.upload", str(doomed.keys)]
+            run_tool(command, self.environment(), self.objects.pid)
+            self.objects.stop()
+            self._seeded[doomed.keys] = self.folder / f"seeded-{doomed.keys}"
+            shutil.copytree(data, self._seeded[doomed.keys])
+        else:
+            shutil.copytree(self._seeded[doomed.keys], data)
+        self.objects.start()
+
+    def left(self, doomed: Doomed) -> int:
+        """How many objects the store still has of it, at most a thousand."""
+        return self.s3.list_objects_v2(Bucket=BUCKET, Prefix=doomed.prefix)["KeyCount"]
+
+    def insert_rows(self, doomed: Doomed) -> None:
+        """Make the artifact's rows, and forget that it ever was deleted."""
+        with self.database.write() as session:
+            for table in (DeletionPage, DeletionPrefix, DeletionChunk, DeletionArtifact, Deletion):
+                session.execute(delete(table))
+            doomed.insert_rows(session)
+
+    def environment(self) -> dict[str, str]:
+        """For tools and scripts: where the store is, in the words of each."""
+        keys = {"ACCESS_KEY_ID": self.objects.access_key, "SECRET_ACCESS_KEY": self.objects.secret_key}
+        rclone = {"TYPE": "s3", "PROVIDER": "Other", "ENDPOINT": self.objects.endpoint, "REGION": "us-east-1", **keys}
+        return {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "HOME": str(self.folder),
+            "PYTHONPATH": str(ROOT),
+            "BENCH_ENDPOINT": self.objects.endpoint,
+            "AWS_REGION": "us-east-1",
+            "RCLONE_CONFIG": os.devnull,
+            **{f"AWS_{name}": value for name, value in keys.items()},
+            **{f"RCLONE_CONFIG_BENCH_{name}": value for name, value in rclone.items()},
+        }
+
+    def worker(self, name: str = "worker", **changes: str) -> WorkerProcess:
+        """A worker with the default settings, but no quiet period: timers would count for our time."""
+        settings = {
+            "database_url": self.database.engine.url.render_as_string(hide_password=False),
+            "bucket": BUCKET,
+            "s3_endpoint": self.objects.endpoint,
+            "s3_access_key": self.objects.access_key,
+            "s3_secret_key": self.objects.secret_key,
+            "trace_store": "sql",
+            "quiet_period_s": "0",
+            **changes,
+        }
+        variables = {f"{PREFIX}{key.upper()}": value for key, value in settings.items()}
+        return WorkerProcess(self.folder / name, variables | {"TEMPORAL_ADDRESS": self.temporal.address})
+
+
+@contextlib.contextmanager
+def servers(folder: Path, *, in_memory: bool) -> Iterator[tuple[TemporalServer, PostgresServer, ObjectStoreServer]]:
+    """All three, up."""
+    with contextlib.ExitStack() as stack:
+        temporal = stack.enter_context(TemporalServer(folder / "temporal", in_memory=in_memory, ui=False))
+        postgres = stack.enter_context(PostgresServer(folder / "postgres"))
+        objects = stack.enter_context(ObjectStoreServer(folder / "objects"))
+        for server in (temporal, postgres, objects):
+            stack.callback(server.kill)  # what a graceful end takes seconds to save is thrown away
+        yield temporal, postgres, objects
+
+
+async def open_stage(folder: Path, temporal: TemporalServer, postgres: PostgresServer, objects: ObjectStoreServer) -> Stage:
+    """An empty backend on these servers."""
+    database = Database(postgres.create_database("bench"))
+    create_schema(database.engine)
+    migrate(database)
+    client = await Client.connect(temporal.address, data_converter=data_converter)
+    await register_search_attributes(client)
+    s3 = s3_client(
+        endpoint=objects.endpoint,
+        region="us-east-1",
+        access_key=objects.access_key,
+        secret_key=objects.secret_key,
+        connections=16,
+        connect_timeout_s=5,
+        read_timeout_s=60,
+    )
+    s3.create_bucket(Bucket=BUCKET)
+    return Stage(folder, temporal, postgres, objects, database, client, s3)
