@@ -367,6 +367,7 @@ class HostileWorld(World):
 
     def put_down(self, drawn: Drawn) -> None:
         """Write all of it; the database's tables and the bucket are empty."""
+        self._built.clear()
         with self.engine.begin() as connection:
             for table in BackendTable.metadata.sorted_tables:
                 if rows := drawn.rows.get(table.name):

@@ -117,7 +117,8 @@ class Evidence:
         """(organization, project) of an artifact that has a row."""
         if (row := self.rows["sentry_preprodartifact"].get(artifact)) is None:
             return None
-        return self.rows["sentry_project"][row["project_id"]]["organization_id"], row["project_id"]
+        project = self.rows["sentry_project"].get(row["project_id"])
+        return None if project is None else (project["organization_id"], row["project_id"])
 
 
 def assert_promises_hold(
@@ -160,6 +161,10 @@ def violations(
     yield from _untrue_together(before, after, done, also_rows)
 
 
+Places = tuple[int, frozenset[int]]
+"""An organization, and the projects in which an artifact may have left something; none: in any of them."""
+
+
 @dataclass(frozen=True)
 class Own:
     """What is the own of those of the requests' artifacts that have no row any more, and may be taken."""
@@ -177,13 +182,17 @@ class Own:
         also_owned: Collection[str] = (),
         besides: Collection[int] = (),
     ) -> "Own":
-        """`besides` are artifacts that do not count."""
-        places: dict[int, tuple[int, int | None]] = {}
+        """`besides` are artifacts that do not count. One without a row lies where its request says, or anywhere."""
+        places: dict[int, Places] = {}
         for request in requests:
+            named = frozenset() if request.project_id is None else frozenset([request.project_id])
             for artifact in set(request.artifact_ids) - set(besides) - set(after.artifacts):
-                place = before.place(artifact) or (request.organization_id, None)
-                if place[0] == request.organization_id:
-                    places[artifact] = place
+                if (place := before.place(artifact)) is not None:
+                    if place[0] == request.organization_id:
+                        places[artifact] = place[0], frozenset([place[1]])
+                else:
+                    _, projects = places.get(artifact, (0, frozenset[int]()))
+                    places[artifact] = request.organization_id, projects | named
         record = stack.world.objects_of(places)
         organizations = {str(organization) for organization, _ in places.values()}
         pairs = set(_pairs(before))
@@ -197,7 +206,7 @@ class Own:
         return cls(frozenset(keys | set(also_owned)), frozenset(rows))
 
 
-def _lies_at(key: str, places: Mapping[int, tuple[int, int | None]], pairs: Collection[tuple[str, str]]) -> bool:
+def _lies_at(key: str, places: Mapping[int, Places], pairs: Collection[tuple[str, str]]) -> bool:
     """True if a physical key is one of the artifacts' that are, or were, at these (organization, project)."""
     if not (found := _PLACE.fullmatch(key)):
         return False
@@ -205,7 +214,7 @@ def _lies_at(key: str, places: Mapping[int, tuple[int, int | None]], pairs: Coll
 
     def here(artifact: str) -> bool:
         place = places.get(int(artifact)) if _NUMBER.fullmatch(artifact) else None
-        return place is not None and str(place[0]) == organization and place[1] in {None, int(project)}
+        return place is not None and str(place[0]) == organization and (not place[1] or int(project) in place[1])
 
     parts = rest.split("/")
     if len(parts) == 2 and parts[0] == "snapshot_archives":
@@ -227,12 +236,13 @@ def _hanging(before: Evidence, artifacts: Iterable[int]) -> Iterator[tuple[str, 
     return ((table, id_) for table, ids in found.items() for id_ in ids)
 
 
-def _traced(after: Evidence, places: Mapping[int, tuple[int, int | None]]) -> Iterator[tuple[str, int]]:
+def _traced(after: Evidence, places: Mapping[int, Places]) -> Iterator[tuple[str, int]]:
     """The artifacts' trace items."""
     traces = {_trace_id(artifact): place for artifact, place in places.items()}
     for id_, row in after.rows["trace_items"].items():
-        organization, project = traces.get(row["trace_id"], (None, None))
-        if (row["organization_id"], row["item_type"]) == (organization, _PREPROD) and project in {None, row["project_id"]}:
+        organization, projects = traces.get(row["trace_id"], (None, frozenset[int]()))
+        here = not projects or row["project_id"] in projects
+        if (row["organization_id"], row["item_type"]) == (organization, _PREPROD) and here:
             yield "trace_items", id_
 
 
@@ -291,7 +301,7 @@ def _pairs(before: Evidence) -> Iterator[tuple[str, str]]:
 def _orphaned(before: Evidence, after: Evidence, own: Own, done: Sequence[Done]) -> Iterator[str]:
     """1: what was the artifacts' is gone, or somebody still owes it and says so."""
     owed = [name for one in done if not one.closed for name in _owed(after, one)]
-    unchecked = {key for one in done if one.closed for key in one.unchecked}
+    unchecked = {key for one in done for key in one.unchecked}
     for key in sorted(own.keys & after.everything() - unchecked):
         if not any(key == name or (name.endswith("/") and key.startswith(name)) for name in owed):
             yield f"orphaned: {key} is still there, and no failed deletion owes it"
@@ -377,23 +387,23 @@ def _named(evidence: Evidence) -> Iterator[str]:
     metrics = evidence.rows["sentry_preprodsnapshotmetrics"]
     for row in metrics.values():
         for name in ("manifest_key", "head_images_key"):
-            yield from _own_key(row["extras"], name, row["preprod_artifact_id"])
+            yield from _own_key(evidence, row["extras"], name, row["preprod_artifact_id"])
     for row in evidence.rows["sentry_preprodsnapshotcomparison"].values():
         head, base = (metrics[row[f"{side}_snapshot_metrics_id"]]["preprod_artifact_id"] for side in ("head", "base"))
-        yield from _own_key(row["extras"], "comparison_key", head, base)
+        yield from _own_key(evidence, row["extras"], "comparison_key", head, base)
     for row in evidence.rows["sentry_preprodartifactmobileappinfo"].values():
         icon, place = row["app_icon_id"], evidence.place(row["preprod_artifact_id"])
         if icon and icon.startswith("icn_") and place:
             yield f"{place[0]}/{place[1]}/{icon}"
 
 
-def _own_key(extras: Any, name: str, artifact: int, base: int | None = None) -> Iterator[str]:
-    key = extras.get(name) if isinstance(extras, dict) else None
-    if not isinstance(key, str):
+def _own_key(evidence: Evidence, extras: Any, name: str, artifact: int, base: int | None = None) -> Iterator[str]:
+    key, place = extras.get(name) if isinstance(extras, dict) else None, evidence.place(artifact)
+    if not isinstance(key, str) or place is None:
         return
-    owner, *rest = [*key.split("/"), "", "", ""][2:]
+    own = f"{place[0]}/{place[1]}/{artifact}/{'' if base is None else f'{base}/'}"
     # Below a number lie the artifact's comparisons, which are not its alone.
-    if owner == str(artifact) and (rest[0] == str(base) if base is not None else not rest[0].isdigit()):
+    if key.startswith(own) and (base is not None or not key.removeprefix(own).split("/")[0].isdigit()):
         yield key
 
 
@@ -526,7 +536,10 @@ def _untrue_files(before: Evidence, after: Evidence, one: Done, others: Sequence
     for table, row in sorted(_kept_files(after, one.receipt)):
         if row in before.rows[table] and row not in after.rows[table] and not (table == "sentry_file" and row in named):
             yield f"untrue: row {row} of {table} is said to be kept, and is gone"
-    for file in one.receipt.files.kept.get(STILL_NAMED, Ids()).ids:
+    # Whoever deleted that row later may have had a reason of its own.
+    kept_since = {file for other in others for ids in other.receipt.files.kept.values() for file in ids.ids}
+    kept_since |= {file for why, ids in one.receipt.files.kept.items() if why != STILL_NAMED for file in ids.ids}
+    for file in set(one.receipt.files.kept.get(STILL_NAMED, Ids()).ids) - kept_since:
         if file in after.rows["sentry_file"] and file not in _named_files(after):
             yield f"orphaned: file {file} was kept for a row that is not there"
 
