@@ -510,7 +510,7 @@ async def _reapply(arguments: argparse.Namespace) -> int:
     done = FAILED if unreadable or len(again) < len(found) else DONE
     if arguments.dry_run or not again:
         return done
-    if not arguments.yes and not _agreed(f"Delete these {total:,} artifacts again? [y/N] "):
+    if not arguments.yes and not await asyncio.to_thread(confirmed, f"Delete these {total:,} artifacts again?"):
         sys.stderr.write("nothing was done\n")
         return FAILED
     return await _delete_again(database, [one.closed.request for one in again]) or done
@@ -553,13 +553,6 @@ async def _delete_again(database: Database, requests: Sequence[DeletionRequest])
         sys.stderr.write("all are accepted, but Temporal cannot be reached: `starter.py resume` starts them later\n")
         return UNREACHABLE
     return DONE
-
-
-def _agreed(question: str) -> bool:
-    try:
-        return input(question).strip().lower() in {"y", "yes"}
-    except EOFError:
-        return False
 
 
 async def _receipt(arguments: argparse.Namespace) -> int:

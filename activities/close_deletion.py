@@ -46,7 +46,7 @@ NOT_LISTED = "PrefixNotListed"
 
 @dataclass(frozen=True)
 class CloseDeletion:
-    """Needs the ledger alone."""
+    """Needs the ledger, and the store if receipts are kept there too."""
 
     database: Database
     traces_configured: bool

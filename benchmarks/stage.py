@@ -14,7 +14,6 @@ from temporalio.client import Client
 
 from activities.storage.database import Database
 from activities.storage.ledger import Deletion, DeletionArtifact, DeletionChunk, DeletionPage, DeletionPrefix
-from activities.storage.objects import s3_client
 from benchmarks.data import Doomed
 from benchmarks.measure import run_tool
 from demo.run import WorkerProcess
@@ -128,14 +127,6 @@ async def open_stage(folder: Path, temporal: TemporalServer, postgres: PostgresS
     migrate(database)
     client = await Client.connect(temporal.address, data_converter=data_converter)
     await register_search_attributes(client)
-    s3 = s3_client(
-        endpoint=objects.endpoint,
-        region="us-east-1",
-        access_key=objects.access_key,
-        secret_key=objects.secret_key,
-        connections=16,
-        connect_timeout_s=5,
-        read_timeout_s=60,
-    )
+    s3 = objects.client(read_timeout_s=60)
     s3.create_bucket(Bucket=BUCKET)
     return Stage(folder, temporal, postgres, objects, database, client, s3)

@@ -26,7 +26,6 @@ from sqlalchemy import URL
 from temporalio.client import Client, WorkflowUpdateFailedError
 
 from activities.storage.database import Database
-from activities.storage.objects import s3_client
 from demo.servers import Identity, ObjectStoreServer, Server, ServerError, TemporalServer, _guard
 from demo.world import Sample, World, create_schema, sample_world
 from migrations import migrate
@@ -254,15 +253,7 @@ async def _set_up(folder: Path, servers: contextlib.ExitStack) -> Stage:
     url = URL.create("sqlite", database=str(folder / "backend.db"))
     database = Database(url.render_as_string(hide_password=False))
     servers.callback(database.dispose)
-    s3 = s3_client(
-        endpoint=objects.endpoint,
-        region="us-east-1",
-        access_key=objects.access_key,
-        secret_key=objects.secret_key,
-        connections=10,
-        connect_timeout_s=5,
-        read_timeout_s=30,
-    )
+    s3 = objects.client()
     servers.callback(s3.close)
     client = await Client.connect(temporal.address, data_converter=data_converter)
     world = World(database.engine, s3, BUCKET)

@@ -25,10 +25,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import psycopg
 from psycopg import sql
+
+from activities.storage.objects import s3_client
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
 
 START_TIMEOUT = 60.0
 """Seconds. All are up within three on an idle machine; a busy CI machine gets its time."""
@@ -288,6 +293,18 @@ class ObjectStoreServer(Server):
     @property
     def secret_key(self) -> str:
         return self._admin.secret_key
+
+    def client(self, *, endpoint: str | None = None, connections: int = 20, read_timeout_s: float = 30) -> "S3Client":
+        """A client with all rights; `endpoint`: of something that stands in between."""
+        return s3_client(
+            endpoint=endpoint or self.endpoint,
+            region="us-east-1",
+            access_key=self.access_key,
+            secret_key=self.secret_key,
+            connections=connections,
+            connect_timeout_s=5,
+            read_timeout_s=read_timeout_s,
+        )
 
     def close(self) -> None:
         super().close()

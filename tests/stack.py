@@ -28,7 +28,7 @@ from temporalio.testing import ActivityEnvironment
 import starter
 import worker
 from activities.storage.database import Database
-from activities.storage.objects import ObjectStore, S3Objects, s3_client
+from activities.storage.objects import ObjectStore, S3Objects
 from activities.storage.traces import SqlTraces
 from demo.servers import ObjectStoreServer
 from demo.world import Snapshot, World, create_schema, screen
@@ -71,15 +71,7 @@ Answer = TypeVar("Answer")
 
 @functools.cache  # a client takes a tenth of a second to make
 def s3_of(server: ObjectStoreServer) -> S3Client:
-    return s3_client(
-        endpoint=server.endpoint,
-        region="us-east-1",
-        access_key=server.access_key,
-        secret_key=server.secret_key,
-        connections=20,
-        connect_timeout_s=5,
-        read_timeout_s=30,
-    )
+    return server.client()
 
 
 def prepare_database(url: str) -> None:

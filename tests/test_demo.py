@@ -17,7 +17,7 @@ from types import SimpleNamespace
 import pytest
 
 from activities.storage.objects import s3_client
-from demo import run
+from demo import run, servers
 from demo.world import Sample, World
 
 ROOT = Path(__file__).parents[1]
@@ -223,6 +223,6 @@ def test_every_difference_but_the_one_asked_for_is_a_failure(
 async def test_it_goes_nowhere_but_to_this_machine(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Should all deafness fail, it still asks its clients where they would go."""
     elsewhere = f"http://{NOWHERE}"
-    monkeypatch.setattr(run, "s3_client", lambda **options: s3_client(**(options | {"endpoint": elsewhere})))
+    monkeypatch.setattr(servers, "s3_client", lambda **options: s3_client(**(options | {"endpoint": elsewhere})))
     assert await run.demo() == 1
     assert f"it would have talked to {elsewhere}, which is not this machine" in capsys.readouterr().err

@@ -15,7 +15,6 @@ from botocore.exceptions import (
 )
 from mypy_boto3_s3 import S3Client
 
-from activities.storage.objects import s3_client
 from demo.servers import ObjectStoreServer
 from tests import fault_proxy
 from tests.fault_proxy import FaultProxy, answering, operation, refusing_keys, under
@@ -30,15 +29,7 @@ def proxy(object_store: ObjectStoreServer) -> Iterator[FaultProxy]:
 
 
 def client_of(proxy: FaultProxy, server: ObjectStoreServer, read_timeout_s: float = 30) -> S3Client:
-    return s3_client(
-        endpoint=proxy.endpoint,
-        region="us-east-1",
-        access_key=server.access_key,
-        secret_key=server.secret_key,
-        connections=4,
-        connect_timeout_s=5,
-        read_timeout_s=read_timeout_s,
-    )
+    return server.client(endpoint=proxy.endpoint, connections=4, read_timeout_s=read_timeout_s)
 
 
 def held(s3: S3Client, bucket: str) -> set[str]:

@@ -427,15 +427,7 @@ def test_a_connection_that_breaks_while_a_manifest_is_read_is_the_stores_trouble
     """Not a fault of ours, which would send an operator to the worker's log."""
     put(store, "a")
     with fault_proxy.FaultProxy(object_store.endpoint) as proxy:
-        client = s3_client(
-            endpoint=proxy.endpoint,
-            region="us-east-1",
-            access_key=object_store.access_key,
-            secret_key=object_store.secret_key,
-            connections=2,
-            connect_timeout_s=2,
-            read_timeout_s=1,
-        )
+        client = object_store.client(endpoint=proxy.endpoint, connections=2, read_timeout_s=1)
         proxy.begin(kind, times=1)
         with pytest.raises(StoreUnavailable):
             S3Objects(client, store.bucket, versioned=False).read("a", 100)

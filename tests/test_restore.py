@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import functools
+import io
 import sqlite3
 import subprocess
 from collections.abc import Callable
@@ -233,11 +234,11 @@ def test_receipts_that_were_printed_can_be_read_again(
     code, said = command("reapply", "--since", "2000-01-01", "--receipts", file, "--yes")
     assert (code, "1 lines are no receipts" in said, "0 artifacts of 0 deletions" in said) == (1, True, True)
     bring_back(stack, before)
-    monkeypatch.setattr("builtins.input", lambda _: "n")
+    monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
     code, said = command("reapply", "--since", "2000-01-01", "--receipts", file)
     assert (code, "nothing was done" in said) == (1, True)
     assert starter.recorded(stack.database, request.workflow_id).state == DeletionState.CLOSED
-    monkeypatch.setattr("builtins.input", lambda _: "yes")
+    monkeypatch.setattr("sys.stdin", io.StringIO("yes\n"))
     monkeypatch.setenv("TEMPORAL_ADDRESS", "127.0.0.1:1")
     code, said = command("reapply", "--since", "2000-01-01", "--receipts", file)
     assert (code, "all are accepted" in said) == (3, True)
