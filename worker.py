@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -18,7 +19,7 @@ from temporalio.client import Client
 from temporalio.common import VersioningBehavior, WorkerDeploymentVersion
 from temporalio.runtime import Runtime
 from temporalio.service import RPCError
-from temporalio.worker import Worker, WorkerDeploymentConfig
+from temporalio.worker import UnsandboxedWorkflowRunner, Worker, WorkerDeploymentConfig
 
 from activities.cancel_deletion import CancelDeletion
 from activities.close_deletion import CloseDeletion
@@ -35,7 +36,6 @@ from activities.storage.database import Database
 from activities.storage.drift import Schema
 from activities.storage.freeze import FreezableObjects, FreezableTraces, Switch
 from activities.storage.keys import Scopes
-from activities.storage.ledger import PAGE_KEYS
 from activities.storage.objects import ObjectStore, S3Documents, S3Objects, s3_client
 from activities.storage.receipts import Receipts, StandardOutput, StoredReceipts
 from activities.storage.traces import SqlTraces, TraceStore
@@ -49,7 +49,7 @@ from workflows.converter import connect, send_traces, unreachable
 from workflows.delete_artifacts import DeleteArtifactsWorkflow
 from workflows.errors import AdaptersUnusable, DeletionError, StoreUnavailable, TemporalMisconfigured
 from workflows.interceptors import OneInput
-from workflows.messages import OBJECTS_TASK_QUEUE, SEARCH_ATTRIBUTES, TASK_QUEUE, Pace
+from workflows.messages import OBJECTS_TASK_QUEUE, PAGE_KEYS, SEARCH_ATTRIBUTES, TASK_QUEUE, Pace
 from workflows.preview_deletion import PreviewDeletionWorkflow
 
 if TYPE_CHECKING:
@@ -139,6 +139,7 @@ async def _workers(settings: Settings, client: Client, database: Database) -> As
         trace_items_within=settings.trace_items_within,
         search_attributes=settings.search_attributes == "yes"
         or (settings.search_attributes == "ask" and await has_search_attributes(client)),
+        exports_receipts=settings.receipt_export is not None,
     )
     switch = Switch(database)
     store, traces = open_store(settings, switch), open_traces(settings, database, switch)
@@ -160,7 +161,15 @@ async def _workers(settings: Settings, client: Client, database: Database) -> As
         async with contextlib.AsyncExitStack() as stack:
             if settings.serves != "objects":
                 with_rows = [DeleteArtifactsWorkflow, PreviewDeletionWorkflow]
-                rows = Worker(client, task_queue=TASK_QUEUE, workflows=with_rows, activities=with_database, **common)
+                rows = Worker(
+                    client,
+                    task_queue=TASK_QUEUE,
+                    workflows=with_rows,
+                    activities=with_database,
+                    # The sandbox costs more than the workflow. The tests replay every recorded course within it.
+                    workflow_runner=UnsandboxedWorkflowRunner(),
+                    **common,
+                )
                 await stack.enter_async_context(rows)
             if settings.serves != "rows":
                 per_second = limit / (PAGE_KEYS * settings.pages_an_activity) if limit else None
@@ -285,6 +294,7 @@ async def _work(settings: Settings) -> None:
     asked_to_stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, asked_to_stop.set)
+    gc.freeze()  # what is imported by now stays: to look through it again and again takes a tenth of the time
     async with running(settings, await connect(runtime(settings))):
         await asked_to_stop.wait()
         _log.info("stopping: running activities get %s", settings.shutdown_grace)

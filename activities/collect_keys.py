@@ -31,10 +31,10 @@ from activities.storage.keys import (
     stray_text,
     why_stray,
 )
-from activities.storage.ledger import PAGE_KEYS, ChunkState, DeletionChunk, PageSource, PrefixState, RowsState
+from activities.storage.ledger import ChunkState, DeletionChunk, PageSource, PrefixState, RowsState
 from activities.storage.objects import ObjectAbsent, ObjectStore, ObjectTooLarge
 from activities.storage.rows import Comparison, NamedKey, Places
-from workflows.messages import COLLECT_KEYS, Chunk, Collected
+from workflows.messages import COLLECT_KEYS, PAGE_KEYS, Chunk, Collected
 
 _PAGES_A_TRANSACTION = 20
 

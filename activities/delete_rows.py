@@ -21,13 +21,13 @@ from activities.storage.drift import Schema
 from activities.storage.freeze import refuse_frozen
 from activities.storage.keys import ArtifactRef, Scopes, icon_file_id, icon_key
 from activities.storage.ledger import (
-    PAGE_KEYS,
     ChunkState,
     DeletionChunk,
     DeletionState,
     PageSource,
     PrefixState,
     RowsState,
+    Settlement,
 )
 from activities.storage.rows import Comparison, NamedKey, Places
 from activities.storage.tables import (
@@ -44,7 +44,7 @@ from activities.storage.tables import (
 )
 from activities.wait_until_allowed import Ceilings
 from workflows.errors import NotOpen, RowsRemain, StaleSeal
-from workflows.messages import DELETE_ROWS, RowsDeleted, SealedChunk
+from workflows.messages import DELETE_ROWS, PAGE_KEYS, RowsDeleted, SealedChunk
 
 
 @dataclass
@@ -327,5 +327,6 @@ def icons_still_named(session: Session, icon_keys: Iterable[str], going: Collect
 
 def _count_absent(session: Session, found: DeletionChunk) -> None:
     """Keys that were proven absent owe the store nothing."""
-    for page in list(ledger.read_pages(session, found.deletion_id, found.chunk, sources=[PageSource.ABSENT])):
-        ledger.settle_page(session, found, page, {}, absent=len(page.keys))
+    proven = ledger.read_pages(session, found.deletion_id, found.chunk, sources=[PageSource.ABSENT])
+    if absent := [Settlement(page, {}, absent=len(page.keys)) for page in proven]:
+        ledger.settle_pages(session, found, absent)

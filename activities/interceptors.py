@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import time
 import traceback
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from temporalio.worker import ActivityInboundInterceptor, ActivityOutboundInterc
 from workflows.errors import DeletionError, to_application_error
 
 _HEARTBEATS_A_TIMEOUT = 5
+_SILENT_S = 1.0
 _log = logging.getLogger(__name__)
 
 
@@ -51,13 +53,20 @@ class _Heartbeats(ActivityInboundInterceptor):
 
 
 class _LastCursor(ActivityOutboundInterceptor):
-    """Remembers what the step said last, so that a heartbeat in between does not wipe it out."""
+    """Remembers what the step said last, so that a heartbeat in between does not wipe it out.
 
-    cursor: tuple[Any, ...] = ()
+    A step that is soon over says nothing: each heartbeat is a write of Temporal's.
+    """
+
+    def __init__(self, next: ActivityOutboundInterceptor) -> None:  # noqa: A002  the SDK's name
+        super().__init__(next)
+        self.cursor: tuple[Any, ...] = ()
+        self._began = time.monotonic()
 
     def heartbeat(self, *details: Any) -> None:
         self.cursor = details
-        super().heartbeat(*details)
+        if time.monotonic() - self._began > _SILENT_S:
+            super().heartbeat(*details)
 
 
 class NamedErrorsOnly(Interceptor):

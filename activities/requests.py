@@ -1,6 +1,7 @@
 """Many requests of a store at a time, stopping between them when the step is to stop."""
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from typing import TypeVar
 
@@ -11,6 +12,8 @@ from workflows.errors import DeletionError
 
 T = TypeVar("T")
 _LOOK_UP_S = 2.0
+SETTLED_WITHIN_S = 0.25
+"""Seconds for which what a store has answered may wait to be written down with others."""
 
 
 def between_requests(done: int, total: int) -> None:
@@ -22,26 +25,54 @@ def between_requests(done: int, total: int) -> None:
         raise CancelledError("stopped between two requests; what was done is written down")
 
 
-def run_all(executor: Executor, jobs: Sequence[Callable[[], T]]) -> list[T]:
+def run_all(
+    executor: Executor, jobs: Sequence[Callable[[], T]], settle: Callable[[Sequence[T]], None] = lambda _: None
+) -> list[T]:
     """Run every job and return what they returned, in the order in which they ended.
 
-    One failure costs only its own job: the first is raised after all others have ended. A step that is stopped starts no
-    further job, and ends when those that run have ended.
+    `settle` writes down what has ended, several at a time: at the latest a quarter of a second later, and before this returns
+    or raises. So a crash costs no more than to repeat the requests of that time, and many small ones cost few transactions.
+
+    One failure, a job's or `settle`'s, costs only its own jobs: the first is raised after all others have ended. A step that is
+    stopped starts no further job, and ends when those that run have ended.
     """
     ended: list[T] = []
+    unsettled: list[T] = []
     failures: list[DeletionError] = []
     running: set[Future[T]] = {executor.submit(job) for job in jobs}
+    settled_at = time.monotonic()
+
+    def take(done: Iterable[Future[T]]) -> None:
+        for future in done:
+            try:
+                unsettled.append(future.result())
+            except DeletionError as error:
+                failures.append(error)
+
+    def write_down() -> None:
+        nonlocal settled_at
+        try:
+            settle(tuple(unsettled))
+        except DeletionError as error:
+            failures.append(error)
+        ended.extend(unsettled)
+        unsettled.clear()
+        settled_at = time.monotonic()
+
     try:
         while running:
             between_requests(len(jobs) - len(running), len(jobs))
-            done, running = wait(running, timeout=_LOOK_UP_S, return_when=FIRST_COMPLETED)
-            for future in done:
-                try:
-                    ended.append(future.result())
-                except DeletionError as error:
-                    failures.append(error)
+            patience = max(0.0, settled_at + SETTLED_WITHIN_S - time.monotonic()) if unsettled else _LOOK_UP_S
+            done, running = wait(running, timeout=patience, return_when=FIRST_COMPLETED)
+            take(done)
+            if unsettled and (not running or time.monotonic() >= settled_at + SETTLED_WITHIN_S):
+                write_down()
     finally:
-        wait({future for future in running if not future.cancel()})
+        stopped = {future for future in running if not future.cancel()}
+        wait(stopped)
+        take(stopped)
+        if unsettled:
+            write_down()
     if failures:
         raise failures[0]
     return ended

@@ -7,9 +7,11 @@ completed are no objects, but hold data: the listing that confirms aborts them f
 
 import hashlib
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import partial
+from typing import NamedTuple
 
 from temporalio import activity
 from temporalio.common import MetricMeter
@@ -72,11 +74,11 @@ class SweepPrefixes:
             }
         exact = [prefix for prefix in prefixes if prefix.exact and sweep.confirm]
         uploads = dict(run_all(self.requests, [partial(self._abort_exact, prefix) for prefix in exact]))
-        meter = activity.metric_meter()
-        jobs = [partial(self._sweep_one, sweep, prefix, in_pages, meter) for prefix in prefixes if not prefix.exact]
+        jobs = [partial(self._sweep_one, sweep, prefix, in_pages) for prefix in prefixes if not prefix.exact]
         batches = [exact[start : start + MAX_KEYS] for start in range(0, len(exact), MAX_KEYS)]
-        jobs += [partial(self._delete_exact, sweep, batch, in_pages, uploads) for batch in batches]
-        listings = run_all(self.requests, jobs)
+        jobs += [partial(self._delete_exact, batch, in_pages, uploads) for batch in batches]
+        swept = run_all(self.requests, jobs, partial(self._settle, sweep, activity.metric_meter()))
+        listings = [one.listing for of_job in swept for one in of_job]
         not_yet = sum((listing.not_yet for listing in listings), Counter[str]())
         if not_yet:
             codes = ", ".join(f"{code} {count}" for code, count in sorted(not_yet.items()))
@@ -86,7 +88,7 @@ class SweepPrefixes:
             quiet = all(prefix.exact for prefix in ledger.prefixes_owed(session, sweep.deletion_id, sweep.chunk))
         return Swept(found=sum(listing.deleted for listing in listings) + left_over, left_over=left_over, quiet=quiet)
 
-    def _sweep_one(self, sweep: Sweep, prefix: Prefix, in_pages: set[int], meter: MetricMeter) -> Listing:
+    def _sweep_one(self, sweep: Sweep, prefix: Prefix, in_pages: set[int]) -> "list[Emptied]":
         """Empty a prefix; to confirm, list again after deleting, until a listing finds nothing that could be deleted."""
         total = Listing()
         quiet = False
@@ -101,10 +103,7 @@ class SweepPrefixes:
                 break
         if sweep.last and not quiet:
             total.codes[STILL_WRITTEN] += listing.deleted + (listing.aborted or 0)
-        self._settle(sweep, [(prefix, _state(sweep, prefix, total), total)])
-        count_keys(meter, "listing", deleted=total.deleted)
-        count_listed_bytes(meter, total.size)
-        return total
+        return [Emptied(prefix, _state(sweep, prefix, total), total)]
 
     def _empty(self, prefix: str, in_pages: set[int], *, uploads: bool) -> Listing:
         listing = Listing()
@@ -134,29 +133,26 @@ class SweepPrefixes:
         self._abort_uploads(key, listing, exact=True)
         return key, listing
 
-    def _delete_exact(self, sweep: Sweep, exact: list[Prefix], in_pages: set[int], uploads: dict[str, Listing]) -> Listing:
+    def _delete_exact(self, exact: list[Prefix], in_pages: set[int], uploads: dict[str, Listing]) -> "list[Emptied]":
         """Keys whose neighbours are others': they were deleted with the pages, and are deleted again after the quiet period."""
         keys = {prefix.scope + prefix.prefix: prefix for prefix in exact}
         outcome = self.store.delete([key for key in keys if short(key) not in in_pages])
-        total, settled = Listing(), []
+        emptied = []
         for key, prefix in keys.items():
             listing = uploads[key]
             listing.codes += Counter([outcome.refused[key]] if key in outcome.refused else [])
             listing.not_yet += Counter([outcome.not_yet[key]] if key in outcome.not_yet else [])
             left_over = listing.codes or listing.not_yet or short(key) in in_pages
-            settled.append((prefix, PrefixState.LEFT_OVER if left_over else PrefixState.EMPTY, listing))
-            total.codes += listing.codes
-            total.not_yet += listing.not_yet
-        self._settle(sweep, settled)
-        return total
+            emptied.append(Emptied(prefix, PrefixState.LEFT_OVER if left_over else PrefixState.EMPTY, listing))
+        return emptied
 
-    def _settle(self, sweep: Sweep, settled: list[tuple[Prefix, PrefixState, Listing]]) -> None:
+    def _settle(self, sweep: Sweep, meter: MetricMeter, done: "Sequence[list[Emptied]]") -> None:
+        emptied = [one for of_job in done for one in of_job]
+        unsettled = False
         with self.database.write() as session:
-            found = ledger.lock_released(session, sweep.deletion_id, sweep.chunk, settled[0][0].epoch)
-            unsettled = [
-                prefix
-                for prefix, state, listing in settled
-                if not ledger.settle_prefix(
+            found = ledger.lock_released(session, sweep.deletion_id, sweep.chunk, emptied[0].prefix.epoch)
+            for prefix, state, listing in emptied:
+                unsettled |= not ledger.settle_prefix(
                     session,
                     found,
                     prefix,
@@ -166,9 +162,18 @@ class SweepPrefixes:
                     codes=dict(listing.codes + listing.not_yet),
                     sweep=sweep.number,
                 )
-            ]
+        count_keys(meter, "listing", deleted=sum(one.listing.deleted for one in emptied))
+        count_listed_bytes(meter, sum(one.listing.size for one in emptied))
         if unsettled:
             raise KeysNotDeletedYet("another attempt is at work on the same prefixes; what it leaves is to be listed again")
+
+
+class Emptied(NamedTuple):
+    """A prefix after its listing."""
+
+    prefix: Prefix
+    state: PrefixState
+    listing: Listing
 
 
 def _state(sweep: Sweep, prefix: Prefix, listing: Listing) -> PrefixState:

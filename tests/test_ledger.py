@@ -85,7 +85,7 @@ def pages_of(database: Database) -> list[Page]:
 def settle(database: Database, page: Page, remaining: dict[str, str], **counts: int) -> bool:
     with database.write() as session:
         found = ledger.lock_released(session, page.deletion_id, page.chunk, page.epoch)
-        return ledger.settle_page(session, found, page, remaining, **counts)
+        return bool(ledger.settle_pages(session, found, [ledger.Settlement(page, remaining, **counts)]))
 
 
 def counts_of(database: Database) -> dict[str, int]:

@@ -22,6 +22,8 @@ OBJECTS_TASK_QUEUE = "artifact-deletion-objects"
 """Every call of the object store, so that one limit can hold over all workers."""
 ROWS_DELETED_UPDATE_ID = "rows-deleted"
 """One id for every caller: the server then answers all of them from one update, even after the workflow has completed."""
+PAGE_KEYS = 1000
+"""Keys of a page in the ledger: as many as one DeleteObjects request takes."""
 MAX_ARTIFACTS = 10_000
 MAX_REQUEST_BYTES = 2**19
 """JSON of 10,000 ids of 64 bits takes half of it. What is wrong with more would take longer to say than a workflow task may."""
@@ -167,6 +169,8 @@ class Pace(Message):
     """Trace items that are still counted after this are reported as unconfirmed."""
     search_attributes: bool = False
     """Whether the namespace has the three search attributes."""
+    exports_receipts: bool = False
+    """Whether closing a deletion calls a store, to keep its receipt there too."""
 
 
 class RowsDeleted(Message):

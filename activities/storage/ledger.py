@@ -15,7 +15,7 @@ import json
 import secrets
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -44,6 +44,7 @@ from sqlalchemy import (
     insert,
     or_,
     select,
+    tuple_,
     update,
 )
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
@@ -56,8 +57,6 @@ from activities.storage.tables import Artifact, Json, Project
 from workflows.errors import ArtifactReappeared, NotOpen, StaleAttempt, StaleSeal
 from workflows.messages import DeletionReceipt, DeletionRequest, RowsDeleted, UnfinishedChunk, workflow_id
 
-PAGE_KEYS = 1000
-"""Keys a page: as many as one DeleteObjects request takes."""
 NOT_ATTEMPTED = "NotAttempted"
 """The code of sealed keys that no request was made for before the deletion's time was over."""
 _STRAYS_KEPT = 1000
@@ -857,46 +856,55 @@ def lock_released(session: Session, deletion_id: str, chunk: int, epoch: int) ->
     return found
 
 
-def settle_page(
-    session: Session,
-    found: DeletionChunk,
-    page: Page,
-    remaining: dict[str, str],
-    *,
-    deleted: int = 0,
-    absent: int = 0,
-    kept: int = 0,
-) -> bool:
-    """Shrink a page of a locked chunk to `remaining` (key: code) and count the rest.
+@dataclass(frozen=True)
+class Settlement:
+    """What became of the keys of a page."""
 
-    False, and nothing is changed, if the page no longer holds the keys that were read: another attempt has settled it.
+    page: Page
+    remaining: Mapping[str, str]
+    """Key to code: what is still there."""
+    deleted: int = 0
+    absent: int = 0
+    kept: int = 0
+
+
+def settle_pages(session: Session, found: DeletionChunk, settlements: Iterable[Settlement]) -> set[int]:
+    """Shrink pages of a locked chunk to what remains of them, and count the rest. Returns the numbers of those that shrank.
+
+    Nothing is changed of a page that no longer holds the keys that were read: another attempt has settled it.
     """
-    if len(page.keys) != len(remaining) + deleted + absent + kept:
-        raise ValueError(
-            f"page {page.seq}: {len(page.keys)} keys cannot settle into {len(remaining)} and {deleted + absent + kept}"
-        )
-    this_page = (*_of(found), DeletionPage.seq == page.seq, DeletionPage.digest == page.digest)
-    if remaining:
-        content = _joined(remaining)
-        changed = session.execute(
-            update(DeletionPage)
-            .where(*this_page)
-            .values(
-                keys=zlib.compress(content, 6),
-                count=len(remaining),
-                digest=hashlib.sha256(content).hexdigest(),
-                codes=dict(Counter(remaining.values())),
+    by_seq: dict[int, Settlement] = {}
+    for one in settlements:
+        if len(one.page.keys) != len(one.remaining) + one.deleted + one.absent + one.kept:
+            gone = one.deleted + one.absent + one.kept
+            raise ValueError(
+                f"page {one.page.seq}: {len(one.page.keys)} keys cannot settle into {len(one.remaining)} and {gone}"
             )
-        )
-    else:
-        changed = session.execute(delete(DeletionPage).where(*this_page))
-    if cast("CursorResult[Any]", changed).rowcount != 1:
-        return False
-    found.deleted += deleted
-    found.absent += absent
-    found.kept += kept
+        by_seq[one.page.seq] = one
+    empty = [(seq, one.page.digest) for seq, one in by_seq.items() if not one.remaining]
+    settled = set[int]()
+    if empty:
+        dropped = delete(DeletionPage).where(*_of(found), tuple_(DeletionPage.seq, DeletionPage.digest).in_(empty))
+        settled.update(session.execute(dropped.returning(DeletionPage.seq)).scalars())
+    for seq, one in by_seq.items():
+        if one.remaining:
+            content = _joined(one.remaining)
+            shrunk = (
+                update(DeletionPage)
+                .where(*_of(found), DeletionPage.seq == seq, DeletionPage.digest == one.page.digest)
+                .values(
+                    keys=zlib.compress(content, 6),
+                    count=len(one.remaining),
+                    digest=hashlib.sha256(content).hexdigest(),
+                    codes=dict(Counter(one.remaining.values())),
+                )
+            )
+            settled.update(session.execute(shrunk.returning(DeletionPage.seq)).scalars())
+    found.deleted += sum(by_seq[seq].deleted for seq in settled)
+    found.absent += sum(by_seq[seq].absent for seq in settled)
+    found.kept += sum(by_seq[seq].kept for seq in settled)
     session.flush()
-    return True
+    return settled
 
 
 def first_page(session: Session, found: DeletionChunk) -> int | None:
