@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,10 +86,20 @@ class CloseDeletion:
             ).scalars()
         )
         collected = _sum(chunk.collected for chunk in chunks)
-        owed = ledger.deletions_owing(session, deletion_id, traces_configured=self.traces_configured)
         now = session.execute(select(type_coerce(func.now(), ledger.UtcDateTime))).scalar_one()
         all_rows = [chunk.rows_deleted_at for chunk in chunks]
-        artifacts = _artifacts(session, deletion_id)
+        listed = session.execute(
+            select(
+                DeletionArtifact.artifact_id, DeletionArtifact.project_id, DeletionArtifact.rows_state, DeletionArtifact.chunk
+            ).where(DeletionArtifact.deletion_id == deletion_id)
+        ).all()
+        artifacts = _artifacts(session, deletion_id, listed)
+        # Others can only have taken what this one found gone.
+        owed = (
+            ledger.deletions_owing(session, deletion_id, traces_configured=self.traces_configured)
+            if any(one.rows_state == RowsState.GONE for one in listed)
+            else []
+        )
         receipt = DeletionReceipt(
             deletion_id=deletion_id,
             workflow_id=request.workflow_id,
@@ -110,7 +120,7 @@ class CloseDeletion:
                 named_elsewhere=collected["named_elsewhere"],
                 images_kept=collected["images_kept"],
             ),
-            trace_items=self._trace_items(session, deletion_id, chunks, artifacts.gone_before.objects_unchecked.count),
+            trace_items=self._trace_items(listed, chunks, artifacts.gone_before.objects_unchecked.count),
             owed_by_others=sum(other.artifacts for other in owed),
             times=TimesReceipt(
                 accepted=accepted.accepted_at,
@@ -120,18 +130,14 @@ class CloseDeletion:
         )
         return receipt.model_copy(update={"complete": not receipt.left_over})
 
-    def _trace_items(self, session: Session, deletion_id: str, chunks: list[DeletionChunk], unplaced: int) -> TraceItemsReceipt:
+    def _trace_items(self, listed: Sequence[Any], chunks: list[DeletionChunk], unplaced: int) -> TraceItemsReceipt:
         matched = sum(chunk.trace_items_matched for chunk in chunks)
         if not self.traces_configured:
             return TraceItemsReceipt(state="unchecked", matched=matched)
         unconfirmed = {chunk.chunk for chunk in chunks if chunk.trace_items_confirmed_at is None and chunk.rows_deleted_at}
         confirmed = [chunk.trace_items_confirmed_at for chunk in chunks if chunk.trace_items_confirmed_at]
-        of_asked = select(DeletionArtifact.chunk).where(
-            DeletionArtifact.deletion_id == deletion_id,
-            DeletionArtifact.rows_state.in_([RowsState.DELETED, RowsState.GONE]),
-            DeletionArtifact.project_id.is_not(None),
-        )
-        asked = session.execute(of_asked).scalars().all()
+        reached = {RowsState.DELETED, RowsState.GONE}
+        asked = [one.chunk for one in listed if one.project_id is not None and one.rows_state in reached]
         waiting = sum(chunk in unconfirmed for chunk in asked)
         return TraceItemsReceipt(
             state="unchecked" if not asked else "unconfirmed" if waiting or not confirmed else "confirmed",
@@ -152,18 +158,13 @@ def stored_receipt(session: Session, deletion_id: str) -> DeletionReceipt:
     return DeletionReceipt.model_validate(stored)
 
 
-def _artifacts(session: Session, deletion_id: str) -> ArtifactsReceipt:
+def _artifacts(session: Session, deletion_id: str, listed: Sequence[Any]) -> ArtifactsReceipt:
     by_state: dict[RowsState, list[tuple[int, int | None]]] = defaultdict(list)
-    rows = session.execute(
-        select(DeletionArtifact.artifact_id, DeletionArtifact.project_id, DeletionArtifact.rows_state).where(
-            DeletionArtifact.deletion_id == deletion_id
-        )
-    )
-    for artifact, project, state in rows:
+    for artifact, project, state, _ in listed:
         by_state[RowsState(state)].append((artifact, project))
     gone = dict(by_state[RowsState.GONE])
     by_deletion = defaultdict(list)
-    for artifact, other in ledger.deleted_by_others(session, deletion_id):
+    for artifact, other in ledger.deleted_by_others(session, deletion_id) if gone else ():
         by_deletion[other].append(artifact)
     answered = {artifact for artifacts in by_deletion.values() for artifact in artifacts}
     return ArtifactsReceipt(
@@ -217,17 +218,21 @@ def _objects(session: Session, deletion_id: str, chunks: list[DeletionChunk]) ->
         # Left over because of a page alone, which has gone since: nobody has seen the prefix empty.
         outlived_page = state == PrefixState.LEFT_OVER and not codes and chunk not in with_pages
         found_left_over[NOT_LISTED] += outlived_page or state in {PrefixState.OWED, PrefixState.SWEPT}
-    prefix_counts = session.execute(
-        select(DeletionPrefix.state, func.count(), func.sum(DeletionPrefix.found), func.min(DeletionPrefix.listed_empty_at))
-        .where(DeletionPrefix.deletion_id == deletion_id, DeletionPrefix.exact.is_(False))
-        .group_by(DeletionPrefix.state)
+    of_prefixes = session.execute(
+        select(
+            DeletionPrefix.state,
+            DeletionPrefix.exact,
+            func.count().label("prefixes"),
+            func.sum(DeletionPrefix.found).label("found"),
+            func.min(DeletionPrefix.listed_empty_at).label("listed_empty_from"),
+            func.sum(DeletionPrefix.uploads_aborted).label("uploads_aborted"),
+            func.count(DeletionPrefix.uploads_aborted).label("uploads_looked_for"),
+        )
+        .where(DeletionPrefix.deletion_id == deletion_id)
+        .group_by(DeletionPrefix.state, DeletionPrefix.exact)
     ).all()
-    by_state = {state: count for state, count, _, _ in prefix_counts}
-    of_deletion = DeletionPrefix.deletion_id == deletion_id
-    uploads = session.execute(select(func.sum(DeletionPrefix.uploads_aborted)).where(of_deletion)).scalar_one()
-    uploads_unchecked = select(func.count()).where(
-        of_deletion, DeletionPrefix.exact.is_(False), DeletionPrefix.uploads_aborted.is_(None)
-    )
+    listed = [one for one in of_prefixes if not one.exact]
+    by_state = {one.state: one.prefixes for one in listed}
     digest = hashlib.sha256("".join(chunk.digest for chunk in chunks).encode()).hexdigest()
     return ObjectsReceipt(
         sealed=sum(chunk.sealed for chunk in chunks),
@@ -236,14 +241,14 @@ def _objects(session: Session, deletion_id: str, chunks: list[DeletionChunk]) ->
         absent=sum(chunk.absent for chunk in chunks),
         kept=sum(chunk.kept for chunk in chunks),
         left_over=dict(+left_over),
-        found_by_listing=sum(found or 0 for _, _, found, _ in prefix_counts),
+        found_by_listing=sum(one.found or 0 for one in listed),
         found_left_over=dict(+found_left_over),
         prefixes=sum(by_state.values()),
         prefixes_listed_empty=by_state.get(PrefixState.EMPTY, 0),
         prefixes_unchecked=by_state.get(PrefixState.UNCHECKED, 0),
-        uploads_aborted=int(uploads or 0),
-        uploads_unchecked=session.execute(uploads_unchecked).scalar_one(),
-        listed_empty_from=min((at for *_, at in prefix_counts if at), default=None),
+        uploads_aborted=sum(int(one.uploads_aborted or 0) for one in of_prefixes),
+        uploads_unchecked=sum(one.prefixes - one.uploads_looked_for for one in listed),
+        listed_empty_from=min((one.listed_empty_from for one in listed if one.listed_empty_from), default=None),
         digest=digest,
     )
 

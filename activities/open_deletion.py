@@ -13,7 +13,7 @@ from activities.storage.drift import Schema
 from activities.storage.ledger import DeletionState
 from activities.storage.tables import Artifact, Project
 from workflows.errors import ArtifactNotInOrganization, ProjectNotInOrganization
-from workflows.messages import OPEN_DELETION, DeletionRequest, Opened, Pace
+from workflows.messages import OPEN_DELETION, DeletionRequest, Opened, Pace, UnfinishedChunk
 
 _IDS_SHOWN = 10
 _IDS_A_QUERY = 5000
@@ -43,27 +43,28 @@ class OpenDeletion:
 
     def _open(self, request: DeletionRequest) -> Opened:
         with self.database.write() as session:
-            if ledger.lock_deletion(session, request.deletion_id) is None:
-                ledger.accept(session, request)
             state = ledger.lock_deletion(session, request.deletion_id)
+            if state is None:
+                ledger.accept(session, request)
+                state = ledger.lock_deletion(session, request.deletion_id)
             ledger.refuse_cancelled_run(session, request.deletion_id, activity.info().workflow_run_id or "")
-            if not ledger.has_chunks(session, request.deletion_id):
+            first_time = not ledger.has_chunks(session, request.deletion_id)
+            if first_time:
                 places = _places(session, request)
                 asked = [(artifact, places.get(artifact, request.project_id)) for artifact in request.artifact_ids]
             else:
                 # Rows that came back, from a backup or another organization, are deleted again.
                 settled = ledger.settled_artifacts(session, request.deletion_id)
                 asked = [pair for pair in ledger.living_artifacts(session, request).items() if pair[0] in settled]
-            ledger.make_chunks(session, request.deletion_id, asked, self.chunk_size)
+            made = ledger.make_chunks(session, request.deletion_id, asked, self.chunk_size, again=not first_time)
             if state is not DeletionState.CLOSED or asked:
                 ledger.set_state(session, request.deletion_id, DeletionState.RUNNING)
-            rows = ledger.rows_deleted(session, request.deletion_id)
-            chunks = ledger.unfinished_chunks(session, request.deletion_id, traces_configured=self.traces_configured)
-        return Opened(
-            chunks=tuple(chunks),
-            rows_deleted=rows,
-            pace=self.pace,
-        )
+            if first_time:
+                chunks, rows = [UnfinishedChunk(chunk=chunk, released=None, swept=False) for chunk in made], 0
+            else:
+                rows = ledger.rows_deleted(session, request.deletion_id)
+                chunks = ledger.unfinished_chunks(session, request.deletion_id, traces_configured=self.traces_configured)
+        return Opened(chunks=tuple(chunks), rows_deleted=rows, pace=self.pace)
 
 
 def _places(session: Session, request: DeletionRequest) -> dict[int, int]:

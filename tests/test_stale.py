@@ -8,7 +8,6 @@ import dataclasses
 import itertools
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import pytest
 from temporalio.testing import ActivityEnvironment
@@ -16,7 +15,7 @@ from temporalio.testing import ActivityEnvironment
 from activities.cancel_deletion import CancelDeletion
 from activities.storage import ledger, tables
 from activities.storage.objects import S3Objects
-from activities.sweep_prefixes import SweepPrefixes
+from activities.sweep_prefixes import Emptied, SweepPrefixes
 from demo.world import Project, Snapshot
 from tests.oracle import Evidence, assert_promises_hold
 from tests.stack import Held, Stack, again, steps_of
@@ -74,9 +73,10 @@ def held_settling(monkeypatch: pytest.MonkeyPatch, one: Snapshot) -> Held:
     """Holds the first sweep that has listed the snapshot's prefix, before it writes down what it saw."""
     first = itertools.count()
 
-    def is_first(_self: object, _sweep: object, settled: list[Any]) -> bool:
-        prefix = settled[0][0]
-        return prefix.prefix == one.artifact.prefix and prefix.scope.startswith(f"{one.usecase}/") and next(first) == 0
+    def is_first(_self: object, _sweep: object, _meter: object, done: list[list[Emptied]]) -> bool:
+        prefixes = [emptied.prefix for of_job in done for emptied in of_job]
+        found = any(prefix.prefix == one.artifact.prefix and prefix.scope.startswith(f"{one.usecase}/") for prefix in prefixes)
+        return found and next(first) == 0
 
     return Held(monkeypatch, SweepPrefixes, "_settle", only=is_first)
 

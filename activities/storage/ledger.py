@@ -469,29 +469,34 @@ def request_of(session: Session, deletion_id: str) -> DeletionRequest:
     )
 
 
-def make_chunks(session: Session, deletion_id: str, artifacts: Sequence[tuple[int, int | None]], chunk_size: int) -> None:
-    """Cut (artifact id, project id) pairs into further chunks, artifacts of one project next to each other.
+def make_chunks(
+    session: Session, deletion_id: str, artifacts: Sequence[tuple[int, int | None]], chunk_size: int, *, again: bool = True
+) -> range:
+    """Cut (artifact id, project id) pairs into further chunks, artifacts of one project next to each other; return these.
 
-    An artifact that was in a chunk before leaves it: what that one still owes of it stays owed.
+    An artifact that was in a chunk before leaves it: what that one still owes of it stays owed. Unless `again` there was none.
     """
     if not artifacts:
-        return
+        return range(0)
     ordered = sorted(artifacts, key=lambda pair: (pair[1] or 0, pair[0]))
-    last = session.execute(select(func.max(DeletionChunk.chunk)).where(DeletionChunk.deletion_id == deletion_id)).scalar()
-    first = 0 if last is None else last + 1
+    first = 0
     came_from: dict[int, int] = {}
-    for ids in slices(artifact for artifact, _ in ordered):
-        again = DeletionArtifact.deletion_id == deletion_id, DeletionArtifact.artifact_id.in_(ids)
-        left = session.execute(
-            delete(DeletionArtifact).where(*again).returning(DeletionArtifact.artifact_id, DeletionArtifact.chunk)
-        )
-        came_from |= {row.artifact_id: row.chunk for row in left}
+    if again:
+        last = session.execute(select(func.max(DeletionChunk.chunk)).where(DeletionChunk.deletion_id == deletion_id)).scalar()
+        first = 0 if last is None else last + 1
+        for ids in slices(artifact for artifact, _ in ordered):
+            before = DeletionArtifact.deletion_id == deletion_id, DeletionArtifact.artifact_id.in_(ids)
+            left = session.execute(
+                delete(DeletionArtifact).where(*before).returning(DeletionArtifact.artifact_id, DeletionArtifact.chunk)
+            )
+            came_from |= {row.artifact_id: row.chunk for row in left}
+    made = range(first, first - (-len(ordered) // chunk_size))
     session.execute(
         insert(DeletionChunk),
         [
             # Epochs begin anywhere: a step that is left from before a cancel must not meet its own number again.
             {"deletion_id": deletion_id, "chunk": number, "epoch": secrets.randbelow(2**40)}
-            for number in range(first, first - (-len(ordered) // chunk_size))
+            for number in made
         ],
     )
     session.execute(
@@ -507,6 +512,7 @@ def make_chunks(session: Session, deletion_id: str, artifacts: Sequence[tuple[in
             for place, (artifact, project) in enumerate(ordered)
         ],
     )
+    return made
 
 
 def has_chunks(session: Session, deletion_id: str) -> bool:
