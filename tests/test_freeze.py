@@ -23,7 +23,7 @@ from examples.folder_store import FolderStore
 from tests.conftest import Command
 from tests.oracle import Evidence, assert_promises_hold
 from tests.stack import Held, Seen, Stack, connect, eventually, steps_of, wait_for_waiters
-from workflows import page
+from workflows import delete_artifacts, page
 from workflows.errors import Frozen
 from workflows.messages import DELETE_ROWS, WAIT_UNTIL_THAWED
 
@@ -48,7 +48,8 @@ async def test_a_deletion_frozen_in_the_middle_of_its_pages_waits_and_goes_on(
     stack: Stack, monkeypatch: pytest.MonkeyPatch, heeded_at_once: None
 ) -> None:
     """Two workers, some pages gone, many not: nothing changes while it is frozen, and a thaw is all that is needed."""
-    monkeypatch.setattr(collect_keys, "PAGE_KEYS", 5)
+    for module in (collect_keys, delete_artifacts):
+        monkeypatch.setattr(module, "PAGE_KEYS", 5)
     head, base = stack.snapshots("head", "base")
     stack.world.comparison(head, base, masks=60)
     before = Evidence.of(stack)

@@ -40,13 +40,16 @@ async def failed(stack: Stack, artifact_ids: Iterable[int]) -> WorkflowHandle[An
 
 
 async def reset(stack: Stack, handle: WorkflowHandle[Any, Any], step: str) -> str:
-    """What the Web UI's Reset button does: go back to the workflow task that scheduled the first of these steps."""
-    scheduled = [
-        event.activity_task_scheduled_event_attributes
-        async for event in handle.fetch_history_events()
-        if event.HasField("activity_task_scheduled_event_attributes")
-    ]
-    task = next(one.workflow_task_completed_event_id for one in scheduled if one.activity_type.name == step)
+    """What the Web UI's Reset button does: go back to the workflow task that scheduled the first of these steps, or ran it."""
+    task = 0
+    async for event in handle.fetch_history_events():
+        scheduled, ran = event.activity_task_scheduled_event_attributes, event.marker_recorded_event_attributes
+        if scheduled.activity_type.name == step:
+            task = scheduled.workflow_task_completed_event_id
+        elif any(f'"{step}"'.encode() in payload.data for payload in ran.details["data"].payloads):
+            task = ran.workflow_task_completed_event_id
+        if task:
+            break
     answer = await stack.client.workflow_service.reset_workflow_execution(
         ResetWorkflowExecutionRequest(
             namespace=stack.client.namespace,

@@ -19,6 +19,7 @@ from temporalio.exceptions import (
     ActivityError,
     ApplicationError,
     ChildWorkflowError,
+    FailureError,
     RetryState,
     WorkflowAlreadyStartedError,
     is_cancelled_exception,
@@ -414,8 +415,8 @@ class DeleteArtifactsWorkflow:
                 UnderWay(what=step.name, since=workflow.now()),
                 lambda: workflow.execute_local_activity(step.name, given, result_type=step.returns, summary=summary, **within),
             )
-        except ActivityError as error:
-            if is_cancelled_exception(error) or (isinstance(error.cause, ApplicationError) and error.cause.non_retryable):
+        except FailureError as error:  # the step's own: Temporal wraps it for other activities alone
+            if is_cancelled_exception(error) or (isinstance(error, ApplicationError) and error.non_retryable):
                 raise
         else:
             return result
@@ -467,7 +468,7 @@ class DeleteArtifactsWorkflow:
         self._show()
         try:
             result = await work()
-        except (ActivityError, asyncio.CancelledError):
+        except (FailureError, asyncio.CancelledError):
             del self._under_way[number]
             self._show()
             raise
