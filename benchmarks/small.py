@@ -1,18 +1,40 @@
 """One artifact with one comparison of fifty masks: how long whoever asked waits."""
 
 import asyncio
+import sys
 import time
+import uuid
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from temporalio.client import WithStartWorkflowOperation
+from temporalio.common import WorkflowIDConflictPolicy
+
+from benchmarks import empty
 from benchmarks.measure import ContenderFailed, percentile, table
 from benchmarks.reference import delete_snapshot
-from benchmarks.stage import BUCKET, Stage
+from benchmarks.stage import BUCKET, ROOT, Stage
 from client import accept_deletion, start_deletion, wait_rows_deleted
-from demo.world import World, screen
+from demo.run import WorkerProcess
+from demo.world import Snapshot, World, screen
 from workflows.messages import DeletionRequest
 
 MASKS = 50
-ROWS, RECEIPT, REFERENCE = "ours, request to rows gone", "ours, request to receipt", "the reference's caller, whole wait"
+QUIET_PERIOD_S = 1.0
+REFERENCE = "the reference's caller, whole wait"
+ROWS, RECEIPT = "ours, request to rows gone", "ours, request to receipt"
+WITH_QUIET_PERIOD = f"the same, with a quiet period of {QUIET_PERIOD_S:.0f} s"
+EMPTY_ROWS, EMPTY_RECEIPT = "Temporal alone, empty steps up to the rows", "Temporal alone, empty steps up to the receipt"
+SHOWN = (REFERENCE, ROWS, RECEIPT, WITH_QUIET_PERIOD, EMPTY_ROWS, EMPTY_RECEIPT)
+
+
+class EmptyWorker(WorkerProcess):
+    """A process that runs `benchmarks.empty`."""
+
+    def _command(self) -> Sequence[str | Path]:
+        return [sys.executable, "-m", empty.__name__]
 
 
 async def small(stage: Stage, *, deletions: int) -> dict[str, Any]:
@@ -20,29 +42,57 @@ async def small(stage: Stage, *, deletions: int) -> dict[str, Any]:
     world = World(stage.database.engine, stage.s3, BUCKET)
     project = world.project(world.organization("acme"), "shop")
     base = world.snapshot(project, {"login": screen("login"), "cart": screen("cart")})
-    seconds: dict[str, list[float]] = {ROWS: [], RECEIPT: [], REFERENCE: []}
-    with stage.worker("worker-small"):
+    seconds = defaultdict[str, list[float]](list)
+
+    def snapshot() -> Snapshot:
+        one = world.snapshot(project, {"login": screen("login", 1), "cart": screen("cart")})
+        world.comparison(one, base, masks=MASKS)
+        return one
+
+    async def ours(rows: str | None, receipt: str) -> None:
+        request = DeletionRequest(organization_id=project.organization_id, artifact_ids=(snapshot().id,))
+        began = time.perf_counter()
+        with stage.database.write() as session:
+            accept_deletion(session, request)
+        await wait_rows_deleted(stage.client, request)
+        if rows is not None:
+            seconds[rows].append(time.perf_counter() - began)
+        closed = await (await start_deletion(stage.client, request)).result()
+        seconds[receipt].append(time.perf_counter() - began)
+        if not closed.complete or closed.objects.deleted < MASKS:
+            raise ContenderFailed(f"ours: the receipt says {closed.objects}")
+
+    async def nothing() -> None:
+        began = time.perf_counter()
+        start: WithStartWorkflowOperation[Any, Any] = WithStartWorkflowOperation(
+            empty.WORKFLOW, id=str(uuid.uuid4()), task_queue=empty.QUEUE, id_conflict_policy=WorkflowIDConflictPolicy.FAIL
+        )
+        await stage.client.execute_update_with_start_workflow(empty.UPDATE, start_workflow_operation=start)
+        seconds[EMPTY_ROWS].append(time.perf_counter() - began)
+        await (await start.workflow_handle()).result()
+        seconds[EMPTY_RECEIPT].append(time.perf_counter() - began)
+
+    variables = {"TEMPORAL_ADDRESS": stage.temporal.address, "PYTHONPATH": str(ROOT)}
+    with stage.worker("worker-small"), EmptyWorker(stage.folder / "worker-empty", variables):
         for _ in range(deletions):
-            ours, theirs = (world.snapshot(project, {"login": screen("login", 1), "cart": screen("cart")}) for _ in range(2))
-            for snapshot in (ours, theirs):
-                world.comparison(snapshot, base, masks=MASKS)
+            theirs = snapshot()
             began = time.perf_counter()
             await asyncio.to_thread(delete_snapshot, stage.database, stage.s3, world, theirs)
             seconds[REFERENCE].append(time.perf_counter() - began)
-            request = DeletionRequest(organization_id=project.organization_id, artifact_ids=(ours.id,))
-            began = time.perf_counter()
-            with stage.database.write() as session:
-                accept_deletion(session, request)
-            await wait_rows_deleted(stage.client, request)
-            seconds[ROWS].append(time.perf_counter() - began)
-            receipt = await (await start_deletion(stage.client, request)).result()
-            seconds[RECEIPT].append(time.perf_counter() - began)
-            if not receipt.complete or receipt.objects.deleted < MASKS:
-                raise ContenderFailed(f"ours: the receipt says {receipt.objects}")
+            await ours(ROWS, RECEIPT)
+            await nothing()
+    with stage.worker("worker-small-quiet", quiet_period_s=str(QUIET_PERIOD_S)):
+        for _ in range(deletions // 5):
+            await ours(None, WITH_QUIET_PERIOD)
     whole = percentile(seconds[REFERENCE], 0.5)
     rows = [
-        (name, 1000 * percentile(found, 0.5), 1000 * percentile(found, 0.95), percentile(found, 0.5) / whole)
-        for name, found in seconds.items()
+        (
+            name,
+            1000 * percentile(seconds[name], 0.5),
+            1000 * percentile(seconds[name], 0.95),
+            percentile(seconds[name], 0.5) / whole,
+        )
+        for name in SHOWN
     ]
     head = ("wait", "p50 ms", "p95 ms", "p50 / the reference's")
     print(f"\n### Small: {MASKS} masks, {deletions} deletions each\n\n{table(head, rows)}\n", flush=True)

@@ -1,0 +1,80 @@
+"""A deletion's course through Temporal with steps that do nothing: what no deletion can be faster than.
+
+    TEMPORAL_ADDRESS=127.0.0.1:7233 python -m benchmarks.empty
+
+is a worker for it, as bare as they come: no interceptors, no search attributes, nothing shown.
+"""
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
+from datetime import timedelta
+
+from temporalio import activity, workflow
+from temporalio.worker import UnsandboxedWorkflowRunner, Worker
+
+from workflows.converter import connect
+
+QUEUE, STORE_QUEUE = "empty", "empty-store"
+WORKFLOW, UPDATE = "Empty", "rows_deleted"
+
+
+@activity.defn
+def nothing() -> None:
+    """Do nothing."""
+
+
+@workflow.defn(name=WORKFLOW)
+class Empty:
+    """As many round trips as a small deletion with no quiet period: its steps, and which of them wait for which."""
+
+    def __init__(self) -> None:
+        self._rows_deleted = False
+
+    @workflow.run
+    async def run(self) -> None:
+        """Open, collect, delete rows, objects beside trace items, sweep twice, look at others, close."""
+        await self._within()
+        await self._step(STORE_QUEUE)
+        await self._step(QUEUE)
+        self._rows_deleted = True
+        await asyncio.gather(self._step(STORE_QUEUE), self._step(QUEUE))
+        await self._step(STORE_QUEUE)
+        await self._step(STORE_QUEUE)
+        await self._within()
+        await self._within()
+
+    @workflow.update(name=UPDATE)
+    async def rows_deleted(self) -> None:
+        """Returns when a deletion would have deleted its rows."""
+        await workflow.wait_condition(lambda: self._rows_deleted)
+
+    async def _step(self, queue: str) -> None:
+        await workflow.execute_activity(nothing, task_queue=queue, start_to_close_timeout=timedelta(minutes=1))
+
+    async def _within(self) -> None:
+        await workflow.execute_local_activity(nothing, start_to_close_timeout=timedelta(seconds=5))
+
+
+async def main() -> None:
+    """Work until the process is ended."""
+    client = await connect()
+    async with AsyncExitStack() as stack:
+        threads = stack.enter_context(ThreadPoolExecutor(32))
+        for queue, workflows in ((QUEUE, [Empty]), (STORE_QUEUE, [])):
+            worker = Worker(
+                client,
+                task_queue=queue,
+                workflows=workflows,
+                activities=[nothing],
+                activity_executor=threads,
+                max_concurrent_activities=16,
+                workflow_runner=UnsandboxedWorkflowRunner(),
+            )
+            await stack.enter_async_context(worker)
+        print("worker is up", flush=True)
+        await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
