@@ -27,6 +27,7 @@ REFERENCE = "the reference's caller, whole wait"
 ROWS, RECEIPT = "ours, request to rows gone", "ours, request to receipt"
 WITH_QUIET_PERIOD = f"the same, with a quiet period of {QUIET_PERIOD_S:.0f} s"
 EMPTY_ROWS, EMPTY_RECEIPT = "Temporal alone, empty steps up to the rows", "Temporal alone, empty steps up to the receipt"
+WARMING_UP = "a new worker's first"
 SHOWN = (REFERENCE, ROWS, RECEIPT, WITH_QUIET_PERIOD, EMPTY_ROWS, EMPTY_RECEIPT)
 
 
@@ -74,6 +75,7 @@ async def small(stage: Stage, *, deletions: int) -> dict[str, Any]:
 
     variables = {"TEMPORAL_ADDRESS": stage.temporal.address, "PYTHONPATH": str(ROOT)}
     with stage.worker("worker-small"), EmptyWorker(stage.folder / "worker-empty", variables):
+        await ours(None, WARMING_UP)
         for _ in range(deletions):
             theirs = snapshot()
             began = time.perf_counter()
@@ -82,6 +84,7 @@ async def small(stage: Stage, *, deletions: int) -> dict[str, Any]:
             await ours(ROWS, RECEIPT)
             await nothing()
     with stage.worker("worker-small-quiet", quiet_period_s=str(QUIET_PERIOD_S)):
+        await ours(None, WARMING_UP)
         for _ in range(deletions // 5):
             await ours(None, WITH_QUIET_PERIOD)
     whole = percentile(seconds[REFERENCE], 0.5)
