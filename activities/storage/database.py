@@ -4,9 +4,24 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy import (
+    ARRAY,
+    JSON,
+    BigInteger,
+    Boolean,
+    Connection,
+    Engine,
+    FunctionElement,
+    SQLColumnExpression,
+    create_engine,
+    event,
+    literal,
+    text,
+)
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Session
+from sqlalchemy.sql.compiler import SQLCompiler
 
 from workflows.errors import DatabaseUnavailable
 
@@ -15,8 +30,31 @@ LEDGER_SCHEMA = "artifact_deletion"
 
 _IDS_A_QUERY = 5000
 """PostgreSQL's protocol takes 65,535 parameters a statement, SQLite 32,766."""
+_IDS = ARRAY(BigInteger).with_variant(JSON(), "sqlite")
 
 T = TypeVar("T")
+
+
+class one_of(FunctionElement[bool]):  # noqa: N801  it is used as a function
+    """`column IN (ids)` with all ids as one parameter: a statement's text, and the work to make it, do not grow with them."""
+
+    type = Boolean()
+    inherit_cache = True
+
+    def __init__(self, column: SQLColumnExpression[Any], ids: Iterable[int]) -> None:
+        super().__init__(column, literal(list(ids), _IDS))
+
+
+@compiles(one_of, "postgresql")
+def _one_of_array(element: one_of, compiler: SQLCompiler, **options: Any) -> str:
+    column, ids = (compiler.process(part, **options) for part in element.clauses)
+    return f"{column} = ANY ({ids})"
+
+
+@compiles(one_of, "sqlite")
+def _one_of_json(element: one_of, compiler: SQLCompiler, **options: Any) -> str:
+    column, ids = (compiler.process(part, **options) for part in element.clauses)
+    return f"{column} IN (SELECT value FROM json_each({ids}))"  # noqa: S608  names and placeholders that SQLAlchemy made
 
 
 def slices(ids: Iterable[T]) -> Iterator[list[T]]:

@@ -42,15 +42,17 @@ from sqlalchemy import (
     exists,
     func,
     insert,
+    literal,
     or_,
     select,
     update,
 )
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, aliased, mapped_column
 
-from activities.storage.database import LEDGER_SCHEMA, ledger_schema, slices
+from activities.storage.database import LEDGER_SCHEMA, ledger_schema, one_of
 from activities.storage.keys import ArtifactRef
 from activities.storage.tables import Artifact, Json, Project
 from workflows.errors import ArtifactReappeared, NotOpen, StaleAttempt, StaleSeal
@@ -334,15 +336,12 @@ def accept(session: Session, request: DeletionRequest, reason: str | None = None
 
 def living_artifacts(session: Session, request: DeletionRequest) -> dict[int, int]:
     """Project by artifact, of those of the request's artifacts that have rows in its organization."""
-    living: dict[int, int] = {}
-    for ids in slices(request.artifact_ids):
-        rows = session.execute(
-            select(Artifact.id, Artifact.project_id)
-            .join(Project, Project.id == Artifact.project_id)
-            .where(Artifact.id.in_(ids), Project.organization_id == request.organization_id)
-        )
-        living |= {row.id: row.project_id for row in rows}
-    return living
+    rows = session.execute(
+        select(Artifact.id, Artifact.project_id)
+        .join(Project, Project.id == Artifact.project_id)
+        .where(one_of(Artifact.id, request.artifact_ids), Project.organization_id == request.organization_id)
+    )
+    return {row.id: row.project_id for row in rows}
 
 
 def settled_artifacts(session: Session, deletion_id: str) -> set[int]:
@@ -470,6 +469,11 @@ def request_of(session: Session, deletion_id: str) -> DeletionRequest:
     )
 
 
+def organization_of(session: Session, deletion_id: str) -> int:
+    """The request's organization, without its thousands of ids."""
+    return session.execute(select(Deletion.organization_id).where(Deletion.id == deletion_id)).scalar_one()
+
+
 def make_chunks(session: Session, deletion_id: str, artifacts: Sequence[tuple[int, int | None]], chunk_size: int) -> None:
     """Cut (artifact id, project id) pairs into further chunks, artifacts of one project next to each other.
 
@@ -480,13 +484,11 @@ def make_chunks(session: Session, deletion_id: str, artifacts: Sequence[tuple[in
     ordered = sorted(artifacts, key=lambda pair: (pair[1] or 0, pair[0]))
     last = session.execute(select(func.max(DeletionChunk.chunk)).where(DeletionChunk.deletion_id == deletion_id)).scalar()
     first = 0 if last is None else last + 1
-    came_from: dict[int, int] = {}
-    for ids in slices(artifact for artifact, _ in ordered):
-        again = DeletionArtifact.deletion_id == deletion_id, DeletionArtifact.artifact_id.in_(ids)
-        left = session.execute(
-            delete(DeletionArtifact).where(*again).returning(DeletionArtifact.artifact_id, DeletionArtifact.chunk)
-        )
-        came_from |= {row.artifact_id: row.chunk for row in left}
+    again = DeletionArtifact.deletion_id == deletion_id, one_of(DeletionArtifact.artifact_id, [one for one, _ in ordered])
+    left = session.execute(
+        delete(DeletionArtifact).where(*again).returning(DeletionArtifact.artifact_id, DeletionArtifact.chunk)
+    )
+    came_from = {row.artifact_id: row.chunk for row in left}
     session.execute(
         insert(DeletionChunk),
         [
@@ -495,19 +497,12 @@ def make_chunks(session: Session, deletion_id: str, artifacts: Sequence[tuple[in
             for number in range(first, first - (-len(ordered) // chunk_size))
         ],
     )
-    session.execute(
-        insert(DeletionArtifact),
-        [
-            {
-                "deletion_id": deletion_id,
-                "artifact_id": artifact,
-                "chunk": first + place // chunk_size,
-                "project_id": project,
-                "reopened_from": came_from.get(artifact),
-            }
-            for place, (artifact, project) in enumerate(ordered)
-        ],
-    )
+    rows = [
+        (artifact, first + place // chunk_size, project, came_from.get(artifact))
+        for place, (artifact, project) in enumerate(ordered)
+    ]
+    same = {"deletion_id": deletion_id, "rows_state": RowsState.PENDING}
+    _insert_many(session, DeletionArtifact, same, ("artifact_id", "chunk", "project_id", "reopened_from"), rows)
 
 
 def has_chunks(session: Session, deletion_id: str) -> bool:
@@ -590,20 +585,18 @@ def deletions_owing(session: Session, deletion_id: str, *, traces_configured: bo
 
 def open_deletions_of(session: Session, request: DeletionRequest) -> list[str]:
     """Workflow ids of the organization's other open or failed deletions that have artifacts of this request, at most twenty."""
-    found: set[str] = set()
-    for ids in slices(request.artifact_ids):
-        others = (
-            select(Deletion.id)
-            .join(DeletionArtifact, DeletionArtifact.deletion_id == Deletion.id)
-            .where(
-                DeletionArtifact.artifact_id.in_(ids),
-                Deletion.organization_id == request.organization_id,
-                Deletion.id != request.deletion_id,
-                Deletion.state.in_([DeletionState.ACCEPTED, DeletionState.RUNNING, DeletionState.FAILED]),
-            )
-            .distinct()
+    others = (
+        select(Deletion.id)
+        .join(DeletionArtifact, DeletionArtifact.deletion_id == Deletion.id)
+        .where(
+            one_of(DeletionArtifact.artifact_id, request.artifact_ids),
+            Deletion.organization_id == request.organization_id,
+            Deletion.id != request.deletion_id,
+            Deletion.state.in_([DeletionState.ACCEPTED, DeletionState.RUNNING, DeletionState.FAILED]),
         )
-        found.update(session.execute(others).scalars())
+        .distinct()
+    )
+    found = session.execute(others).scalars()
     return [workflow_id(request.organization_id, one) for one in sorted(found)][:20]
 
 
@@ -746,24 +739,17 @@ def seal_prefixes(
     session: Session, found: DeletionChunk, prefixes: Iterable[tuple[str, str, bool]], state: PrefixState
 ) -> None:
     """Add (scope, prefix, exact) triples that a locked chunk does not hold yet."""
-    rows = [
-        {
-            "deletion_id": found.deletion_id,
-            "chunk": found.chunk,
-            "epoch": found.epoch,
-            "scope": scope,
-            "prefix": prefix,
-            "exact": exact,
-            "state": state,
-            "found": 0,
-            "codes": {},
-            "noisy_sweep": 0,
-        }
-        for scope, prefix, exact in sorted(set(prefixes))
-    ]
-    if rows:
-        dialect_insert = postgresql_insert if session.get_bind().dialect.name == "postgresql" else sqlite_insert
-        session.execute(dialect_insert(DeletionPrefix).on_conflict_do_nothing(), rows)
+    rows = sorted(set(prefixes))
+    same = {
+        "deletion_id": found.deletion_id,
+        "chunk": found.chunk,
+        "epoch": found.epoch,
+        "state": state,
+        "found": 0,
+        "codes": {},
+        "noisy_sweep": 0,
+    }
+    _insert_many(session, DeletionPrefix, same, ("scope", "prefix", "exact"), rows, if_new=True)
 
 
 def seal_digest(session: Session, found: DeletionChunk) -> tuple[int, int, str]:
@@ -804,7 +790,7 @@ def set_artifacts(session: Session, deletion_id: str, ids: Iterable[int], **valu
     if ids:
         session.execute(
             update(DeletionArtifact)
-            .where(DeletionArtifact.deletion_id == deletion_id, DeletionArtifact.artifact_id.in_(ids))
+            .where(DeletionArtifact.deletion_id == deletion_id, one_of(DeletionArtifact.artifact_id, ids))
             .values(**values)
         )
 
@@ -993,6 +979,34 @@ def drop_work(session: Session, deletion_id: str, *, everything: bool = False) -
     """Forget pages and prefixes; with `everything` the chunks and artifacts too, as if the deletion had not been opened."""
     for table in (DeletionPage, DeletionPrefix, *((DeletionChunk, DeletionArtifact) if everything else ())):
         session.execute(delete(table).where(table.deletion_id == deletion_id))
+
+
+def _insert_many(
+    session: Session,
+    ledger_table: type[LedgerTable],
+    same: dict[str, Any],
+    names: Sequence[str],
+    rows: Sequence[tuple[Any, ...]],
+    *,
+    if_new: bool = False,
+) -> None:
+    """Add rows: `same` is in each of them, `names` are the columns in which they differ. With `if_new`, those not there yet."""
+    if not rows:
+        return
+    if session.get_bind().dialect.name != "postgresql":
+        values = [same | dict(zip(names, row, strict=True)) for row in rows]
+        added = sqlite_insert(ledger_table)
+        session.execute(added.on_conflict_do_nothing() if if_new else added, values)
+        return
+    # One statement with an array a column: sent row by row, a chunk's prefixes cost more than all else in its transaction.
+    columns = ledger_table.__table__.c
+    arrays = (
+        literal(list(values), ARRAY(columns[name].type)) for name, values in zip(names, zip(*rows, strict=True), strict=True)
+    )
+    each = func.unnest(*arrays).table_valued(*names).render_derived("each")
+    chosen = [*(literal(value, columns[name].type) for name, value in same.items()), *(each.c[name] for name in names)]
+    statement = postgresql_insert(ledger_table).from_select([*same, *names], select(*chosen), include_defaults=False)
+    session.execute(statement.on_conflict_do_nothing() if if_new else statement)
 
 
 def _joined(keys: Iterable[str]) -> bytes:
