@@ -137,7 +137,7 @@ class CollectKeys:
                 )
             icons = ledger.begin_epoch(session, found)
             epoch = found.epoch
-            organization_id = ledger.request_of(session, chunk.deletion_id).organization_id
+            organization_id = ledger.organization_of(session, chunk.deletion_id)
         with self.database.read() as session:
             known = {artifact.id: artifact.project_id for artifact in artifacts}
             places = rows.find_places(session, known, organization_id)
@@ -187,8 +187,10 @@ class CollectKeys:
             elif one.kind == "icon" and counts.owned(one) and (key := icon_key(one.artifact, str(one.key))):
                 sink.add(one.kind, self._of(one.artifact), PageSource.ICON, [key])
         for comparison in comparisons:
-            likely = self._likely(comparison.head, found_in)
-            sink.add("comparison_response", likely, PageSource.DERIVED, [_response_key(comparison)])
+            # Where no manifest was found, a response is not likely either: the listing of the prefix finds what there is.
+            if comparison.head.id in found_in or not self.store.listable:
+                likely = self._likely(comparison.head, found_in)
+                sink.add("comparison_response", likely, PageSource.DERIVED, [_response_key(comparison)])
         for artifact in (*places.present, *places.gone):
             sink.add("archive", self._of(artifact), PageSource.DERIVED, [artifact.archive_key])
         return counts
