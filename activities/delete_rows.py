@@ -22,6 +22,7 @@ from activities.storage.freeze import refuse_frozen
 from activities.storage.keys import ArtifactRef, Scopes, icon_file_id, icon_key
 from activities.storage.ledger import (
     PAGE_KEYS,
+    ChunkArtifact,
     ChunkState,
     DeletionChunk,
     DeletionState,
@@ -134,13 +135,14 @@ class DeleteRows:
                     raise NotOpen(f"the deletion is {state}; nothing of this chunk was deleted")
                 self.ceilings.refuse_unconfirmed(session, sealed.deletion_id)
                 self._check_seal(session, found, sealed)
-                present = self._lock_artifacts(session, found, organization_id)
+                known = ledger.chunk_artifacts(session, found.deletion_id, found.chunk)
+                present = self._lock_artifacts(session, found, known, organization_id)
                 cascade = self._delete(session, present, organization_id)
                 self._seal_the_rest(session, found, present, cascade)
                 _count_absent(session, found)
                 found.files = files.delete_files(session, cascade.file_ids, organization_id, references)
                 found.rows = {**cascade.rows, **files.rows_deleted(found.files)}
-                self._release(session, found, present, organization_id)
+                self._release(session, found, known, present)
             session.refresh(found)
             return ledger.released(found, ledger.first_page(session, found))
 
@@ -164,9 +166,11 @@ class DeleteRows:
         if (sealed.epoch, sealed.pages, sealed.digest) != (found.epoch, pages, digest):
             raise StaleSeal(f"chunk {sealed.chunk}: the ledger holds another seal; nothing was deleted")
 
-    def _lock_artifacts(self, session: Session, found: DeletionChunk, organization_id: int) -> list[ArtifactRef]:
+    def _lock_artifacts(
+        self, session: Session, found: DeletionChunk, artifacts: Sequence[ChunkArtifact], organization_id: int
+    ) -> list[ArtifactRef]:
         """Lock what is there, then look where it is: one statement would look before it had its locks."""
-        known = {artifact.id: artifact for artifact in ledger.chunk_artifacts(session, found.deletion_id, found.chunk)}
+        known = {artifact.id: artifact for artifact in artifacts}
         locked = session.execute(
             select(Artifact.id, Artifact.project_id).where(one_of(Artifact.id, known)).order_by(Artifact.id).with_for_update()
         ).all()
@@ -225,19 +229,19 @@ class DeleteRows:
         )
         found.pages, found.sealed, found.digest = ledger.seal_digest(session, found)
 
-    def _release(self, session: Session, found: DeletionChunk, present: Sequence[ArtifactRef], organization_id: int) -> None:
+    def _release(
+        self, session: Session, found: DeletionChunk, known: Sequence[ChunkArtifact], present: Sequence[ArtifactRef]
+    ) -> None:
         ours = {artifact.id for artifact in present}
-        disappeared = [
-            artifact.id
-            for artifact in ledger.chunk_artifacts(session, found.deletion_id, found.chunk)
-            if artifact.rows_state is RowsState.SEALED and artifact.id not in ours
-        ]
+        sealed = [artifact for artifact in known if artifact.rows_state is RowsState.SEALED]
+        disappeared = [artifact.id for artifact in sealed if artifact.id not in ours]
         ledger.set_artifacts(session, found.deletion_id, ours, rows_state=RowsState.DELETED)
         ledger.set_artifacts(session, found.deletion_id, disappeared, rows_state=RowsState.GONE)
         found.state = ChunkState.ROWS_DELETED
         session.flush()
         times = {"rows_deleted_at": func.now()}
-        if not ledger.owned_artifacts(session, found.deletion_id, found.chunk, organization_id):
+        gone_before = (artifact for artifact in known if artifact.rows_state is RowsState.GONE)
+        if all(artifact.project_id is None for artifact in (*sealed, *gone_before)):
             times["trace_items_confirmed_at"] = func.now()  # there are none to ask for
         session.execute(ledger.update_chunk(found).values(times), execution_options={"synchronize_session": False})
 
@@ -250,7 +254,8 @@ def deleted(
     session: Session, table: type[BackendTable], where: ColumnElement[bool], columns: Sequence[InstrumentedAttribute[Any]]
 ) -> list[Any]:
     """Delete them."""
-    return list(session.execute(delete(table).where(where).returning(*columns)).all())
+    statement = delete(table).where(where).returning(*columns)
+    return list(session.execute(statement, execution_options={"synchronize_session": False}).all())
 
 
 def locked(

@@ -739,7 +739,13 @@ def seal_prefixes(
     session: Session, found: DeletionChunk, prefixes: Iterable[tuple[str, str, bool]], state: PrefixState
 ) -> None:
     """Add (scope, prefix, exact) triples that a locked chunk does not hold yet."""
-    rows = sorted(set(prefixes))
+    here = (
+        DeletionPrefix.deletion_id == found.deletion_id,
+        DeletionPrefix.chunk == found.chunk,
+        DeletionPrefix.epoch == found.epoch,
+    )
+    held = session.execute(select(DeletionPrefix.scope, DeletionPrefix.prefix, DeletionPrefix.exact).where(*here))
+    rows = sorted(set(prefixes).difference(map(tuple, held)))
     same = {
         "deletion_id": found.deletion_id,
         "chunk": found.chunk,
@@ -749,7 +755,7 @@ def seal_prefixes(
         "codes": {},
         "noisy_sweep": 0,
     }
-    _insert_many(session, DeletionPrefix, same, ("scope", "prefix", "exact"), rows, if_new=True)
+    _insert_many(session, DeletionPrefix, same, ("scope", "prefix", "exact"), rows)
 
 
 def seal_digest(session: Session, found: DeletionChunk) -> tuple[int, int, str]:
@@ -987,16 +993,12 @@ def _insert_many(
     same: dict[str, Any],
     names: Sequence[str],
     rows: Sequence[tuple[Any, ...]],
-    *,
-    if_new: bool = False,
 ) -> None:
-    """Add rows: `same` is in each of them, `names` are the columns in which they differ. With `if_new`, those not there yet."""
+    """Add rows: `same` is in each of them, `names` are the columns in which they differ."""
     if not rows:
         return
     if session.get_bind().dialect.name != "postgresql":
-        values = [same | dict(zip(names, row, strict=True)) for row in rows]
-        added = sqlite_insert(ledger_table)
-        session.execute(added.on_conflict_do_nothing() if if_new else added, values)
+        session.execute(insert(ledger_table), [same | dict(zip(names, row, strict=True)) for row in rows])
         return
     # One statement with an array a column: sent row by row, a chunk's prefixes cost more than all else in its transaction.
     columns = ledger_table.__table__.c
@@ -1005,8 +1007,7 @@ def _insert_many(
     )
     each = func.unnest(*arrays).table_valued(*names).render_derived("each")
     chosen = [*(literal(value, columns[name].type) for name, value in same.items()), *(each.c[name] for name in names)]
-    statement = postgresql_insert(ledger_table).from_select([*same, *names], select(*chosen), include_defaults=False)
-    session.execute(statement.on_conflict_do_nothing() if if_new else statement)
+    session.execute(insert(ledger_table).from_select([*same, *names], select(*chosen), include_defaults=False))
 
 
 def _joined(keys: Iterable[str]) -> bytes:
