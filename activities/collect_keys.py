@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from threading import BoundedSemaphore
 from typing import Protocol
@@ -15,7 +16,7 @@ from typing import Protocol
 from sqlalchemy.orm import Session
 from temporalio import activity
 
-from activities.requests import between_requests
+from activities.requests import between_requests, submit_first
 from activities.storage import ledger, rows
 from activities.storage.database import Database
 from activities.storage.keys import (
@@ -224,14 +225,14 @@ class CollectKeys:
         """Read in parallel, at most `readers` at a time and no further ahead of whoever consumes them."""
         waiting = iter(manifests)
         running: set[Future[ReadManifest]] = {
-            self.requests.submit(self._read_one, one) for one in islice(waiting, self.readers)
+            submit_first(self.requests, partial(self._read_one, one)) for one in islice(waiting, self.readers)
         }
         try:
             while running:
                 done, running = wait(running, return_when=FIRST_COMPLETED)
                 for future in done:
                     yield future.result()
-                    running |= {self.requests.submit(self._read_one, one) for one in islice(waiting, 1)}
+                    running |= {submit_first(self.requests, partial(self._read_one, one)) for one in islice(waiting, 1)}
         finally:
             wait({future for future in running if not future.cancel()})
 

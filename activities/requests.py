@@ -1,8 +1,11 @@
 """Many requests of a store at a time, stopping between them when the step is to stop."""
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from threading import Lock
 from typing import TypeVar
+from weakref import WeakKeyDictionary
 
 from temporalio import activity
 from temporalio.exceptions import CancelledError
@@ -11,6 +14,8 @@ from workflows.errors import DeletionError
 
 T = TypeVar("T")
 _LOOK_UP_S = 2.0
+_first: WeakKeyDictionary[Executor, deque[Callable[[], None]]] = WeakKeyDictionary()
+_lock = Lock()
 
 
 def between_requests(done: int, total: int) -> None:
@@ -30,7 +35,8 @@ def run_all(executor: Executor, jobs: Sequence[Callable[[], T]]) -> list[T]:
     """
     ended: list[T] = []
     failures: list[DeletionError] = []
-    running: set[Future[T]] = {executor.submit(job) for job in jobs}
+    first = _first_of(executor)
+    running: set[Future[T]] = {executor.submit(_after, first, job) for job in jobs}
     try:
         while running:
             between_requests(len(jobs) - len(running), len(jobs))
@@ -45,3 +51,37 @@ def run_all(executor: Executor, jobs: Sequence[Callable[[], T]]) -> list[T]:
     if failures:
         raise failures[0]
     return ended
+
+
+def submit_first(executor: Executor, job: Callable[[], T]) -> Future[T]:
+    """Run a job before all that `run_all` has waiting: somebody waits for the rows, and they for a few manifests.
+
+    Objects are listed and deleted by thousands of jobs, which nobody waits for.
+    """
+    future: Future[T] = Future()
+
+    def run() -> None:
+        if future.set_running_or_notify_cancel():
+            try:
+                future.set_result(job())
+            except BaseException as error:  # noqa: BLE001  it is raised where the result is asked for
+                future.set_exception(error)
+
+    first = _first_of(executor)
+    first.append(run)
+    executor.submit(_after, first, lambda: None)
+    return future
+
+
+def _first_of(executor: Executor) -> deque[Callable[[], None]]:
+    with _lock:
+        return _first.setdefault(executor, deque())
+
+
+def _after(first: deque[Callable[[], None]], job: Callable[[], T]) -> T:
+    while True:
+        try:
+            run = first.popleft()
+        except IndexError:
+            return job()
+        run()
