@@ -205,21 +205,23 @@ class SweepPrefixes:
     def _settle(self, sweep: Sweep, settled: list[tuple[Prefix, PrefixState, Listing]]) -> None:
         with self.database.write() as session:
             found = ledger.lock_released(session, sweep.deletion_id, sweep.chunk, settled[0][0].epoch)
-            unsettled = [
-                prefix
-                for prefix, state, listing in settled
-                if not ledger.settle_prefix(
+            alike: dict[tuple[PrefixState, str], list[tuple[Prefix, Listing]]] = defaultdict(list)
+            for prefix, state, listing in settled:
+                alike[state, repr(listing)].append((prefix, listing))
+            all_settled = [
+                ledger.settle_prefixes(
                     session,
                     found,
-                    prefix,
+                    [prefix for prefix, _ in those],
                     state,
-                    deleted=listing.deleted,
-                    aborted=listing.aborted,
-                    codes=dict(listing.codes + listing.not_yet),
+                    deleted=those[0][1].deleted,
+                    aborted=those[0][1].aborted,
+                    codes=dict(those[0][1].codes + those[0][1].not_yet),
                     sweep=sweep.number,
                 )
+                for (state, _), those in alike.items()
             ]
-        if unsettled:
+        if not all(all_settled):
             raise KeysNotDeletedYet("another attempt is at work on the same prefixes; what it leaves is to be listed again")
 
 

@@ -14,7 +14,7 @@ import hashlib
 import json
 import secrets
 import zlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -52,7 +52,7 @@ from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, aliased, mapped_column
 
-from activities.storage.database import LEDGER_SCHEMA, ledger_schema, one_of
+from activities.storage.database import LEDGER_SCHEMA, ledger_schema, one_of, slices
 from activities.storage.keys import ArtifactRef
 from activities.storage.tables import Artifact, Json, Project
 from workflows.errors import ArtifactReappeared, NotOpen, StaleAttempt, StaleSeal
@@ -940,10 +940,10 @@ def prefixes_owed(session: Session, deletion_id: str, chunk: int) -> list[Prefix
     return [prefix for prefix in prefixes_to_sweep(session, deletion_id, chunk) if prefix.state != PrefixState.LEFT_OVER]
 
 
-def settle_prefix(
+def settle_prefixes(
     session: Session,
     found: DeletionChunk,
-    prefix: Prefix,
+    prefixes: Sequence[Prefix],
     state: PrefixState,
     *,
     deleted: int,
@@ -951,34 +951,43 @@ def settle_prefix(
     sweep: int,
     aborted: int | None = None,
 ) -> bool:
-    """Write down what sweep number `sweep` found, unfinished uploads too if it looked for them. The chunk is locked.
+    """Write down what sweep number `sweep` found under each, unfinished uploads too if it looked. The chunk is locked.
 
-    False, and nothing is changed, if the prefix is no longer as it was read: another attempt has looked, perhaps later.
+    False if one is no longer as it was read, and stays as it is: another attempt has looked, perhaps later.
     """
     uploads = DeletionPrefix.uploads_aborted
-    changed = session.execute(
-        update(DeletionPrefix)
-        .where(
-            DeletionPrefix.deletion_id == found.deletion_id,
-            DeletionPrefix.chunk == found.chunk,
-            DeletionPrefix.epoch == found.epoch,
-            DeletionPrefix.scope == prefix.scope,
-            DeletionPrefix.prefix == prefix.prefix,
-            DeletionPrefix.state == prefix.state,
-            DeletionPrefix.found == prefix.found,
-            DeletionPrefix.codes == prefix.codes,
-            DeletionPrefix.noisy_sweep == prefix.noisy_sweep,
-        )
-        .values(
-            state=state,
-            found=DeletionPrefix.found + deleted,
-            codes=codes,
-            uploads_aborted=uploads if aborted is None else func.coalesce(uploads, 0) + aborted,
-            noisy_sweep=sweep if deleted or aborted else DeletionPrefix.noisy_sweep,
-            listed_empty_at=func.now() if state == PrefixState.EMPTY and not prefix.exact else None,
-        )
-    )
-    return cast("CursorResult[Any]", changed).rowcount == 1
+    alike: dict[tuple[Any, ...], list[str]] = defaultdict(list)
+    for one in prefixes:
+        alike[one.scope, one.exact, one.state, one.found, json.dumps(one.codes), one.noisy_sweep].append(one.prefix)
+    changed = 0
+    for (scope, exact, was, found_before, codes_before, noisy_sweep), names in alike.items():
+        for part in slices(names):
+            statement = (
+                update(DeletionPrefix)
+                .where(
+                    DeletionPrefix.deletion_id == found.deletion_id,
+                    DeletionPrefix.chunk == found.chunk,
+                    DeletionPrefix.epoch == found.epoch,
+                    DeletionPrefix.scope == scope,
+                    DeletionPrefix.prefix.in_(part),
+                    DeletionPrefix.state == was,
+                    DeletionPrefix.found == found_before,
+                    DeletionPrefix.codes == json.loads(codes_before),
+                    DeletionPrefix.noisy_sweep == noisy_sweep,
+                )
+                .values(
+                    state=state,
+                    found=DeletionPrefix.found + deleted,
+                    codes=codes,
+                    uploads_aborted=uploads if aborted is None else func.coalesce(uploads, 0) + aborted,
+                    noisy_sweep=sweep if deleted or aborted else DeletionPrefix.noisy_sweep,
+                    listed_empty_at=func.now() if state == PrefixState.EMPTY and not exact else None,
+                )
+            )
+            changed += cast(
+                "CursorResult[Any]", session.execute(statement, execution_options={"synchronize_session": False})
+            ).rowcount
+    return changed == len(prefixes)
 
 
 def drop_work(session: Session, deletion_id: str, *, everything: bool = False) -> None:
