@@ -66,10 +66,11 @@ def activities_for(
     traces: TraceStore | None,
     *,
     requests: ThreadPoolExecutor,
+    reads: ThreadPoolExecutor | None = None,
     pace: Pace,
 ) -> tuple[list[Callable[..., Any]], list[Callable[..., Any]]]:
     """The activities of the two task queues: those that talk to the database alone, and those that call the store."""
-    preview = preview_step(settings, database, store, requests)
+    preview = preview_step(settings, database, store, requests, reads)
     schema, scopes = preview.schema, preview.collect.scopes
     configured = traces is not None
     elsewhere = FindOwedElsewhere(database, configured)
@@ -95,14 +96,20 @@ def activities_for(
     return with_database, with_store
 
 
-def preview_step(settings: Settings, database: Database, store: ObjectStore, requests: ThreadPoolExecutor) -> PreviewDeletion:
+def preview_step(
+    settings: Settings,
+    database: Database,
+    store: ObjectStore,
+    requests: ThreadPoolExecutor,
+    reads: ThreadPoolExecutor | None = None,
+) -> PreviewDeletion:
     """The dry run, with the step that collects keys in it: both read the same manifests in the same way."""
     collect = CollectKeys(
         database,
         store,
         Scopes(settings.scope_template, settings.usecases),
         settings.manifest_limit_bytes,
-        requests,
+        reads or requests,
         settings.manifest_readers,
         BoundedSemaphore(settings.manifests_parsed),
     )
@@ -148,8 +155,9 @@ async def _workers(settings: Settings, client: Client, database: Database) -> As
     with (
         ThreadPoolExecutor(settings.activity_threads, thread_name_prefix="activity") as threads,
         ThreadPoolExecutor(settings.store_requests, thread_name_prefix="store") as requests,
+        ThreadPoolExecutor(settings.manifest_readers, thread_name_prefix="manifests") as reads,
     ):
-        with_database, with_store = activities_for(settings, database, store, traces, requests=requests, pace=pace)
+        with_database, with_store = activities_for(settings, database, store, traces, requests=requests, reads=reads, pace=pace)
         common: dict[str, Any] = {
             "activity_executor": threads,
             "interceptors": [Heartbeats(), NamedErrorsOnly(), OneInput()],
@@ -241,7 +249,7 @@ def _s3_client(settings: Settings, switch: Switch | None = None) -> "S3Client":
         region=settings.s3_region,
         access_key=settings.s3_access_key,
         secret_key=settings.s3_secret_key.get_secret_value() if settings.s3_secret_key else None,
-        connections=settings.store_requests,
+        connections=settings.store_requests + settings.manifest_readers,
         connect_timeout_s=settings.s3_connect_timeout_s,
         read_timeout_s=settings.s3_read_timeout_s,
         before_deleting=None if switch is None else switch.refuse_frozen,

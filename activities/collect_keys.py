@@ -116,7 +116,8 @@ class CollectKeys:
     store: ObjectStore
     scopes: Scopes
     manifest_limit_bytes: int
-    requests: Executor
+    reads: Executor
+    """Not the one that lists and deletes: somebody waits for the rows, and they for a few manifests."""
     readers: int
     parsing: BoundedSemaphore
     """How many manifests the whole process holds parsed at a time."""
@@ -137,7 +138,7 @@ class CollectKeys:
                 )
             icons = ledger.begin_epoch(session, found)
             epoch = found.epoch
-            organization_id = ledger.request_of(session, chunk.deletion_id).organization_id
+            organization_id = ledger.organization_of(session, chunk.deletion_id)
         with self.database.read() as session:
             known = {artifact.id: artifact.project_id for artifact in artifacts}
             places = rows.find_places(session, known, organization_id)
@@ -187,8 +188,10 @@ class CollectKeys:
             elif one.kind == "icon" and counts.owned(one) and (key := icon_key(one.artifact, str(one.key))):
                 sink.add(one.kind, self._of(one.artifact), PageSource.ICON, [key])
         for comparison in comparisons:
-            likely = self._likely(comparison.head, found_in)
-            sink.add("comparison_response", likely, PageSource.DERIVED, [_response_key(comparison)])
+            # Where no manifest was found, a response is not likely either: the listing of the prefix finds what there is.
+            if comparison.head.id in found_in or not self.store.listable:
+                likely = self._likely(comparison.head, found_in)
+                sink.add("comparison_response", likely, PageSource.DERIVED, [_response_key(comparison)])
         for artifact in (*places.present, *places.gone):
             sink.add("archive", self._of(artifact), PageSource.DERIVED, [artifact.archive_key])
         return counts
@@ -221,15 +224,13 @@ class CollectKeys:
     def _read(self, manifests: list[Manifest]) -> Iterator[ReadManifest]:
         """Read in parallel, at most `readers` at a time and no further ahead of whoever consumes them."""
         waiting = iter(manifests)
-        running: set[Future[ReadManifest]] = {
-            self.requests.submit(self._read_one, one) for one in islice(waiting, self.readers)
-        }
+        running: set[Future[ReadManifest]] = {self.reads.submit(self._read_one, one) for one in islice(waiting, self.readers)}
         try:
             while running:
                 done, running = wait(running, return_when=FIRST_COMPLETED)
                 for future in done:
                     yield future.result()
-                    running |= {self.requests.submit(self._read_one, one) for one in islice(waiting, 1)}
+                    running |= {self.reads.submit(self._read_one, one) for one in islice(waiting, 1)}
         finally:
             wait({future for future in running if not future.cancel()})
 

@@ -16,11 +16,12 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 from temporalio import activity
 
 from activities.storage import files, ledger, rows
-from activities.storage.database import Database
+from activities.storage.database import Database, one_of
 from activities.storage.drift import Schema
 from activities.storage.freeze import refuse_frozen
 from activities.storage.keys import ArtifactRef, Scopes, icon_file_id, icon_key
 from activities.storage.ledger import (
+    ChunkArtifact,
     ChunkState,
     DeletionChunk,
     DeletionState,
@@ -128,19 +129,20 @@ class DeleteRows:
             refuse_frozen(session)
             state = ledger.lock_deletion(session, sealed.deletion_id, shared=True)
             found = ledger.lock_chunk(session, sealed.deletion_id, sealed.chunk)
-            organization_id = ledger.request_of(session, sealed.deletion_id).organization_id
+            organization_id = ledger.organization_of(session, sealed.deletion_id)
             if found.state == ChunkState.OPEN:
                 if state not in {DeletionState.ACCEPTED, DeletionState.RUNNING}:
                     raise NotOpen(f"the deletion is {state}; nothing of this chunk was deleted")
                 self.ceilings.refuse_unconfirmed(session, sealed.deletion_id)
                 self._check_seal(session, found, sealed)
-                present = self._lock_artifacts(session, found, organization_id)
+                known = ledger.chunk_artifacts(session, found.deletion_id, found.chunk)
+                present = self._lock_artifacts(session, found, known, organization_id)
                 cascade = self._delete(session, present, organization_id)
                 self._seal_the_rest(session, found, present, cascade)
                 _count_absent(session, found)
                 found.files = files.delete_files(session, cascade.file_ids, organization_id, references)
                 found.rows = {**cascade.rows, **files.rows_deleted(found.files)}
-                self._release(session, found, present, organization_id)
+                self._release(session, found, known, present)
             session.refresh(found)
             return ledger.released(found, ledger.first_page(session, found))
 
@@ -164,11 +166,13 @@ class DeleteRows:
         if (sealed.epoch, sealed.pages, sealed.digest) != (found.epoch, pages, digest):
             raise StaleSeal(f"chunk {sealed.chunk}: the ledger holds another seal; nothing was deleted")
 
-    def _lock_artifacts(self, session: Session, found: DeletionChunk, organization_id: int) -> list[ArtifactRef]:
+    def _lock_artifacts(
+        self, session: Session, found: DeletionChunk, artifacts: Sequence[ChunkArtifact], organization_id: int
+    ) -> list[ArtifactRef]:
         """Lock what is there, then look where it is: one statement would look before it had its locks."""
-        known = {artifact.id: artifact for artifact in ledger.chunk_artifacts(session, found.deletion_id, found.chunk)}
+        known = {artifact.id: artifact for artifact in artifacts}
         locked = session.execute(
-            select(Artifact.id, Artifact.project_id).where(Artifact.id.in_(known)).order_by(Artifact.id).with_for_update()
+            select(Artifact.id, Artifact.project_id).where(one_of(Artifact.id, known)).order_by(Artifact.id).with_for_update()
         ).all()
         projects = session.execute(
             select(Project.id, Project.organization_id)
@@ -189,7 +193,7 @@ class DeleteRows:
         ids = [artifact.id for artifact in present]
         for metrics in (SnapshotMetrics, SizeMetrics):
             session.execute(
-                select(metrics.id).where(metrics.preprod_artifact_id.in_(ids)).order_by(metrics.id).with_for_update()
+                select(metrics.id).where(one_of(metrics.preprod_artifact_id, ids)).order_by(metrics.id).with_for_update()
             ).all()
         return present
 
@@ -225,19 +229,19 @@ class DeleteRows:
         )
         found.pages, found.sealed, found.digest = ledger.seal_digest(session, found)
 
-    def _release(self, session: Session, found: DeletionChunk, present: Sequence[ArtifactRef], organization_id: int) -> None:
+    def _release(
+        self, session: Session, found: DeletionChunk, known: Sequence[ChunkArtifact], present: Sequence[ArtifactRef]
+    ) -> None:
         ours = {artifact.id for artifact in present}
-        disappeared = [
-            artifact.id
-            for artifact in ledger.chunk_artifacts(session, found.deletion_id, found.chunk)
-            if artifact.rows_state is RowsState.SEALED and artifact.id not in ours
-        ]
+        sealed = [artifact for artifact in known if artifact.rows_state is RowsState.SEALED]
+        disappeared = [artifact.id for artifact in sealed if artifact.id not in ours]
         ledger.set_artifacts(session, found.deletion_id, ours, rows_state=RowsState.DELETED)
         ledger.set_artifacts(session, found.deletion_id, disappeared, rows_state=RowsState.GONE)
         found.state = ChunkState.ROWS_DELETED
         session.flush()
         times = {"rows_deleted_at": func.now()}
-        if not ledger.owned_artifacts(session, found.deletion_id, found.chunk, organization_id):
+        gone_before = (artifact for artifact in known if artifact.rows_state is RowsState.GONE)
+        if all(artifact.project_id is None for artifact in (*sealed, *gone_before)):
             times["trace_items_confirmed_at"] = func.now()  # there are none to ask for
         session.execute(ledger.update_chunk(found).values(times), execution_options={"synchronize_session": False})
 
@@ -250,7 +254,8 @@ def deleted(
     session: Session, table: type[BackendTable], where: ColumnElement[bool], columns: Sequence[InstrumentedAttribute[Any]]
 ) -> list[Any]:
     """Delete them."""
-    return list(session.execute(delete(table).where(where).returning(*columns)).all())
+    statement = delete(table).where(where).returning(*columns)
+    return list(session.execute(statement, execution_options={"synchronize_session": False}).all())
 
 
 def locked(
@@ -274,15 +279,15 @@ def cascade_of(session: Session, present: Sequence[ArtifactRef], organization_id
         return [row[1:] for row in taken]
 
     def metrics_of(table: type[SnapshotMetrics | SizeMetrics]) -> list[int]:
-        return list(session.execute(select(table.id).where(table.preprod_artifact_id.in_(by_id))).scalars())
+        return list(session.execute(select(table.id).where(one_of(table.preprod_artifact_id, by_id))).scalars())
 
     size, snapshot = metrics_of(SizeMetrics), metrics_of(SnapshotMetrics)
     one = SizeComparison
-    of_sizes = or_(one.head_size_analysis_id.in_(size), one.base_size_analysis_id.in_(size))
+    of_sizes = or_(one_of(one.head_size_analysis_id, size), one_of(one.base_size_analysis_id, size))
     files_named = [file for (file,) in gone(one, of_sizes, one.file_id)]
 
     two = SnapshotComparison
-    of_snapshots = or_(two.head_snapshot_metrics_id.in_(snapshot), two.base_snapshot_metrics_id.in_(snapshot))
+    of_snapshots = or_(one_of(two.head_snapshot_metrics_id, snapshot), one_of(two.base_snapshot_metrics_id, snapshot))
     pairs = gone(two, of_snapshots, two.head_snapshot_metrics_id, two.base_snapshot_metrics_id, two.extras)
     places = rows.comparison_places(session, {(head, base) for head, base, _ in pairs}, organization_id)
     for head, base, extras in pairs:
@@ -290,18 +295,20 @@ def cascade_of(session: Session, present: Sequence[ArtifactRef], organization_id
             cascade.comparisons.append(comparison)
             cascade.named += rows.keys_of_comparison(comparison, extras)
 
-    gone(InstallableArtifact, InstallableArtifact.preprod_artifact_id.in_(by_id))
+    gone(InstallableArtifact, one_of(InstallableArtifact.preprod_artifact_id, by_id))
     info = MobileAppInfo
-    for artifact, icon in gone(info, info.preprod_artifact_id.in_(by_id), info.preprod_artifact_id, info.app_icon_id):
+    for artifact, icon in gone(info, one_of(info.preprod_artifact_id, by_id), info.preprod_artifact_id, info.app_icon_id):
         files_named.append(icon_file_id(icon))
         cascade.named += rows.keys_of_app_info(by_id[artifact], icon)
-    gone(ComparisonApproval, ComparisonApproval.preprod_artifact_id.in_(by_id))
-    analyses = gone(SizeMetrics, SizeMetrics.preprod_artifact_id.in_(by_id), SizeMetrics.analysis_file_id)
+    gone(ComparisonApproval, one_of(ComparisonApproval.preprod_artifact_id, by_id))
+    analyses = gone(SizeMetrics, one_of(SizeMetrics.preprod_artifact_id, by_id), SizeMetrics.analysis_file_id)
     files_named += [file for (file,) in analyses]
     metrics = SnapshotMetrics
-    for artifact, extras in gone(metrics, metrics.preprod_artifact_id.in_(by_id), metrics.preprod_artifact_id, metrics.extras):
+    for artifact, extras in gone(
+        metrics, one_of(metrics.preprod_artifact_id, by_id), metrics.preprod_artifact_id, metrics.extras
+    ):
         cascade.named += rows.keys_of_metrics(by_id[artifact], extras)
-    for of_artifact in gone(Artifact, Artifact.id.in_(by_id), Artifact.file_id, Artifact.installable_app_file_id):
+    for of_artifact in gone(Artifact, one_of(Artifact.id, by_id), Artifact.file_id, Artifact.installable_app_file_id):
         files_named += of_artifact
     cascade.file_ids = {named for named in files_named if named is not None}
     return cascade

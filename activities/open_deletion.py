@@ -1,6 +1,5 @@
 """Step 0: write the deletion down, refuse what may not be asked, and cut the rest into chunks."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sqlalchemy import select
@@ -8,7 +7,7 @@ from sqlalchemy.orm import Session
 from temporalio import activity
 
 from activities.storage import ledger
-from activities.storage.database import Database
+from activities.storage.database import Database, one_of
 from activities.storage.drift import Schema
 from activities.storage.ledger import DeletionState
 from activities.storage.tables import Artifact, Project
@@ -16,7 +15,6 @@ from workflows.errors import ArtifactNotInOrganization, ProjectNotInOrganization
 from workflows.messages import OPEN_DELETION, DeletionRequest, Opened, Pace, UnfinishedChunk
 
 _IDS_SHOWN = 10
-_IDS_A_QUERY = 5000
 
 
 @dataclass(frozen=True)
@@ -89,16 +87,15 @@ def refuse_foreign_project(session: Session, request: DeletionRequest) -> None:
 def places_and_foreign(session: Session, request: DeletionRequest) -> tuple[dict[int, int], list[int]]:
     """Project by artifact, of those that exist, and those of them that are another organization's."""
     places, foreign = {}, []
-    for ids in _slices(request.artifact_ids, _IDS_A_QUERY):
-        rows = session.execute(
-            select(Artifact.id, Artifact.project_id, Project.organization_id)
-            .join(Project, Project.id == Artifact.project_id)
-            .where(Artifact.id.in_(ids))
-        )
-        for artifact, project, organization in rows:
-            places[artifact] = project
-            if organization != request.organization_id:
-                foreign.append(artifact)
+    rows = session.execute(
+        select(Artifact.id, Artifact.project_id, Project.organization_id)
+        .join(Project, Project.id == Artifact.project_id)
+        .where(one_of(Artifact.id, request.artifact_ids))
+    )
+    for artifact, project, organization in rows:
+        places[artifact] = project
+        if organization != request.organization_id:
+            foreign.append(artifact)
     return places, foreign
 
 
@@ -109,7 +106,3 @@ def not_in_organization(request: DeletionRequest, foreign: list[int]) -> Artifac
         f"{len(foreign)} of {len(request.artifact_ids)} artifacts do not belong to organization "
         f"{request.organization_id} ({shown}); nothing was deleted"
     )
-
-
-def _slices(ids: tuple[int, ...], size: int) -> Iterable[tuple[int, ...]]:
-    return (ids[start : start + size] for start in range(0, len(ids), size))

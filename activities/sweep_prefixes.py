@@ -6,11 +6,13 @@ completed are no objects, but hold data: the listing that confirms aborts them f
 """
 
 import hashlib
-from collections import Counter
-from collections.abc import Sequence
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import partial
+from os.path import commonprefix
 from typing import NamedTuple
 
 from temporalio import activity
@@ -21,13 +23,17 @@ from activities.requests import run_all
 from activities.storage import ledger
 from activities.storage.database import Database
 from activities.storage.ledger import ChunkState, Prefix, PrefixState
-from activities.storage.objects import MAX_KEYS, ObjectStore, Outcome
-from workflows.errors import KeysNotDeletedYet, StaleAttempt
+from activities.storage.objects import MAX_KEYS, Found, ObjectStore, Outcome, Upload
+from workflows.errors import KeysNotDeletedYet, StaleAttempt, StoreUnavailable
 from workflows.messages import SWEEP_PREFIXES, Sweep, Swept
 
 STILL_WRITTEN = "StillWritten"
 """The code of objects that somebody kept on writing while sweep after sweep deleted them."""
 _LISTINGS = 3
+_PREFIXES_A_PAGE = 25
+"""A page of a thousand strangers' names costs about as much as this many listings that find nothing."""
+
+Look = Callable[[str], Iterator[Sequence[Found] | Sequence[Upload]]]
 
 
 @dataclass
@@ -73,8 +79,19 @@ class SweepPrefixes:
                 for key in page.keys
             }
         exact = [prefix for prefix in prefixes if prefix.exact and sweep.confirm]
-        uploads = dict(run_all(self.requests, [partial(self._abort_exact, prefix) for prefix in exact]))
-        jobs = [partial(self._sweep_one, sweep, prefix, in_pages) for prefix in prefixes if not prefix.exact]
+        by_scope = _by_scope(exact)
+        together = run_all(self.requests, [partial(self._without_uploads, group) for group in by_scope])
+        uploads = {key: Listing(aborted=0) for keys in together for key in keys}
+        uploads |= dict(
+            run_all(self.requests, [partial(self._abort_exact, one) for one in exact if one.scope + one.prefix not in uploads])
+        )
+        settle = partial(self._settle, sweep, activity.metric_meter())
+        wide = [prefix for prefix in prefixes if not prefix.exact]
+        quiet_together = run_all(self.requests, [partial(self._prove, sweep, group) for group in _by_scope(wide)], settle)
+        proven = {one.prefix.scope + one.prefix.prefix for group in quiet_together for one in group}
+        jobs = [
+            partial(self._sweep_one, sweep, prefix, in_pages) for prefix in wide if prefix.scope + prefix.prefix not in proven
+        ]
         batches = [exact[start : start + MAX_KEYS] for start in range(0, len(exact), MAX_KEYS)]
         jobs += [partial(self._delete_exact, batch, in_pages, uploads) for batch in batches]
         swept = run_all(self.requests, jobs, partial(self._settle, sweep, activity.metric_meter()))
@@ -87,6 +104,38 @@ class SweepPrefixes:
         with self.database.read() as session:
             quiet = all(prefix.exact for prefix in ledger.prefixes_owed(session, sweep.deletion_id, sweep.chunk))
         return Swept(found=sum(listing.deleted for listing in listings) + left_over, left_over=left_over, quiet=quiet)
+
+    def _prove(self, sweep: Sweep, group: Sequence[Prefix]) -> "list[Emptied]":
+        """Those of the prefixes under which one listing of all they have in common finds nothing."""
+        prefixes = {prefix.scope + prefix.prefix: prefix for prefix in group if prefix.prefix.endswith("/")}
+        looks = [self.store.uploads_under] if sweep.confirm and self.store.lists_uploads else []
+        quiet = self._quiet(prefixes.keys(), [*looks, self.store.list_under])
+        listing = Listing(aborted=0 if looks else None)
+        return [Emptied(prefixes[one], _state(sweep, prefixes[one], listing), listing) for one in sorted(quiet)]
+
+    def _without_uploads(self, group: Sequence[Prefix]) -> set[str]:
+        """The keys that one listing shows to have no unfinished upload."""
+        keys = {prefix.scope + prefix.prefix for prefix in group}
+        return self._quiet(keys, [self.store.uploads_under]) if self.store.lists_uploads else set()
+
+    def _quiet(self, prefixes: Collection[str], looks: Sequence[Look]) -> set[str]:
+        """Of these prefixes or keys, those under which none of the listings, each read to its end, shows anything.
+
+        None of them, where that would take longer than to ask for each, or the store refuses to list what lies between them.
+        """
+        common = commonprefix(list(prefixes))  # noqa: RUF071  the store compares character by character too
+        pages = len(prefixes) // _PREFIXES_A_PAGE
+        quiet = set(prefixes)
+        try:
+            for look in looks:
+                for number, page in enumerate(look(common)):
+                    if number == pages:
+                        return set()
+                    for one in page:
+                        quiet.difference_update([one.key], (one.key[: slash.end()] for slash in re.finditer("/", one.key)))
+        except StoreUnavailable:
+            return set()
+        return quiet
 
     def _sweep_one(self, sweep: Sweep, prefix: Prefix, in_pages: set[int]) -> "list[Emptied]":
         """Empty a prefix; to confirm, list again after deleting, until a listing finds nothing that could be deleted."""
@@ -148,14 +197,20 @@ class SweepPrefixes:
 
     def _settle(self, sweep: Sweep, meter: MetricMeter, done: "Sequence[list[Emptied]]") -> None:
         emptied = [one for of_job in done for one in of_job]
+        if not emptied:
+            return
+        alike: dict[tuple[PrefixState, str], list[Emptied]] = defaultdict(list)
+        for one in emptied:
+            alike[one.state, repr(one.listing)].append(one)
         unsettled = False
         with self.database.write() as session:
             found = ledger.lock_released(session, sweep.deletion_id, sweep.chunk, emptied[0].prefix.epoch)
-            for prefix, state, listing in emptied:
-                unsettled |= not ledger.settle_prefix(
+            for (state, _), those in alike.items():
+                listing = those[0].listing
+                unsettled |= not ledger.settle_prefixes(
                     session,
                     found,
-                    prefix,
+                    [one.prefix for one in those],
                     state,
                     deleted=listing.deleted,
                     aborted=listing.aborted,
@@ -174,6 +229,14 @@ class Emptied(NamedTuple):
     prefix: Prefix
     state: PrefixState
     listing: Listing
+
+
+def _by_scope(prefixes: Iterable[Prefix]) -> list[list[Prefix]]:
+    """Groups that are worth a listing of what they have in common."""
+    groups: dict[str, list[Prefix]] = defaultdict(list)
+    for prefix in prefixes:
+        groups[prefix.scope].append(prefix)
+    return [group for group in groups.values() if len(group) >= _PREFIXES_A_PAGE]
 
 
 def _state(sweep: Sweep, prefix: Prefix, listing: Listing) -> PrefixState:

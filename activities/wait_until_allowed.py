@@ -29,6 +29,8 @@ class Ceilings:
         Keys count as soon as they are collected, in whichever chunk. So of a deletion that turns out to be too large, no more
         keys than the ceiling are released before somebody confirms it.
         """
+        if self.artifacts is None and self.keys is None:
+            return
         size = ledger.size_of(session, deletion_id)
         over = [
             f"{count:,} {what} are more than {ceiling:,}"

@@ -14,7 +14,7 @@ import hashlib
 import json
 import secrets
 import zlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -42,16 +42,18 @@ from sqlalchemy import (
     exists,
     func,
     insert,
+    literal,
     or_,
     select,
     tuple_,
     update,
 )
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, aliased, mapped_column
 
-from activities.storage.database import LEDGER_SCHEMA, ledger_schema, slices
+from activities.storage.database import LEDGER_SCHEMA, ledger_schema, one_of, slices
 from activities.storage.keys import ArtifactRef
 from activities.storage.tables import Artifact, Json, Project
 from workflows.errors import ArtifactReappeared, NotOpen, StaleAttempt, StaleSeal
@@ -333,15 +335,12 @@ def accept(session: Session, request: DeletionRequest, reason: str | None = None
 
 def living_artifacts(session: Session, request: DeletionRequest) -> dict[int, int]:
     """Project by artifact, of those of the request's artifacts that have rows in its organization."""
-    living: dict[int, int] = {}
-    for ids in slices(request.artifact_ids):
-        rows = session.execute(
-            select(Artifact.id, Artifact.project_id)
-            .join(Project, Project.id == Artifact.project_id)
-            .where(Artifact.id.in_(ids), Project.organization_id == request.organization_id)
-        )
-        living |= {row.id: row.project_id for row in rows}
-    return living
+    rows = session.execute(
+        select(Artifact.id, Artifact.project_id)
+        .join(Project, Project.id == Artifact.project_id)
+        .where(one_of(Artifact.id, request.artifact_ids), Project.organization_id == request.organization_id)
+    )
+    return {row.id: row.project_id for row in rows}
 
 
 def settled_artifacts(session: Session, deletion_id: str) -> set[int]:
@@ -469,6 +468,11 @@ def request_of(session: Session, deletion_id: str) -> DeletionRequest:
     )
 
 
+def organization_of(session: Session, deletion_id: str) -> int:
+    """The request's organization, without its thousands of ids."""
+    return session.execute(select(Deletion.organization_id).where(Deletion.id == deletion_id)).scalar_one()
+
+
 def make_chunks(
     session: Session, deletion_id: str, artifacts: Sequence[tuple[int, int | None]], chunk_size: int, *, again: bool = True
 ) -> range:
@@ -484,12 +488,11 @@ def make_chunks(
     if again:
         last = session.execute(select(func.max(DeletionChunk.chunk)).where(DeletionChunk.deletion_id == deletion_id)).scalar()
         first = 0 if last is None else last + 1
-        for ids in slices(artifact for artifact, _ in ordered):
-            before = DeletionArtifact.deletion_id == deletion_id, DeletionArtifact.artifact_id.in_(ids)
-            left = session.execute(
-                delete(DeletionArtifact).where(*before).returning(DeletionArtifact.artifact_id, DeletionArtifact.chunk)
-            )
-            came_from |= {row.artifact_id: row.chunk for row in left}
+        before = DeletionArtifact.deletion_id == deletion_id, one_of(DeletionArtifact.artifact_id, [one for one, _ in ordered])
+        left = session.execute(
+            delete(DeletionArtifact).where(*before).returning(DeletionArtifact.artifact_id, DeletionArtifact.chunk)
+        )
+        came_from = {row.artifact_id: row.chunk for row in left}
     made = range(first, first - (-len(ordered) // chunk_size))
     session.execute(
         insert(DeletionChunk),
@@ -499,19 +502,12 @@ def make_chunks(
             for number in made
         ],
     )
-    session.execute(
-        insert(DeletionArtifact),
-        [
-            {
-                "deletion_id": deletion_id,
-                "artifact_id": artifact,
-                "chunk": first + place // chunk_size,
-                "project_id": project,
-                "reopened_from": came_from.get(artifact),
-            }
-            for place, (artifact, project) in enumerate(ordered)
-        ],
-    )
+    rows = [
+        (artifact, first + place // chunk_size, project, came_from.get(artifact))
+        for place, (artifact, project) in enumerate(ordered)
+    ]
+    same = {"deletion_id": deletion_id, "rows_state": RowsState.PENDING}
+    _insert_many(session, DeletionArtifact, same, ("artifact_id", "chunk", "project_id", "reopened_from"), rows)
     return made
 
 
@@ -595,20 +591,18 @@ def deletions_owing(session: Session, deletion_id: str, *, traces_configured: bo
 
 def open_deletions_of(session: Session, request: DeletionRequest) -> list[str]:
     """Workflow ids of the organization's other open or failed deletions that have artifacts of this request, at most twenty."""
-    found: set[str] = set()
-    for ids in slices(request.artifact_ids):
-        others = (
-            select(Deletion.id)
-            .join(DeletionArtifact, DeletionArtifact.deletion_id == Deletion.id)
-            .where(
-                DeletionArtifact.artifact_id.in_(ids),
-                Deletion.organization_id == request.organization_id,
-                Deletion.id != request.deletion_id,
-                Deletion.state.in_([DeletionState.ACCEPTED, DeletionState.RUNNING, DeletionState.FAILED]),
-            )
-            .distinct()
+    others = (
+        select(Deletion.id)
+        .join(DeletionArtifact, DeletionArtifact.deletion_id == Deletion.id)
+        .where(
+            one_of(DeletionArtifact.artifact_id, request.artifact_ids),
+            Deletion.organization_id == request.organization_id,
+            Deletion.id != request.deletion_id,
+            Deletion.state.in_([DeletionState.ACCEPTED, DeletionState.RUNNING, DeletionState.FAILED]),
         )
-        found.update(session.execute(others).scalars())
+        .distinct()
+    )
+    found = session.execute(others).scalars()
     return [workflow_id(request.organization_id, one) for one in sorted(found)][:20]
 
 
@@ -751,24 +745,23 @@ def seal_prefixes(
     session: Session, found: DeletionChunk, prefixes: Iterable[tuple[str, str, bool]], state: PrefixState
 ) -> None:
     """Add (scope, prefix, exact) triples that a locked chunk does not hold yet."""
-    rows = [
-        {
-            "deletion_id": found.deletion_id,
-            "chunk": found.chunk,
-            "epoch": found.epoch,
-            "scope": scope,
-            "prefix": prefix,
-            "exact": exact,
-            "state": state,
-            "found": 0,
-            "codes": {},
-            "noisy_sweep": 0,
-        }
-        for scope, prefix, exact in sorted(set(prefixes))
-    ]
-    if rows:
-        dialect_insert = postgresql_insert if session.get_bind().dialect.name == "postgresql" else sqlite_insert
-        session.execute(dialect_insert(DeletionPrefix).on_conflict_do_nothing(), rows)
+    here = (
+        DeletionPrefix.deletion_id == found.deletion_id,
+        DeletionPrefix.chunk == found.chunk,
+        DeletionPrefix.epoch == found.epoch,
+    )
+    held = session.execute(select(DeletionPrefix.scope, DeletionPrefix.prefix, DeletionPrefix.exact).where(*here))
+    rows = sorted(set(prefixes).difference(map(tuple, held)))
+    same = {
+        "deletion_id": found.deletion_id,
+        "chunk": found.chunk,
+        "epoch": found.epoch,
+        "state": state,
+        "found": 0,
+        "codes": {},
+        "noisy_sweep": 0,
+    }
+    _insert_many(session, DeletionPrefix, same, ("scope", "prefix", "exact"), rows)
 
 
 def seal_digest(session: Session, found: DeletionChunk) -> tuple[int, int, str]:
@@ -809,7 +802,7 @@ def set_artifacts(session: Session, deletion_id: str, ids: Iterable[int], **valu
     if ids:
         session.execute(
             update(DeletionArtifact)
-            .where(DeletionArtifact.deletion_id == deletion_id, DeletionArtifact.artifact_id.in_(ids))
+            .where(DeletionArtifact.deletion_id == deletion_id, one_of(DeletionArtifact.artifact_id, ids))
             .values(**values)
         )
 
@@ -962,10 +955,10 @@ def prefixes_owed(session: Session, deletion_id: str, chunk: int) -> list[Prefix
     return [prefix for prefix in prefixes_to_sweep(session, deletion_id, chunk) if prefix.state != PrefixState.LEFT_OVER]
 
 
-def settle_prefix(
+def settle_prefixes(
     session: Session,
     found: DeletionChunk,
-    prefix: Prefix,
+    prefixes: Sequence[Prefix],
     state: PrefixState,
     *,
     deleted: int,
@@ -973,40 +966,72 @@ def settle_prefix(
     sweep: int,
     aborted: int | None = None,
 ) -> bool:
-    """Write down what sweep number `sweep` found, unfinished uploads too if it looked for them. The chunk is locked.
+    """Write down what sweep number `sweep` found under each, unfinished uploads too if it looked. The chunk is locked.
 
-    False, and nothing is changed, if the prefix is no longer as it was read: another attempt has looked, perhaps later.
+    False if one is no longer as it was read, and stays as it is: another attempt has looked, perhaps later.
     """
     uploads = DeletionPrefix.uploads_aborted
-    changed = session.execute(
-        update(DeletionPrefix)
-        .where(
-            DeletionPrefix.deletion_id == found.deletion_id,
-            DeletionPrefix.chunk == found.chunk,
-            DeletionPrefix.epoch == found.epoch,
-            DeletionPrefix.scope == prefix.scope,
-            DeletionPrefix.prefix == prefix.prefix,
-            DeletionPrefix.state == prefix.state,
-            DeletionPrefix.found == prefix.found,
-            DeletionPrefix.codes == prefix.codes,
-            DeletionPrefix.noisy_sweep == prefix.noisy_sweep,
-        )
-        .values(
-            state=state,
-            found=DeletionPrefix.found + deleted,
-            codes=codes,
-            uploads_aborted=uploads if aborted is None else func.coalesce(uploads, 0) + aborted,
-            noisy_sweep=sweep if deleted or aborted else DeletionPrefix.noisy_sweep,
-            listed_empty_at=func.now() if state == PrefixState.EMPTY and not prefix.exact else None,
-        )
-    )
-    return cast("CursorResult[Any]", changed).rowcount == 1
+    alike: dict[tuple[Any, ...], list[str]] = defaultdict(list)
+    for one in prefixes:
+        alike[one.scope, one.exact, one.state, one.found, json.dumps(one.codes), one.noisy_sweep].append(one.prefix)
+    changed = 0
+    for (scope, exact, was, found_before, codes_before, noisy_sweep), names in alike.items():
+        for part in slices(names):
+            statement = (
+                update(DeletionPrefix)
+                .where(
+                    DeletionPrefix.deletion_id == found.deletion_id,
+                    DeletionPrefix.chunk == found.chunk,
+                    DeletionPrefix.epoch == found.epoch,
+                    DeletionPrefix.scope == scope,
+                    DeletionPrefix.prefix.in_(part),
+                    DeletionPrefix.state == was,
+                    DeletionPrefix.found == found_before,
+                    DeletionPrefix.codes == json.loads(codes_before),
+                    DeletionPrefix.noisy_sweep == noisy_sweep,
+                )
+                .values(
+                    state=state,
+                    found=DeletionPrefix.found + deleted,
+                    codes=codes,
+                    uploads_aborted=uploads if aborted is None else func.coalesce(uploads, 0) + aborted,
+                    noisy_sweep=sweep if deleted or aborted else DeletionPrefix.noisy_sweep,
+                    listed_empty_at=func.now() if state == PrefixState.EMPTY and not exact else None,
+                )
+            )
+            changed += cast(
+                "CursorResult[Any]", session.execute(statement, execution_options={"synchronize_session": False})
+            ).rowcount
+    return changed == len(prefixes)
 
 
 def drop_work(session: Session, deletion_id: str, *, everything: bool = False) -> None:
     """Forget pages and prefixes; with `everything` the chunks and artifacts too, as if the deletion had not been opened."""
     for table in (DeletionPage, DeletionPrefix, *((DeletionChunk, DeletionArtifact) if everything else ())):
         session.execute(delete(table).where(table.deletion_id == deletion_id))
+
+
+def _insert_many(
+    session: Session,
+    ledger_table: type[LedgerTable],
+    same: dict[str, Any],
+    names: Sequence[str],
+    rows: Sequence[tuple[Any, ...]],
+) -> None:
+    """Add rows: `same` is in each of them, `names` are the columns in which they differ."""
+    if not rows:
+        return
+    if session.get_bind().dialect.name != "postgresql":
+        session.execute(insert(ledger_table), [same | dict(zip(names, row, strict=True)) for row in rows])
+        return
+    # One statement with an array a column: sent row by row, a chunk's prefixes cost more than all else in its transaction.
+    columns = ledger_table.__table__.c
+    arrays = (
+        literal(list(values), ARRAY(columns[name].type)) for name, values in zip(names, zip(*rows, strict=True), strict=True)
+    )
+    each = func.unnest(*arrays).table_valued(*names).render_derived("each")
+    chosen = [*(literal(value, columns[name].type) for name, value in same.items()), *(each.c[name] for name in names)]
+    session.execute(insert(ledger_table).from_select([*same, *names], select(*chosen), include_defaults=False))
 
 
 def _joined(keys: Iterable[str]) -> bytes:

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import or_, select
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy.orm import Session
 
-from activities.storage.database import slices
+from activities.storage.database import one_of
 from activities.storage.keys import ArtifactRef, Scopes, column_key, icon_file_id, icon_key, lies_under, well_formed
 from activities.storage.tables import Artifact, MobileAppInfo, Project, SnapshotComparison, SnapshotMetrics
 
@@ -70,7 +70,7 @@ def find_places(session: Session, known: Mapping[int, int | None], organization_
     rows = session.execute(
         select(Artifact.id, Artifact.project_id, Project.organization_id)
         .join(Project, Project.id == Artifact.project_id)
-        .where(Artifact.id.in_(known))
+        .where(one_of(Artifact.id, known))
         .order_by(Artifact.id)
     ).all()
     for artifact, project, organization in rows:
@@ -89,24 +89,24 @@ def find_places(session: Session, known: Mapping[int, int | None], organization_
 def named_by_columns(session: Session, places: Places) -> tuple[list[Comparison], list[NamedKey]]:
     """The present artifacts' comparisons, as head or base, and every object key that a column of all these rows names."""
     by_id = {artifact.id: artifact for artifact in places.present}
-    metrics = session.execute(
-        select(SnapshotMetrics.preprod_artifact_id, SnapshotMetrics.extras).where(
-            SnapshotMetrics.preprod_artifact_id.in_(by_id)
+    of_artifacts = one_of(SnapshotMetrics.preprod_artifact_id, by_id)
+    columns = SnapshotMetrics.id, SnapshotMetrics.preprod_artifact_id, SnapshotMetrics.extras
+    metrics = session.execute(select(*columns).where(of_artifacts)).all()
+    icons = session.execute(
+        select(MobileAppInfo.preprod_artifact_id, MobileAppInfo.app_icon_id).where(
+            one_of(MobileAppInfo.preprod_artifact_id, by_id)
         )
     )
-    icons = session.execute(
-        select(MobileAppInfo.preprod_artifact_id, MobileAppInfo.app_icon_id).where(MobileAppInfo.preprod_artifact_id.in_(by_id))
-    )
-    named = [key for artifact, extras in metrics for key in keys_of_metrics(by_id[artifact], extras)]
+    named = [key for _, artifact, extras in metrics for key in keys_of_metrics(by_id[artifact], extras)]
     named += [key for artifact, icon in icons for key in keys_of_app_info(by_id[artifact], icon)]
-    comparisons = _comparisons(session, places.present)
+    comparisons = _comparisons(session, [row.id for row in metrics], places)
     named += [key for comparison, extras in comparisons for key in keys_of_comparison(comparison, extras)]
     return [comparison for comparison, _ in comparisons], named
 
 
 def icon_ids(session: Session, artifact_ids: Iterable[int]) -> set[str]:
     """The app icon ids that these artifacts' rows name."""
-    statement = select(MobileAppInfo.app_icon_id).where(MobileAppInfo.preprod_artifact_id.in_(list(artifact_ids)))
+    statement = select(MobileAppInfo.app_icon_id).where(one_of(MobileAppInfo.preprod_artifact_id, artifact_ids))
     return {icon for icon in session.execute(statement).scalars() if icon}
 
 
@@ -151,15 +151,13 @@ def comparison_places(
 ) -> dict[tuple[int, int], Comparison]:
     """Comparisons by their (head, base) snapshot metrics, where the head is in the organization."""
     pairs = set(metrics_pairs)
-    place: dict[int, ArtifactRef] = {}
-    for ids in slices({metrics for pair in pairs for metrics in pair}):
-        rows = session.execute(
-            select(SnapshotMetrics.id, Artifact.id, Artifact.project_id, Project.organization_id)
-            .join(Artifact, Artifact.id == SnapshotMetrics.preprod_artifact_id)
-            .join(Project, Project.id == Artifact.project_id)
-            .where(SnapshotMetrics.id.in_(ids))
-        )
-        place |= {metrics: ArtifactRef(organization, project, artifact) for metrics, artifact, project, organization in rows}
+    rows = session.execute(
+        select(SnapshotMetrics.id, Artifact.id, Artifact.project_id, Project.organization_id)
+        .join(Artifact, Artifact.id == SnapshotMetrics.preprod_artifact_id)
+        .join(Project, Project.id == Artifact.project_id)
+        .where(one_of(SnapshotMetrics.id, {metrics for pair in pairs for metrics in pair}))
+    )
+    place = {metrics: ArtifactRef(organization, project, artifact) for metrics, artifact, project, organization in rows}
     return {
         (head, base): Comparison(place[head], place[base].id)
         for head, base in pairs
@@ -167,30 +165,15 @@ def comparison_places(
     }
 
 
-def _comparisons(session: Session, present: Sequence[ArtifactRef]) -> list[tuple[Comparison, Any]]:
-    if not present:
+def _comparisons(session: Session, metrics: Sequence[int], places: Places) -> list[tuple[Comparison, Any]]:
+    if not metrics:
         return []
-    head, base = aliased(SnapshotMetrics), aliased(SnapshotMetrics)
-    ids = [artifact.id for artifact in present]
+    one = SnapshotComparison
+    # By the comparison's own columns, which have indexes: asked by artifact, the database would read every comparison it has.
     rows = session.execute(
-        select(
-            head.preprod_artifact_id,
-            base.preprod_artifact_id,
-            Artifact.project_id,
-            Project.organization_id,
-            SnapshotComparison.extras,
-        )
-        .select_from(SnapshotComparison)
-        .join(head, head.id == SnapshotComparison.head_snapshot_metrics_id)
-        .join(base, base.id == SnapshotComparison.base_snapshot_metrics_id)
-        .join(Artifact, Artifact.id == head.preprod_artifact_id)
-        .join(Project, Project.id == Artifact.project_id)
-        .where(or_(head.preprod_artifact_id.in_(ids), base.preprod_artifact_id.in_(ids)))
-        .order_by(SnapshotComparison.id)
-    )
-    organization_id = present[0].organization_id
-    return [
-        (Comparison(ArtifactRef(organization, project, head_id), base_id), extras)
-        for head_id, base_id, project, organization, extras in rows
-        if organization == organization_id
-    ]
+        select(one.head_snapshot_metrics_id, one.base_snapshot_metrics_id, one.extras)
+        .where(or_(one_of(one.head_snapshot_metrics_id, metrics), one_of(one.base_snapshot_metrics_id, metrics)))
+        .order_by(one.id)
+    ).all()
+    found = comparison_places(session, {(head, base) for head, base, _ in rows}, places.present[0].organization_id)
+    return [(found[head, base], extras) for head, base, extras in rows if (head, base) in found]

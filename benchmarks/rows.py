@@ -1,0 +1,232 @@
+"""Many artifacts with many rows and few objects: ours from request to rows gone, beside the same cascade as SQL by hand."""
+
+import itertools
+import json
+import statistics
+import sys
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from obstore.store import S3Store
+from sqlalchemy import text
+from temporalio.api.enums.v1 import EventType
+
+from benchmarks.measure import ContenderFailed, cpu_s, table
+from benchmarks.stage import BUCKET, Stage
+from client import accept_deletion, start_deletion, wait_rows_deleted
+from workflows.messages import COLLECT_KEYS, DELETE_ROWS, DeletionRequest
+
+ORGANIZATION = PROJECT = 9001
+WARMING_UP, BASES = 10, 10
+ROWS_AN_ARTIFACT = 17
+OURS, SQL = "ours, request to rows gone", "SQL by hand, one transaction"
+HEAD = (
+    *("contender", "wall s", "rows a second", "wall / SQL by hand", "longest lock on rows ms"),
+    *("PostgreSQL CPU s", "worker CPU s", "Temporal CPU s"),
+)
+_FILL, _CASCADE = ((Path(__file__).parent / name).read_text() for name in ("rows.sql", "cascade.sql"))
+_LOCKED_SINCE = """
+SELECT max(extract(epoch FROM clock_timestamp() - xact_start)) FROM pg_stat_activity JOIN pg_locks USING (pid)
+WHERE relation = 'sentry_preprodartifact'::regclass AND mode IN ('RowShareLock', 'RowExclusiveLock')
+"""
+
+
+@dataclass
+class Run:
+    """What one run of one contender came to, in seconds."""
+
+    rows: int
+    wall_s: float = 0.0
+    locked_s: float = 0.0
+    """The longest time that one transaction held locks on the backend's rows, as sampled."""
+    postgres_cpu_s: float = 0.0
+    worker_cpu_s: float = 0.0
+    temporal_cpu_s: float = 0.0
+    steps_s: dict[str, float] = field(default_factory=dict)
+    """Each kind of step, summed over chunks, several of which are at work at a time."""
+    receipt_s: float | None = None
+    """From the request, where that was waited for."""
+
+
+@contextmanager
+def watched(stage: Stage, run: Run, worker: Sequence[int] = ()) -> Iterator[None]:
+    """Put down time and CPU of what is done inside, and the longest that rows were locked."""
+    ended = threading.Event()
+
+    def sample() -> None:
+        with psycopg.connect(_dsn(stage), autocommit=True) as connection:
+            while not ended.wait(0.01):
+                found = connection.execute(_LOCKED_SINCE).fetchone()
+                run.locked_s = max(run.locked_s, float(found[0] or 0) if found else 0)
+
+    sampler = threading.Thread(target=sample, daemon=True)
+    sampler.start()
+    watched_pids = ([stage.postgres.pid], worker, [stage.temporal.pid])
+    before, began = [cpu_s(pids) for pids in watched_pids], time.perf_counter()
+    try:
+        yield
+    finally:
+        run.wall_s = time.perf_counter() - began
+        after = [cpu_s(pids) for pids in watched_pids]
+        run.postgres_cpu_s, run.worker_cpu_s, run.temporal_cpu_s = (b - a for a, b in zip(before, after, strict=True))
+        ended.set()
+        sampler.join()
+
+
+_firsts = itertools.count(2_000_000, 20_000)
+
+
+def fill(stage: Stage, count: int, *, objects: bool) -> range:
+    """Rows of so many artifacts, and objects where one in a hundred comparisons names some.
+
+    Returns the artifacts' ids, never the same again: Temporal remembers a deletion that the ledger does not.
+    """
+    first = next(_firsts)
+    values = {"first": first, "count": WARMING_UP + count, "organization": ORGANIZATION, "project": PROJECT}
+    ids = range(first + WARMING_UP, first + WARMING_UP + count)
+    with stage.database.engine.begin() as connection:
+        for statement in _FILL.split(";\n")[:-1]:
+            connection.execute(text(statement), values)
+    with stage.database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("VACUUM ANALYZE"))
+        connection.execute(text("CHECKPOINT"))
+    if objects:
+        store = S3Store(
+            BUCKET,
+            endpoint=stage.objects.endpoint,
+            access_key_id=stage.objects.access_key,
+            secret_access_key=stage.objects.secret_key,
+            client_options={"allow_http": True},
+        )
+        with ThreadPoolExecutor(16) as threads:
+            list(threads.map(lambda one: store.put(*one), _objects(ids)))
+    return ids
+
+
+def delete_by_hand(stage: Stage, ids: range) -> Run:
+    """See cascade.sql."""
+    run = Run(ROWS_AN_ARTIFACT * len(ids))
+    with psycopg.connect(_dsn(stage)) as connection, watched(stage, run):
+        for statement in _CASCADE.split(";\n")[:-1]:
+            connection.execute(statement, {"ids": list(ids)})
+        connection.commit()
+    return run
+
+
+async def delete_ours(stage: Stage, ids: range, *, receipt: bool) -> Run:
+    """By a worker that is up and has deleted before. Without `receipt`, the deletion is ended when its rows are gone."""
+    run = Run(ROWS_AN_ARTIFACT * len(ids))
+    with stage.worker("worker-rows", shutdown_grace_s="1") as worker:
+        warming_up = DeletionRequest(organization_id=ORGANIZATION, artifact_ids=tuple(range(ids[0] - WARMING_UP, ids[0])))
+        await (await start_deletion(stage.client, warming_up)).result()
+        request = DeletionRequest(organization_id=ORGANIZATION, artifact_ids=tuple(ids))
+        began = time.perf_counter()
+        with watched(stage, run, [worker.pid]):
+            with stage.database.write() as session:
+                accept_deletion(session, request)
+            deleted = await wait_rows_deleted(stage.client, request)
+        if deleted.rows != run.rows:
+            raise ContenderFailed(f"ours: {deleted.rows} rows instead of {run.rows}")
+        handle = stage.client.get_workflow_handle(request.workflow_id)
+        if receipt:
+            if not (found := await (await start_deletion(stage.client, request)).result()).complete:
+                raise ContenderFailed(f"ours: the receipt says {found.objects}")
+            run.receipt_s = time.perf_counter() - began
+        run.steps_s = await _steps(handle)
+        if not receipt:
+            await handle.terminate()
+    return run
+
+
+async def rows(stage: Stage, *, sizes: Sequence[tuple[int, int]], receipts: int) -> dict[str, Any]:
+    """(artifacts, rounds) in turns; ours is waited for to the receipt once for at most `receipts` artifacts."""
+    results: dict[str, Any] = {}
+    for size, rounds in sizes:
+        runs = defaultdict[str, list[Run]](list)
+        for number in range(rounds):
+            for name in (OURS, SQL) if number % 2 else (SQL, OURS):
+                ids = fill(stage, size, objects=name == OURS)
+                if name == OURS:
+                    run = await delete_ours(stage, ids, receipt=size <= receipts and not number)
+                else:
+                    run = delete_by_hand(stage, ids)
+                with stage.database.read() as session:
+                    if left := session.execute(
+                        text(f"SELECT count(*) FROM sentry_preprodartifact WHERE id >= {ids[0]}")
+                    ).scalar():
+                        raise ContenderFailed(f"{name} left {left} artifacts")
+                runs[name].append(run)
+                print(
+                    f"  {size:,} artifacts, round {number + 1}: {name}: {run.wall_s:.2f} s {run.steps_s}",
+                    file=sys.stderr,
+                    flush=True,
+                )
+        results[str(size)] = {name: [vars(run) for run in of_name] for name, of_name in runs.items()}
+        print(
+            f"\n### Rows: {size:,} artifacts of {ROWS_AN_ARTIFACT} rows, 10 of them comparisons, medians of {rounds}\n\n"
+            f"{table(HEAD, _shown(runs))}\n",
+            flush=True,
+        )
+    return results
+
+
+def _shown(runs: dict[str, list[Run]]) -> Iterator[Sequence[object]]:
+    def middle(name: str, what: str) -> float:
+        return float(statistics.median(getattr(run, what) for run in runs[name]))
+
+    rows, theirs = runs[SQL][0].rows, middle(SQL, "wall_s")
+    for name in runs:
+        wall = middle(name, "wall_s")
+        cpu = (middle(name, f"{whose}_cpu_s") for whose in ("postgres", "worker", "temporal"))
+        yield name, wall, round(rows / wall), wall / theirs, 1000 * middle(name, "locked_s"), *cpu
+    for step in (COLLECT_KEYS, DELETE_ROWS):
+        took = statistics.median(run.steps_s[step.name] for run in runs[OURS])
+        yield f"ours, all {step.name} steps added up", took, round(rows / took), took / theirs, *[""] * 4
+    for run in runs[OURS]:
+        if run.receipt_s is not None:
+            yield (
+                "ours, request to receipt (1 run)",
+                run.receipt_s,
+                round(rows / run.receipt_s),
+                run.receipt_s / theirs,
+                *[""] * 4,
+            )
+
+
+async def _steps(handle: Any) -> dict[str, float]:
+    """Seconds at work by kind of step, of those that have ended."""
+    names, began, took = {}, {}, defaultdict[str, float](float)
+    async for event in handle.fetch_history_events():
+        at = event.event_time.ToMicroseconds() / 1e6
+        if event.event_type == EventType.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED:
+            names[event.event_id] = event.activity_task_scheduled_event_attributes.activity_type.name
+        elif event.event_type == EventType.EVENT_TYPE_ACTIVITY_TASK_STARTED:
+            began[event.event_id] = at
+        elif event.event_type == EventType.EVENT_TYPE_ACTIVITY_TASK_COMPLETED:
+            ended = event.activity_task_completed_event_attributes
+            took[names[ended.scheduled_event_id]] += at - began[ended.started_event_id]
+    return dict(took)
+
+
+def _objects(ids: range) -> Iterator[tuple[str, bytes]]:
+    """A manifest and the mask that it names, for each comparison that has them."""
+    scope, base = f"preprod/org.{ORGANIZATION}/project.{PROJECT}/objects/", ids[0] - WARMING_UP - BASES
+    for head in ids:
+        if head % 10 == 0:
+            home = f"{ORGANIZATION}/{PROJECT}/{head}/{base}/"
+            images = {"home.png": {"status": "changed", "diff_mask_key": f"{home}diff/home.png"}}
+            manifest = {"head_artifact_id": head, "base_artifact_id": base, "images": images}
+            yield f"{scope}{home}comparison.json", json.dumps(manifest).encode()
+            yield f"{scope}{home}diff/home.png", b"\x89PNG"
+
+
+def _dsn(stage: Stage) -> str:
+    return stage.database.engine.url.render_as_string(hide_password=False).replace("+psycopg", "", 1)

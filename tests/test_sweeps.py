@@ -1,0 +1,116 @@
+"""Many prefixes proven empty by few listings."""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import pytest
+from sqlalchemy import insert
+
+import starter
+from activities.storage import tables
+from activities.storage.objects import Found, Outcome, S3Objects, Upload
+from tests.memory_store import MemoryStore
+from tests.stack import Held, Stack, steps_of
+from workflows.errors import StoreUnavailable
+
+on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+ARTIFACTS = range(4100, 4160)
+
+
+@dataclass(frozen=True)
+class Watched(MemoryStore):
+    """Remembers what it was asked to list; may refuse to list more than an artifact's own."""
+
+    listed: list[str] = field(default_factory=list)
+    uploads: dict[str, str] = field(default_factory=dict)
+    strict: bool = False
+
+    def list_under(self, prefix: str) -> Iterator[Sequence[Found]]:
+        if self.strict and not prefix.endswith("/"):
+            raise StoreUnavailable("AccessDenied")
+        self.listed.append(prefix)
+        return super().list_under(prefix)
+
+    def uploads_under(self, prefix: str) -> Iterator[Sequence[Upload]]:
+        if found := [Upload(key, upload) for upload, key in list(self.uploads.items()) if key.startswith(prefix)]:
+            yield found
+
+
+def deleted_in(stack: Stack, store: Watched) -> None:
+    """Delete sixty artifacts without any comparison. Raises AssertionError if the receipt is not complete."""
+    project = stack.world.project(stack.world.organization("acme"), "shop")
+    assert (project.organization_id, project.id) == (stack.organization_id, 1)
+    with stack.database.write() as session:
+        session.execute(insert(tables.Artifact), [{"id": one, "project_id": project.id} for one in ARTIFACTS])
+    request = stack.request(list(ARTIFACTS))
+    with steps_of(stack, store) as steps:
+        assert steps.finish(request, steps.open_and_collect(request)).complete
+
+
+def place(stack: Stack) -> str:
+    """Where artifacts of the organization's first project have their keys, up to their ids."""
+    return f"preprod/org.{stack.organization_id}/project.1/objects/{stack.organization_id}/1/"
+
+
+@on_sqlite
+def test_prefixes_with_nothing_under_them_are_proven_empty_together(stack: Stack) -> None:
+    """Both sweeps of three usecases: one listing each, and more only where something lies."""
+    named_by_nobody = f"{place(stack)}4130/run/7.json"
+    neighbours = {
+        f"{place(stack)}41300/manifest.json",
+        f"{place(stack)}413",
+        f"{place(stack)}4160/a.json",
+        f"{place(stack)}41ab",
+    }
+    store = Watched(dict.fromkeys({named_by_nobody, *neighbours}, b"."))
+    deleted_in(stack, store)
+    assert store.content.keys() == neighbours
+    assert len(store.listed) == 2 * 3 + 1
+    assert store.listed.count(f"{place(stack)}4130/") == 1
+
+
+@pytest.mark.parametrize("strict", [False, True])
+@on_sqlite
+def test_where_others_have_much_between_them_each_prefix_is_listed_for_itself(stack: Stack, strict: bool) -> None:  # noqa: FBT001
+    """A listing that was not read to its end, or was refused, proves nothing."""
+    neighbours = {f"{place(stack)}41{number:05}" for number in range(0 if strict else 2000)}
+    named_by_nobody = f"{place(stack)}4159/run/7.json"
+    store = Watched(dict.fromkeys([*sorted(neighbours), named_by_nobody], b"."), strict=strict)
+    deleted_in(stack, store)
+    assert store.content.keys() == neighbours
+    assert {f"{place(stack)}{one}/" for one in ARTIFACTS} <= set(store.listed)
+
+
+@on_sqlite
+def test_an_unfinished_upload_keeps_its_prefix_from_being_proven_with_the_others(stack: Stack) -> None:
+    """It is no object, so only the listing of uploads shows it."""
+    archives = f"preprod/org.{stack.organization_id}/project.1/objects/snapshot_archives"
+    store = Watched(uploads={"u1": f"{place(stack)}4130/late.bin", "u2": f"{archives}/4131.zip"})
+    aborted: list[str] = []
+
+    def abort(uploads: Sequence[Upload]) -> Outcome:
+        aborted.extend(one.key for one in uploads if store.uploads.pop(one.id, None))
+        return MemoryStore().abort_uploads(uploads)
+
+    object.__setattr__(store, "abort_uploads", abort)
+    deleted_in(stack, store)
+    assert (sorted(aborted), store.uploads) == ([f"{place(stack)}4130/late.bin", f"{archives}/4131.zip"], {})
+
+
+@on_sqlite
+async def test_rows_do_not_wait_for_listings_of_other_deletions(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody waits for the rows, and they for a few manifests; nobody waits for a thousand listings."""
+    one, two = stack.snapshots("one", "two")
+    held = Held(monkeypatch, S3Objects, "list_under")
+    async with stack.worker(store_requests=1):
+        sweeping = await stack.start([one.id])
+        await held.reached()
+        try:
+            request = stack.request([two.id])
+            stack.accept(request)
+            assert (await asyncio.wait_for(starter.wait_rows_deleted(stack.client, request), 30)).rows
+        finally:
+            held.let_go()
+        await sweeping.result()
+        await stack.client.get_workflow_handle(request.workflow_id).result()
