@@ -9,7 +9,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from threading import BoundedSemaphore
+from threading import BoundedSemaphore, Event
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from temporalio.api.enums.v1 import IndexedValueType
@@ -35,7 +35,7 @@ from activities.storage.database import Database
 from activities.storage.drift import Schema
 from activities.storage.freeze import FreezableObjects, FreezableTraces, Switch
 from activities.storage.keys import Scopes
-from activities.storage.ledger import PAGE_KEYS
+from activities.storage.limit import KeyLimit, LimitedObjects
 from activities.storage.objects import ObjectStore, S3Documents, S3Objects, s3_client
 from activities.storage.receipts import Receipts, StandardOutput, StoredReceipts
 from activities.storage.traces import SqlTraces, TraceStore
@@ -144,6 +144,9 @@ async def _workers(settings: Settings, client: Client, database: Database) -> As
     store, traces = open_store(settings, switch), open_traces(settings, database, switch)
     if settings.serves != "rows":  # who deletes nothing from it does without any credentials of the store
         await asyncio.to_thread(_warn_if_unavailable, store)
+    stopping = Event()
+    if settings.keys_per_second:
+        store = LimitedObjects(store, KeyLimit(database, settings.keys_per_second, stopping))
     with (
         ThreadPoolExecutor(settings.activity_threads, thread_name_prefix="activity") as threads,
         ThreadPoolExecutor(settings.store_requests, thread_name_prefix="store") as requests,
@@ -156,23 +159,16 @@ async def _workers(settings: Settings, client: Client, database: Database) -> As
             "deployment_config": _deployment(settings.build_id),
             "max_concurrent_activities": settings.activity_threads // (2 if settings.serves == "all" else 1),
         }
-        limit = settings.keys_per_second
         async with contextlib.AsyncExitStack() as stack:
             if settings.serves != "objects":
                 with_rows = [DeleteArtifactsWorkflow, PreviewDeletionWorkflow]
                 rows = Worker(client, task_queue=TASK_QUEUE, workflows=with_rows, activities=with_database, **common)
                 await stack.enter_async_context(rows)
             if settings.serves != "rows":
-                per_second = limit / (PAGE_KEYS * settings.pages_an_activity) if limit else None
-                objects = Worker(
-                    client,
-                    task_queue=OBJECTS_TASK_QUEUE,
-                    activities=with_store,
-                    max_task_queue_activities_per_second=per_second,
-                    **common,
-                )
+                objects = Worker(client, task_queue=OBJECTS_TASK_QUEUE, activities=with_store, **common)
                 await stack.enter_async_context(objects)
             _log.info("worker is up: it serves %s", settings.serves)
+            stack.callback(stopping.set)
             yield
 
 

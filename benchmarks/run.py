@@ -15,10 +15,11 @@ from typing import Any
 from benchmarks import plot
 from benchmarks.bulk import bulk
 from benchmarks.growth import growth
+from benchmarks.limit import limit
 from benchmarks.small import small
 from benchmarks.stage import Stage, open_stage, servers
 
-PARTS = ("small", "growth", "bulk")
+PARTS = ("small", "growth", "bulk", "limit")
 
 
 async def run(stage: Stage, parts: Sequence[str], *, quick: bool, keys: Sequence[int]) -> dict[str, Any]:
@@ -31,6 +32,8 @@ async def run(stage: Stage, parts: Sequence[str], *, quick: bool, keys: Sequence
     if "bulk" in parts:
         sizes = keys or ([4_000] if quick else [20_000, 100_000])
         results["bulk"] = await bulk(stage, sizes=sizes, rounds=3, reference=[4_000] if quick else [20_000], quick=quick)
+    if "limit" in parts:
+        results["limit"] = await limit(stage, seconds=8 if quick else 20)
     return results
 
 

@@ -70,12 +70,13 @@ class Stage:
         """How many objects the store still has of it, at most a thousand."""
         return self.s3.list_objects_v2(Bucket=BUCKET, Prefix=doomed.prefix)["KeyCount"]
 
-    def insert_rows(self, doomed: Doomed) -> None:
-        """Make the artifact's rows, and forget that it ever was deleted."""
+    def insert_rows(self, *doomed: Doomed) -> None:
+        """Make these artifacts' rows, and forget that they ever were deleted."""
         with self.database.write() as session:
             for table in (DeletionPage, DeletionPrefix, DeletionChunk, DeletionArtifact, Deletion):
                 session.execute(delete(table))
-            doomed.insert_rows(session)
+            for one in doomed:
+                one.insert_rows(session)
 
     def environment(self) -> dict[str, str]:
         """For tools and scripts: where the store is, in the words of each."""
