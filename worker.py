@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from threading import BoundedSemaphore, Event
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -40,6 +40,7 @@ from activities.storage.objects import ObjectStore, S3Documents, S3Objects, s3_c
 from activities.storage.receipts import Receipts, StandardOutput, StoredReceipts
 from activities.storage.traces import SqlTraces, TraceStore
 from activities.sweep_prefixes import SweepPrefixes
+from activities.turns import Turns
 from activities.wait_until_allowed import Ceilings, WaitUntilAllowed
 from adapters import adapters
 from migrations import check_version
@@ -65,7 +66,7 @@ def activities_for(
     store: ObjectStore,
     traces: TraceStore | None,
     *,
-    requests: ThreadPoolExecutor,
+    requests: Executor,
     pace: Pace,
 ) -> tuple[list[Callable[..., Any]], list[Callable[..., Any]]]:
     """The activities of the two task queues: those that talk to the database alone, and those that call the store."""
@@ -95,7 +96,7 @@ def activities_for(
     return with_database, with_store
 
 
-def preview_step(settings: Settings, database: Database, store: ObjectStore, requests: ThreadPoolExecutor) -> PreviewDeletion:
+def preview_step(settings: Settings, database: Database, store: ObjectStore, requests: Executor) -> PreviewDeletion:
     """The dry run, with the step that collects keys in it: both read the same manifests in the same way."""
     collect = CollectKeys(
         database,
@@ -149,7 +150,7 @@ async def _workers(settings: Settings, client: Client, database: Database) -> As
         store = LimitedObjects(store, KeyLimit(database, settings.keys_per_second, stopping))
     with (
         ThreadPoolExecutor(settings.activity_threads, thread_name_prefix="activity") as threads,
-        ThreadPoolExecutor(settings.store_requests, thread_name_prefix="store") as requests,
+        Turns(settings.store_requests) as requests,
     ):
         with_database, with_store = activities_for(settings, database, store, traces, requests=requests, pace=pace)
         common: dict[str, Any] = {
