@@ -139,7 +139,8 @@ class Settings(DatabaseSettings):
         7200, description="seconds after which trace items that are still counted are reported as unconfirmed"
     )
     keys_per_second: PositiveFloat | None = Field(
-        None, description="limit for deleted keys over all workers; S3's guide is 3,500 a second for a prefix"
+        None,
+        description="limit for deleted keys of all workers together; S3's guide is 3,500 a second for a prefix",
     )
     receipt_export: Annotated[str, Field(pattern=r"^(stdout|s3://[A-Za-z0-9.-]{3,63}/([^\s/\\]+/)+)$")] | None = Field(
         None,

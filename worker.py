@@ -9,8 +9,8 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from threading import BoundedSemaphore
+from concurrent.futures import Executor, ThreadPoolExecutor
+from threading import BoundedSemaphore, Event
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from temporalio.api.enums.v1 import IndexedValueType
@@ -36,10 +36,12 @@ from activities.storage.database import Database
 from activities.storage.drift import Schema
 from activities.storage.freeze import FreezableObjects, FreezableTraces, Switch
 from activities.storage.keys import Scopes
+from activities.storage.limit import KeyLimit, LimitedObjects
 from activities.storage.objects import ObjectStore, S3Documents, S3Objects, s3_client
 from activities.storage.receipts import Receipts, StandardOutput, StoredReceipts
 from activities.storage.traces import SqlTraces, TraceStore
 from activities.sweep_prefixes import SweepPrefixes
+from activities.turns import Turns
 from activities.wait_until_allowed import Ceilings, WaitUntilAllowed
 from adapters import adapters
 from migrations import check_version
@@ -49,7 +51,7 @@ from workflows.converter import connect, send_traces, unreachable
 from workflows.delete_artifacts import DeleteArtifactsWorkflow
 from workflows.errors import AdaptersUnusable, DeletionError, StoreUnavailable, TemporalMisconfigured
 from workflows.interceptors import OneInput
-from workflows.messages import OBJECTS_TASK_QUEUE, PAGE_KEYS, SEARCH_ATTRIBUTES, TASK_QUEUE, Pace
+from workflows.messages import OBJECTS_TASK_QUEUE, SEARCH_ATTRIBUTES, TASK_QUEUE, Pace
 from workflows.preview_deletion import PreviewDeletionWorkflow
 
 if TYPE_CHECKING:
@@ -65,8 +67,8 @@ def activities_for(
     store: ObjectStore,
     traces: TraceStore | None,
     *,
-    requests: ThreadPoolExecutor,
-    reads: ThreadPoolExecutor | None = None,
+    requests: Executor,
+    reads: Executor | None = None,
     pace: Pace,
 ) -> tuple[list[Callable[..., Any]], list[Callable[..., Any]]]:
     """The activities of the two task queues: those that talk to the database alone, and those that call the store."""
@@ -100,8 +102,8 @@ def preview_step(
     settings: Settings,
     database: Database,
     store: ObjectStore,
-    requests: ThreadPoolExecutor,
-    reads: ThreadPoolExecutor | None = None,
+    requests: Executor,
+    reads: Executor | None = None,
 ) -> PreviewDeletion:
     """The dry run, with the step that collects keys in it: both read the same manifests in the same way."""
     collect = CollectKeys(
@@ -152,10 +154,13 @@ async def _workers(settings: Settings, client: Client, database: Database) -> As
     store, traces = open_store(settings, switch), open_traces(settings, database, switch)
     if settings.serves != "rows":  # who deletes nothing from it does without any credentials of the store
         await asyncio.to_thread(_warn_if_unavailable, store)
+    stopping = Event()
+    if settings.keys_per_second:
+        store = LimitedObjects(store, KeyLimit(database, settings.keys_per_second, stopping))
     with (
         ThreadPoolExecutor(settings.activity_threads, thread_name_prefix="activity") as threads,
-        ThreadPoolExecutor(settings.store_requests, thread_name_prefix="store") as requests,
-        ThreadPoolExecutor(settings.manifest_readers, thread_name_prefix="manifests") as reads,
+        Turns(settings.store_requests) as requests,
+        Turns(settings.manifest_readers) as reads,
     ):
         with_database, with_store = activities_for(settings, database, store, traces, requests=requests, reads=reads, pace=pace)
         common: dict[str, Any] = {
@@ -165,7 +170,6 @@ async def _workers(settings: Settings, client: Client, database: Database) -> As
             "deployment_config": _deployment(settings.build_id),
             "max_concurrent_activities": settings.activity_threads // (2 if settings.serves == "all" else 1),
         }
-        limit = settings.keys_per_second
         async with contextlib.AsyncExitStack() as stack:
             if settings.serves != "objects":
                 with_rows = [DeleteArtifactsWorkflow, PreviewDeletionWorkflow]
@@ -180,16 +184,10 @@ async def _workers(settings: Settings, client: Client, database: Database) -> As
                 )
                 await stack.enter_async_context(rows)
             if settings.serves != "rows":
-                per_second = limit / (PAGE_KEYS * settings.pages_an_activity) if limit else None
-                objects = Worker(
-                    client,
-                    task_queue=OBJECTS_TASK_QUEUE,
-                    activities=with_store,
-                    max_task_queue_activities_per_second=per_second,
-                    **common,
-                )
+                objects = Worker(client, task_queue=OBJECTS_TASK_QUEUE, activities=with_store, **common)
                 await stack.enter_async_context(objects)
             _log.info("worker is up: it serves %s", settings.serves)
+            stack.callback(stopping.set)
             yield
 
 

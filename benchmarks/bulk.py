@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.data import ORGANIZATION, Doomed
+from benchmarks.data import Doomed
 from benchmarks.measure import ContenderFailed, Cost, measured, median, run_tool, table
 from benchmarks.stage import BUCKET, Stage
 from client import accept_deletion, start_deletion
-from demo.run import WorkerProcess
 from workflows.messages import DeletionRequest
 
 OURS, REFERENCE = "ours, request to receipt", "the reference's way: 8 threads, one key a request"
@@ -32,10 +31,10 @@ def tools(stage: Stage, doomed: Doomed) -> dict[str, list[str]]:
     }
 
 
-async def delete_ours(stage: Stage, worker: WorkerProcess, doomed: Doomed, store: int) -> tuple[Cost, DeletionRequest]:
+async def delete_ours(stage: Stage, worker: int, doomed: Doomed, store: int) -> tuple[Cost, DeletionRequest]:
     """Request to receipt, by a worker that is up. Raises ContenderFailed if the receipt does not have every mask."""
-    request, cost = DeletionRequest(organization_id=ORGANIZATION, artifact_ids=(doomed.id,)), Cost()
-    with measured(cost, worker=worker.pid, store=store, others=stage.others):
+    request, cost = doomed.request, Cost()
+    with measured(cost, worker=worker, store=store, others=stage.others):
         with stage.database.write() as session:
             accept_deletion(session, request)
         receipt = await (await start_deletion(stage.client, request)).result()
@@ -60,7 +59,7 @@ async def bulk(stage: Stage, *, sizes: Sequence[int], rounds: int, reference: Se
                         cost = run_tool(command, stage.environment(), stage.objects.pid)
                     else:
                         stage.insert_rows(doomed)
-                        cost, _ = await delete_ours(stage, worker, doomed, stage.objects.pid)
+                        cost, _ = await delete_ours(stage, worker.pid, doomed, stage.objects.pid)
                     if left := stage.left(doomed):
                         raise ContenderFailed(f"{name} left {left} objects")
                     costs[name].append(cost)

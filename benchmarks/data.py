@@ -4,15 +4,16 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from sqlalchemy import insert
+from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
 from activities.storage import tables
 from activities.storage.keys import ArtifactRef
 from activities.storage.traces import PREPROD, TraceItem
+from workflows.messages import DeletionRequest
 
-ORGANIZATION = PROJECT = 9000
-"""Ids that no sequence comes to."""
+ORGANIZATION = 9000
+"""An id that no sequence comes to, and that of its one project."""
 MASKS_A_COMPARISON = 5000
 MASK = b"\x89PNG" + bytes(1020)
 _SCREENS = ("cart", "checkout", "home", "login", "order_history", "product_details", "search_results", "settings")
@@ -24,10 +25,15 @@ class Doomed:
 
     keys: int
     id: int = 1_000_000
+    organization: int = ORGANIZATION
 
     @property
     def ref(self) -> ArtifactRef:
-        return ArtifactRef(ORGANIZATION, PROJECT, self.id)
+        return ArtifactRef(self.organization, self.organization, self.id)
+
+    @property
+    def request(self) -> DeletionRequest:
+        return DeletionRequest(organization_id=self.organization, artifact_ids=(self.id,))
 
     @property
     def bases(self) -> range:
@@ -35,7 +41,7 @@ class Doomed:
 
     @property
     def scope(self) -> str:
-        return f"preprod/org.{ORGANIZATION}/project.{PROJECT}/objects/"
+        return f"preprod/org.{self.organization}/project.{self.organization}/objects/"
 
     @property
     def prefix(self) -> str:
@@ -65,13 +71,15 @@ class Doomed:
 
     def insert_rows(self, session: Session) -> None:
         """The artifact's rows, and those of the snapshots that it was compared with, which stay, where they are not there."""
-        if session.get(tables.Organization, ORGANIZATION) is None:
-            session.add(tables.Organization(id=ORGANIZATION, slug="bulk"))
-            session.add(tables.Project(id=PROJECT, slug="bulk", organization_id=ORGANIZATION))
+        project = self.organization
+        if session.get(tables.Organization, project) is None:
+            session.add(tables.Organization(id=project, slug="bulk"))
+            session.add(tables.Project(id=project, slug="bulk", organization_id=project))
             session.flush()
-        there = session.query(tables.Artifact.id).all()
-        new = [one for one in (self.id, *self.bases) if (one,) not in set(there)]
-        session.execute(insert(tables.Artifact), [{"id": one, "project_id": PROJECT, "state": 3} for one in new])
+        wanted = (self.id, *self.bases)
+        there = set(session.execute(select(tables.Artifact.id).where(tables.Artifact.id.in_(wanted))).scalars())
+        new = [one for one in wanted if one not in there]
+        session.execute(insert(tables.Artifact), [{"id": one, "project_id": project, "state": 3} for one in new])
         extras = {
             "manifest_key": f"{self.ref.prefix}manifest.json",
             "head_images_key": f"{self.ref.prefix}snapshot_head_images.json",
@@ -90,7 +98,7 @@ class Doomed:
             for base in self.bases
         ]
         session.execute(insert(tables.SnapshotComparison), comparisons)
-        item = {"organization_id": ORGANIZATION, "project_id": PROJECT, "item_type": PREPROD, "trace_id": self.ref.trace_id}
+        item = {"organization_id": project, "project_id": project, "item_type": PREPROD, "trace_id": self.ref.trace_id}
         session.execute(insert(TraceItem), [item] * 10)
 
     def _masks(self, base: int) -> Iterator[tuple[str, str]]:

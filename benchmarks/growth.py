@@ -1,10 +1,8 @@
 """What a key costs us, from a thousand to a million of them, against a store that answers at once."""
 
-import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from sqlalchemy import text
@@ -12,9 +10,10 @@ from sqlalchemy import text
 from benchmarks.bulk import delete_ours
 from benchmarks.data import Doomed
 from benchmarks.measure import ContenderFailed, cpu_s, table
-from benchmarks.stage import ROOT, Stage
+from benchmarks.stage import Stage
+from benchmarks.store import InstantStore
 from client import recorded
-from demo.servers import POLL_INTERVAL, Server, _listens
+from demo.servers import POLL_INTERVAL
 from workflows.messages import DeletionRequest
 
 HEAD = (
@@ -29,25 +28,6 @@ _LEFT = text(
     "SELECT (SELECT COUNT(*) FROM artifact_deletion.artifact_deletion_page) + "
     "(SELECT COUNT(*) FROM artifact_deletion.artifact_deletion_prefix)"
 )
-
-
-class InstantStore(Server):
-    """See instant_store.py."""
-
-    name = "instant-store"
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder, ports=1)
-
-    @property
-    def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self._ports[0]}"
-
-    def _command(self) -> Sequence[str | Path]:
-        return [sys.executable, ROOT / "benchmarks" / "instant_store.py", str(self._ports[0]), self.folder]
-
-    def _answers(self) -> bool:
-        return _listens(self._ports[0])
 
 
 @contextmanager
@@ -76,15 +56,14 @@ async def growth(stage: Stage, *, sizes: Sequence[int]) -> dict[str, Any]:
     with InstantStore(stage.folder / "instant") as store:
         for size in sizes:
             doomed = Doomed(size)
-            for base in doomed.bases:
-                (store.folder / f"{base}.json").write_bytes(doomed.manifest(base))
+            store.hold(doomed)
             stage.insert_rows(doomed)
             with stage.database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
                 connection.execute(text("VACUUM FULL artifact_deletion.artifact_deletion_page"))
             most = {"packed": 0, "on_disk": 0}
             with stage.worker(f"worker-{size}", s3_endpoint=store.endpoint) as worker:
                 with ledger_watched(stage, most):
-                    cost, request = await delete_ours(stage, worker, doomed, store.pid)
+                    cost, request = await delete_ours(stage, worker.pid, doomed, store.pid)
                 whole = cpu_s([worker.pid])
             results[str(size)] = vars(cost) | most | {"whole_cpu_s": whole} | await history_of(stage, request)
             with stage.database.read() as session:

@@ -1,15 +1,20 @@
 """An object store that answers at once and holds nothing but manifests: with it, what is measured is our own cost.
 
-It speaks enough of S3 for boto3, so that boto3's cost is part of it: `python -m benchmarks.instant_store PORT FOLDER`. The
-manifest of the comparison with base 7 is the file FOLDER/7.json.
+It speaks enough of S3 for boto3, so boto3's cost is part of it: `python benchmarks/instant_store.py PORT FOLDER [LOG [S]]`.
+The manifest of the comparison with base 7 is the file FOLDER/7.json. Each request that deletes is a line of LOG: when it came,
+then its keys, with tabs between; it is answered after S seconds, as by a store that is slow.
 """
 
 import asyncio
+import os
 import re
 import sys
+import time
 from pathlib import Path
+from typing import TextIO
 
 _COMPARISON = re.compile(r"/(\d+)/comparison\.json$")
+_KEY = re.compile(rb"<Key>(.*?)</Key>")
 _EMPTY = {
     "uploads": b"<ListMultipartUploadsResult><IsTruncated>false</IsTruncated></ListMultipartUploadsResult>",
     "list-type": b"<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>",
@@ -33,7 +38,7 @@ def answer(folder: Path, line: str) -> tuple[str, bytes]:
     return ("404 Not Found", _ABSENT) if method == "GET" else ("204 No Content", b"")
 
 
-async def serve(port: int, folder: Path) -> None:
+async def serve(port: int, folder: Path, log: TextIO, pause_s: float) -> None:
     """Until it is ended."""
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -41,8 +46,12 @@ async def serve(port: int, folder: Path) -> None:
             line, _, headers = head.decode().partition("\r\n")
             if "100-continue" in headers.lower():
                 writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            if length := re.search(r"content-length: (\d+)", headers, re.IGNORECASE):
-                await reader.readexactly(int(length[1]))
+            length = re.search(r"content-length: (\d+)", headers, re.IGNORECASE)
+            sent = await reader.readexactly(int(length[1])) if length else b""
+            if line.startswith("POST ") and "?delete" in line:
+                if log.name != os.devnull:
+                    log.write("\t".join([f"{time.time():.6f}", *(key.decode() for key in _KEY.findall(sent))]) + "\n")
+                await asyncio.sleep(pause_s)
             status, body = answer(folder, line)
             about = f'Content-Length: {len(body)}\r\nETag: "x"\r\nContent-Type: application/xml'
             writer.write(f"HTTP/1.1 {status}\r\n{about}\r\n\r\n".encode() + body)
@@ -59,4 +68,6 @@ async def serve(port: int, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(int(sys.argv[1]), Path(sys.argv[2])))
+    given = [*sys.argv[1:], *(os.devnull, "0")[len(sys.argv) - 3 :]]
+    with Path(given[2]).open("a", buffering=1, encoding="utf-8") as deleted:
+        asyncio.run(serve(int(given[0]), Path(given[1]), deleted, float(given[3])))

@@ -14,12 +14,16 @@ from typing import Any
 
 from benchmarks import plot
 from benchmarks.bulk import bulk
+from benchmarks.fairness import fairness
 from benchmarks.growth import growth
+from benchmarks.limit import limit
+from benchmarks.many import many
 from benchmarks.rows import rows
 from benchmarks.small import small
 from benchmarks.stage import Stage, open_stage, servers
+from benchmarks.workers import workers
 
-PARTS = ("small", "growth", "bulk", "rows")
+PARTS = ("small", "many", "growth", "rows", "limit", "fairness", "workers", "bulk")
 
 
 async def run(stage: Stage, parts: Sequence[str], *, quick: bool, keys: Sequence[int]) -> dict[str, Any]:
@@ -34,6 +38,16 @@ async def run(stage: Stage, parts: Sequence[str], *, quick: bool, keys: Sequence
         results["bulk"] = await bulk(stage, sizes=sizes, rounds=3, reference=[4_000] if quick else [20_000], quick=quick)
     if "rows" in parts:
         results["rows"] = await rows(stage, sizes=[(1_000, 3), *([] if quick else [(10_000, 3)])], receipts=1_000)
+    if "many" in parts:
+        results["many"] = await many(stage, deletions=50 if quick else 500)
+    if "limit" in parts:
+        results["limit"] = await limit(stage, seconds=8 if quick else 20)
+    if "fairness" in parts:
+        results["fairness"] = await fairness(
+            stage, keys=50_000 if quick else 200_000, small=1 if quick else 3, pause_s=2 if quick else 1
+        )
+    if "workers" in parts:
+        results["workers"] = await workers(stage, keys=20_000 if quick else 100_000, small=20 if quick else 100)
     return results
 
 

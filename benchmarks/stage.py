@@ -42,40 +42,41 @@ class Stage:
     database: Database
     client: Client
     s3: "S3Client"
-    _seeded: dict[int, Path] = field(default_factory=dict)
+    _seeded: dict[tuple[Doomed, ...], Path] = field(default_factory=dict)
 
     @property
     def others(self) -> list[int]:
         """Process ids of what only our own way needs."""
         return [self.temporal.pid, self.postgres.pid]
 
-    def fill(self, doomed: Doomed) -> None:
-        """Give the store exactly the objects of this artifact: uploaded once, then copied from a stopped server's folder."""
+    def fill(self, *doomed: Doomed) -> None:
+        """Give the store exactly the objects of these artifacts: uploaded once, then copied from a stopped server's folder."""
         data = self.objects.folder / "data"
         self.objects.stop()
         shutil.rmtree(data)
-        if doomed.keys not in self._seeded:
+        if doomed not in self._seeded:
             self.objects.start()
             self.s3.create_bucket(Bucket=BUCKET)
-            command = [sys.executable, "-m", "benchmarks.upload", str(doomed.keys)]
+            command = [sys.executable, "-m", "benchmarks.upload", str(doomed[0].keys), *(str(one.id) for one in doomed)]
             run_tool(command, self.environment(), self.objects.pid)
             self.objects.stop()
-            self._seeded[doomed.keys] = self.folder / f"seeded-{doomed.keys}"
-            shutil.copytree(data, self._seeded[doomed.keys])
+            self._seeded[doomed] = self.folder / f"seeded-{len(self._seeded)}"
+            shutil.copytree(data, self._seeded[doomed])
         else:
-            shutil.copytree(self._seeded[doomed.keys], data)
+            shutil.copytree(self._seeded[doomed], data)
         self.objects.start()
 
     def left(self, doomed: Doomed) -> int:
         """How many objects the store still has of it, at most a thousand."""
         return self.s3.list_objects_v2(Bucket=BUCKET, Prefix=doomed.prefix)["KeyCount"]
 
-    def insert_rows(self, doomed: Doomed) -> None:
-        """Make the artifact's rows, and forget that it ever was deleted."""
+    def insert_rows(self, *doomed: Doomed) -> None:
+        """Make these artifacts' rows, and forget that they ever were deleted."""
         with self.database.write() as session:
             for table in (DeletionPage, DeletionPrefix, DeletionChunk, DeletionArtifact, Deletion):
                 session.execute(delete(table))
-            doomed.insert_rows(session)
+            for one in doomed:
+                one.insert_rows(session)
 
     def environment(self) -> dict[str, str]:
         """For tools and scripts: where the store is, in the words of each."""
@@ -120,13 +121,19 @@ def servers(folder: Path, *, in_memory: bool) -> Iterator[tuple[TemporalServer, 
         yield temporal, postgres, objects
 
 
+async def connect(temporal: TemporalServer) -> Client:
+    """A client of a server that has our search attributes."""
+    client = await Client.connect(temporal.address, data_converter=data_converter)
+    await register_search_attributes(client)
+    return client
+
+
 async def open_stage(folder: Path, temporal: TemporalServer, postgres: PostgresServer, objects: ObjectStoreServer) -> Stage:
     """An empty backend on these servers."""
     database = Database(postgres.create_database("bench"))
     create_schema(database.engine)
     migrate(database)
-    client = await Client.connect(temporal.address, data_converter=data_converter)
-    await register_search_attributes(client)
+    client = await connect(temporal)
     s3 = objects.client(read_timeout_s=60)
     s3.create_bucket(Bucket=BUCKET)
     return Stage(folder, temporal, postgres, objects, database, client, s3)

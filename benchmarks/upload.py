@@ -1,18 +1,19 @@
-"""Fill the store with an artifact: `python -m benchmarks.upload KEYS`."""
+"""Fill the store with artifacts of so many keys each: `python -m benchmarks.upload KEYS ID…`."""
 
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from benchmarks.data import Doomed
 from benchmarks.with_obstore import store
 
 
-def upload(keys: int) -> None:
-    """All of its objects."""
+def upload(doomed: Sequence[Doomed]) -> None:
+    """All of their objects."""
     bucket = store()
     with ThreadPoolExecutor(32) as threads:
-        list(threads.map(lambda one: bucket.put(*one), Doomed(keys).objects()))
+        list(threads.map(lambda one: bucket.put(*one), (found for one in doomed for found in one.objects())))
 
 
 if __name__ == "__main__":
-    upload(int(sys.argv[1]))
+    upload([Doomed(int(sys.argv[1]), int(number)) for number in sys.argv[2:]])

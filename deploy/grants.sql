@@ -17,6 +17,7 @@ GRANT INSERT, UPDATE, DELETE ON
     artifact_deletion.artifact_deletion_page,
     artifact_deletion.artifact_deletion_prefix
     TO artifact_deletion_worker;
+GRANT UPDATE (used_until) ON artifact_deletion.artifact_deletion_limit TO artifact_deletion_worker;
 
 GRANT SELECT, INSERT, UPDATE (state) ON artifact_deletion.artifact_deletion TO artifact_deletion_backend;
 

@@ -36,6 +36,7 @@ from activities.delete_rows import DeleteRows
 from activities.storage.database import Database
 from activities.storage.objects import S3Objects
 from activities.storage.traces import SqlTraces
+from activities.turns import Turns
 from settings import PREFIX
 from workflows import delete_artifacts, preview_deletion
 from workflows.messages import (
@@ -135,6 +136,13 @@ class _Threads(ThreadPoolExecutor):
 
     def submit(self, job: Callable[..., Any], /, *given: Any, **named: Any) -> Future[Any]:
         return super().submit(copy_context().run, job, *given, **named)
+
+
+class _Turns(Turns):
+    """The same of the threads that ask the store."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        return super().submit(copy_context().run, fn, *args, **kwargs)
 
 
 def _around(owner: type, name: str, what: str) -> None:
@@ -238,6 +246,7 @@ def install() -> None:
     uncached = functools.partial(Worker, workflow_runner=UnsandboxedWorkflowRunner(), max_cached_workflows=0)
     _replace(worker, "Worker", uncached)
     _replace(worker, "ThreadPoolExecutor", _Threads)
+    _replace(worker, "Turns", _Turns)
     for name in ("read", "delete", "delete_found", "abort_uploads"):
         _around(S3Objects, name, f"the store's {name}")
     if os.environ.get(CRASH_POINT) in points_of(FOR_TRACES):

@@ -27,6 +27,7 @@ from sqlalchemy import (
     CursorResult,
     DateTime,
     Dialect,
+    Double,
     ForeignKeyConstraint,
     Index,
     Integer,
@@ -261,6 +262,15 @@ class Freeze(LedgerTable):
     frozen_at: Mapped[datetime] = mapped_column(server_default=func.now())
     reason: Mapped[str] = mapped_column(Text)
     """Free text of whoever froze. It is never sent to Temporal."""
+
+
+class Limit(LedgerTable):
+    """Its one row is what all workers take places from, where keys a second are limited."""
+
+    __tablename__ = "artifact_deletion_limit"
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    used_until: Mapped[float] = mapped_column(Double)
+    """Seconds since 1970 by the database's clock: the end of the last place that was taken."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,63 @@
+"""How long a small deletion of one organization takes while another organization's keys wait in the same queues.
+
+The store is a stand-in that takes a second or two for each request that deletes, as a busy one does: so the wait is for turns,
+and not for this machine's processor.
+"""
+
+import asyncio
+import statistics
+import time
+from typing import Any
+
+from benchmarks.data import ORGANIZATION, Doomed
+from benchmarks.many import delete_all, other_temporal, small_ones
+from benchmarks.measure import ContenderFailed, table
+from benchmarks.stage import Stage
+from benchmarks.store import InstantStore
+
+LARGE = 16
+"""Deletions that the other organization's keys are asked for in: more than a worker takes steps of at a time."""
+FAIRNESS = "matching.enableFairness"
+HEAD = ("Temporal's " + FAIRNESS, "alone s", "beside s, median", "worst", "beside / alone", "the other's whole s")
+
+
+async def fairness(stage: Stage, *, keys: int, small: int, pause_s: float) -> dict[str, Any]:
+    """Without and with the server's switch. Raises ContenderFailed if the other organization was done too soon to tell."""
+    results: dict[str, Any] = {}
+    for switch in (False, True):
+        name = f"fairness-{switch}".lower()
+        async with other_temporal(stage, in_memory=True, dynamic_config={FAIRNESS: switch}) as beside:
+            with InstantStore(stage.folder / name, logs=True, pause_s=pause_s) as store:
+                large = [Doomed(keys // LARGE, 5_000_000 + 100 * number, ORGANIZATION + 1) for number in range(LARGE)]
+                ours = small_ones(3 + small)
+                for one in (*large, *ours):
+                    store.hold(one)
+                stage.insert_rows(*large, *ours)
+                with beside.worker(f"worker-{name}", s3_endpoint=store.endpoint):
+                    alone = [await _seconds(beside, one) for one in ours[:3]]
+                    asked, began = len(store.asked()), time.perf_counter()
+                    work = asyncio.create_task(delete_all(beside, large))
+                    while len(store.asked()) < asked + LARGE:  # noqa: ASYNC110  by now there is more to do than room for it
+                        await asyncio.sleep(0.1)
+                    took = [await _seconds(beside, one) for one in ours[3:]]
+                    if work.done():
+                        raise ContenderFailed("the other organization's deletions ended before ours")
+                    await work
+                    whole = time.perf_counter() - began
+        results["on" if switch else "off"] = {"alone": alone, "beside": took, "whole_s": whole}
+    rows = [
+        (
+            *(name, statistics.median(found["alone"]), statistics.median(found["beside"]), max(found["beside"])),
+            *(statistics.median(found["beside"]) / statistics.median(found["alone"]), found["whole_s"]),
+        )
+        for name, found in results.items()
+    ]
+    title = f"Fairness: one small deletion beside {keys:,} keys of another organization"
+    print(f"\n### {title}\n\n{table(HEAD, rows)}\n", flush=True)
+    return results
+
+
+async def _seconds(stage: Stage, doomed: Doomed) -> float:
+    began = time.perf_counter()
+    await delete_all(stage, [doomed])
+    return time.perf_counter() - began

@@ -1,0 +1,99 @@
+"""Hundreds of small deletions asked for at once, beside as many the reference's way, one after another."""
+
+import asyncio
+import contextlib
+import dataclasses
+import time
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from benchmarks.data import ORGANIZATION, Doomed
+from benchmarks.growth import history_of
+from benchmarks.measure import ContenderFailed, Cost, cpu_s, measured, table
+from benchmarks.reference import delete_snapshot
+from benchmarks.stage import BUCKET, Stage, connect
+from client import accept_deletion, start_deletion
+from demo.servers import TemporalServer
+from demo.world import SNAPSHOTS, Snapshot, World
+
+MASKS = 50
+REFERENCE = "the reference's way, one after another"
+HEAD = (
+    *("contender", "deletions a second", "over the reference's", "s", "client CPU s a deletion"),
+    *("store CPU s a deletion", "Temporal and PostgreSQL CPU s a deletion", "Temporal events a deletion", "objects left"),
+)
+
+
+def small_ones(count: int, organization: int = ORGANIZATION) -> list[Doomed]:
+    """Artifacts of one comparison with fifty masks each."""
+    return [Doomed(MASKS, 10**6 * (organization - ORGANIZATION + 2) + 2 * number, organization) for number in range(count)]
+
+
+async def delete_all(stage: Stage, doomed: Sequence[Doomed]) -> None:
+    """All at once, each from its request to its receipt. Raises ContenderFailed if one does not have every mask."""
+    for one in doomed:
+        with stage.database.write() as session:
+            accept_deletion(session, one.request)
+    handles = await asyncio.gather(*(start_deletion(stage.client, one.request) for one in doomed))
+    for one, receipt in zip(doomed, await asyncio.gather(*(handle.result() for handle in handles)), strict=True):
+        if not receipt.complete or receipt.objects.deleted < one.keys:
+            raise ContenderFailed(f"ours: the receipt says {receipt.objects}")
+
+
+@contextlib.asynccontextmanager
+async def other_temporal(stage: Stage, **options: Any) -> AsyncIterator[Stage]:
+    """The same stage on another Temporal server, an empty one."""
+    with TemporalServer(stage.folder / f"temporal-{time.time_ns()}", ui=False, **options) as temporal:
+        yield dataclasses.replace(stage, temporal=temporal, client=await connect(temporal))
+        temporal.kill()
+
+
+async def many(stage: Stage, *, deletions: int) -> dict[str, Any]:
+    """As many of each, on the same objects: ours with Temporal's development server in memory, then on its file."""
+    doomed, results = small_ones(deletions), dict[str, dict[str, float]]()
+    for in_memory in (True, False):
+        async with other_temporal(stage, in_memory=in_memory) as beside:
+            beside.fill(*doomed)
+            beside.insert_rows(*doomed)
+            with beside.worker(f"worker-many-{in_memory}".lower()) as worker:
+                cost = Cost()
+                with measured(cost, worker=worker.pid, store=stage.objects.pid, others=beside.others):
+                    await delete_all(beside, doomed)
+            events = (await history_of(beside, doomed[0].request))["events"]
+            name = f"ours, Temporal {'in memory' if in_memory else 'on its file'}"
+            results[name] = vars(cost) | {"events": events, "left": _left(stage, doomed)}
+    stage.fill(*doomed)
+    stage.insert_rows(*doomed)
+    cost = await asyncio.to_thread(_the_reference_s_way, stage, doomed)
+    results[REFERENCE] = vars(cost) | {"events": 0, "left": _left(stage, doomed)}
+    rows = [
+        (
+            *(name, deletions / found["wall_s"], results[REFERENCE]["wall_s"] / found["wall_s"], found["wall_s"]),
+            *(found[cost] / deletions for cost in ("client_cpu_s", "store_cpu_s", "other_cpu_s")),
+            *(found["events"], found["left"]),
+        )
+        for name, found in results.items()
+    ]
+    print(f"\n### Many: {deletions} deletions of {MASKS} masks each, asked for at once\n\n{table(HEAD, rows)}\n", flush=True)
+    return results
+
+
+def _the_reference_s_way(stage: Stage, doomed: Sequence[Doomed]) -> Cost:
+    world, cost = World(stage.database.engine, stage.s3, BUCKET), Cost()
+    others = [cpu_s([pid]) for pid in (stage.objects.pid, stage.postgres.pid)]
+    own, began = time.process_time(), time.perf_counter()
+    for one in doomed:
+        manifest = f"{one.ref.prefix}manifest.json"
+        delete_snapshot(
+            stage.database, stage.s3, world, Snapshot(one.ref, one.id, SNAPSHOTS, {}, selective=False, manifest_key=manifest)
+        )
+    cost.wall_s, cost.client_cpu_s = time.perf_counter() - began, time.process_time() - own
+    cost.store_cpu_s, cost.other_cpu_s = (
+        cpu_s([pid]) - before for pid, before in zip((stage.objects.pid, stage.postgres.pid), others, strict=True)
+    )
+    return cost
+
+
+def _left(stage: Stage, doomed: Sequence[Doomed]) -> int:
+    """What the reference does not know of, such as plans, is still there after it."""
+    return sum(stage.left(one) for one in doomed)
