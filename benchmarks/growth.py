@@ -18,7 +18,7 @@ from workflows.messages import DeletionRequest
 
 HEAD = (
     *("keys", "s", "s a 1000 keys", "worker CPU s, whole process", "worker peak MB", "Temporal and PostgreSQL CPU s"),
-    *("events", "history KB", "ledger bytes a key", "on disk", "ledger rows after"),
+    *("events", "history KB", "longest event KB", "ledger bytes a key", "on disk", "ledger rows after"),
 )
 _SIZE = text(
     "SELECT COALESCE(SUM(octet_length(keys)), 0), pg_total_relation_size('artifact_deletion.artifact_deletion_page') "
@@ -78,10 +78,14 @@ async def growth(stage: Stage, *, sizes: Sequence[int]) -> dict[str, Any]:
 
 
 async def history_of(stage: Stage, request: DeletionRequest) -> dict[str, int]:
-    """Events and bytes of the deletion's last run, and of the longest payload in it but the request."""
+    """Events and bytes of the deletion's last run, and bytes of the longest event but the first, which has the request.
+
+    No payload is longer than the event that it is in.
+    """
     handle = stage.client.get_workflow_handle(request.workflow_id)
     info = (await handle.describe()).raw_description.workflow_execution_info
-    return {"events": info.history_length, "history_bytes": info.history_size_bytes}
+    _, *events = [event.ByteSize() async for event in handle.fetch_history_events()]
+    return {"events": info.history_length, "history_bytes": info.history_size_bytes, "longest_event_bytes": max(events)}
 
 
 def _row(size: str, found: dict[str, Any]) -> list[object]:
@@ -95,6 +99,7 @@ def _row(size: str, found: dict[str, Any]) -> list[object]:
         found["other_cpu_s"],
         found["events"],
         found["history_bytes"] / 1024,
+        found["longest_event_bytes"] / 1024,
         found["packed"] / keys,
         found["on_disk"] / keys,
         found["rows_left"],
