@@ -33,7 +33,7 @@ from temporalio.client import (
     WorkflowHandle,
     WorkflowUpdateFailedError,
 )
-from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
+from temporalio.common import Priority, WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.exceptions import ApplicationError
 from temporalio.runtime import Runtime, TelemetryConfig
 from temporalio.service import RPCError, RPCStatusCode
@@ -137,6 +137,7 @@ def _start_options(request: DeletionRequest) -> dict[str, Any]:
     return {
         "id": request.workflow_id,
         "task_queue": TASK_QUEUE,
+        "priority": Priority(fairness_key=str(request.organization_id)),
         "result_type": DeletionReceipt,
         "id_conflict_policy": WorkflowIDConflictPolicy.USE_EXISTING,
         "id_reuse_policy": WorkflowIDReusePolicy.ALLOW_DUPLICATE,

@@ -82,8 +82,8 @@ MUTATIONS = (
     Mutation(
         "no owner check when a deletion is opened",
         "activities/open_deletion.py",
-        "            if organization != request.organization_id:\n",
-        "            if organization is None:\n",
+        "        if organization != request.organization_id:\n",
+        "        if organization is None:\n",
         ("tests/test_rows.py::test_a_request_with_one_foreign_artifact_is_refused_whole_before_the_store_is_asked",),
     ),
     Mutation(
