@@ -34,10 +34,10 @@ from activities.open_deletion import OpenDeletion
 from activities.preview_deletion import PreviewDeletion
 from activities.storage.database import Database
 from activities.storage.drift import Schema
-from activities.storage.freeze import FreezableObjects, FreezableTraces, Switch
+from activities.storage.freeze import FreezableTraces, Switch
 from activities.storage.keys import Scopes
-from activities.storage.limit import KeyLimit, LimitedObjects
-from activities.storage.objects import ObjectStore, S3Documents, S3Objects, s3_client
+from activities.storage.limit import KeyLimit
+from activities.storage.objects import GuardedObjects, ObjectStore, S3Documents, S3Objects, s3_client
 from activities.storage.receipts import Receipts, StandardOutput, StoredReceipts
 from activities.storage.traces import SqlTraces, TraceStore
 from activities.sweep_prefixes import SweepPrefixes
@@ -156,7 +156,7 @@ async def _workers(settings: Settings, client: Client, database: Database) -> As
         await asyncio.to_thread(_warn_if_unavailable, store)
     stopping = Event()
     if settings.keys_per_second:
-        store = LimitedObjects(store, KeyLimit(database, settings.keys_per_second, stopping))
+        store = GuardedObjects(store, KeyLimit(database, settings.keys_per_second, stopping).wait_for)
     with (
         ThreadPoolExecutor(settings.activity_threads, thread_name_prefix="activity") as threads,
         Turns(settings.store_requests) as requests,
@@ -178,7 +178,7 @@ async def _workers(settings: Settings, client: Client, database: Database) -> As
                     task_queue=TASK_QUEUE,
                     workflows=with_rows,
                     activities=with_database,
-                    # The sandbox costs more than the workflow. The tests replay every recorded course within it.
+                    # The sandbox is entered anew for each payload. The tests replay every recorded course within it.
                     workflow_runner=UnsandboxedWorkflowRunner(),
                     **common,
                 )
@@ -221,7 +221,8 @@ def open_store(settings: Settings, switch: Switch | None = None) -> ObjectStore:
     With a `switch` it deletes nothing while deletions are frozen.
     """
     if (adapter := adapters().object_store) is not None:
-        return adapter(settings) if switch is None else FreezableObjects(adapter(settings), switch)
+        own = adapter(settings)
+        return own if switch is None else GuardedObjects(own, lambda _: switch.refuse_frozen())
     client = _s3_client(settings, switch)
     return S3Objects(
         client,
@@ -300,7 +301,7 @@ async def _work(settings: Settings) -> None:
     asked_to_stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, asked_to_stop.set)
-    gc.freeze()  # what is imported by now stays: to look through it again and again takes a tenth of the time
+    gc.freeze()  # what is imported by now stays: nobody need look through it again and again
     async with running(settings, await connect(runtime(settings))):
         await asked_to_stop.wait()
         _log.info("stopping: running activities get %s", settings.shutdown_grace)

@@ -6,6 +6,7 @@ import time
 import uuid
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from benchmarks.reference import delete_snapshot
 from benchmarks.stage import BUCKET, ROOT, Stage
 from client import accept_deletion, start_deletion, wait_rows_deleted
 from demo.run import WorkerProcess
-from demo.world import Snapshot, World, screen
+from demo.world import Project, Snapshot, World, screen
 from workflows.messages import DeletionRequest
 
 MASKS = 50
@@ -38,65 +39,80 @@ class EmptyWorker(WorkerProcess):
         return [sys.executable, "-m", empty.__name__]
 
 
-async def small(stage: Stage, *, deletions: int) -> dict[str, Any]:
-    """As many of each, one after another and in turns."""
-    world = World(stage.database.engine, stage.s3, BUCKET)
-    project = world.project(world.organization("acme"), "shop")
-    base = world.snapshot(project, {"login": screen("login"), "cart": screen("cart")})
-    seconds = defaultdict[str, list[float]](list)
+@dataclass(frozen=True)
+class Waits:
+    """Makes snapshots, has them deleted, and puts down how long whoever asked waited, in seconds."""
 
-    def snapshot() -> Snapshot:
-        one = world.snapshot(project, {"login": screen("login", 1), "cart": screen("cart")})
-        world.comparison(one, base, masks=MASKS)
+    stage: Stage
+    world: World
+    project: Project
+    base: Snapshot
+    seconds: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+
+    @classmethod
+    def on(cls, stage: Stage) -> "Waits":
+        """In an organization of its own."""
+        world = World(stage.database.engine, stage.s3, BUCKET)
+        project = world.project(world.organization("acme"), "shop")
+        return cls(stage, world, project, world.snapshot(project, {"login": screen("login"), "cart": screen("cart")}))
+
+    def snapshot(self) -> Snapshot:
+        """Another one to be deleted, compared with the base."""
+        one = self.world.snapshot(self.project, {"login": screen("login", 1), "cart": screen("cart")})
+        self.world.comparison(one, self.base, masks=MASKS)
         return one
 
-    async def ours(rows: str | None, receipt: str) -> None:
-        request = DeletionRequest(organization_id=project.organization_id, artifact_ids=(snapshot().id,))
+    async def reference(self) -> None:
+        """The reference's caller."""
+        theirs, began = self.snapshot(), time.perf_counter()
+        await asyncio.to_thread(delete_snapshot, self.stage.database, self.stage.s3, self.world, theirs)
+        self.seconds[REFERENCE].append(time.perf_counter() - began)
+
+    async def ours(self, receipt: str, rows: str | None = None) -> None:
+        """From the request to the receipt, and to the rows if that is named. Raises ContenderFailed."""
+        request = DeletionRequest(organization_id=self.project.organization_id, artifact_ids=(self.snapshot().id,))
         began = time.perf_counter()
-        with stage.database.write() as session:
+        with self.stage.database.write() as session:
             accept_deletion(session, request)
-        await wait_rows_deleted(stage.client, request)
+        await wait_rows_deleted(self.stage.client, request)
         if rows is not None:
-            seconds[rows].append(time.perf_counter() - began)
-        closed = await (await start_deletion(stage.client, request)).result()
-        seconds[receipt].append(time.perf_counter() - began)
+            self.seconds[rows].append(time.perf_counter() - began)
+        closed = await (await start_deletion(self.stage.client, request)).result()
+        self.seconds[receipt].append(time.perf_counter() - began)
         if not closed.complete or closed.objects.deleted < MASKS:
             raise ContenderFailed(f"ours: the receipt says {closed.objects}")
 
-    async def nothing() -> None:
+    async def nothing(self) -> None:
+        """Temporal alone."""
         began = time.perf_counter()
         start: WithStartWorkflowOperation[Any, Any] = WithStartWorkflowOperation(
             empty.WORKFLOW, id=str(uuid.uuid4()), task_queue=empty.QUEUE, id_conflict_policy=WorkflowIDConflictPolicy.FAIL
         )
-        await stage.client.execute_update_with_start_workflow(empty.UPDATE, start_workflow_operation=start)
-        seconds[EMPTY_ROWS].append(time.perf_counter() - began)
+        await self.stage.client.execute_update_with_start_workflow(empty.UPDATE, start_workflow_operation=start)
+        self.seconds[EMPTY_ROWS].append(time.perf_counter() - began)
         await (await start.workflow_handle()).result()
-        seconds[EMPTY_RECEIPT].append(time.perf_counter() - began)
+        self.seconds[EMPTY_RECEIPT].append(time.perf_counter() - began)
 
+
+async def small(stage: Stage, *, deletions: int) -> dict[str, Any]:
+    """As many of each, one after another and in turns."""
+    waits = Waits.on(stage)
     variables = {"TEMPORAL_ADDRESS": stage.temporal.address, "PYTHONPATH": str(ROOT)}
     with stage.worker("worker-small"), EmptyWorker(stage.folder / "worker-empty", variables):
-        await ours(None, WARMING_UP)
+        await waits.ours(WARMING_UP)
         for _ in range(deletions):
-            theirs = snapshot()
-            began = time.perf_counter()
-            await asyncio.to_thread(delete_snapshot, stage.database, stage.s3, world, theirs)
-            seconds[REFERENCE].append(time.perf_counter() - began)
-            await ours(ROWS, RECEIPT)
-            await nothing()
+            await waits.reference()
+            await waits.ours(RECEIPT, ROWS)
+            await waits.nothing()
     with stage.worker("worker-small-quiet", quiet_period_s=str(QUIET_PERIOD_S)):
-        await ours(None, WARMING_UP)
+        await waits.ours(WARMING_UP)
         for _ in range(deletions // 5):
-            await ours(None, WITH_QUIET_PERIOD)
-    whole = percentile(seconds[REFERENCE], 0.5)
+            await waits.ours(WITH_QUIET_PERIOD)
+    median = {name: percentile(waits.seconds[name], 0.5) for name in SHOWN}
     rows = [
-        (
-            name,
-            1000 * percentile(seconds[name], 0.5),
-            1000 * percentile(seconds[name], 0.95),
-            percentile(seconds[name], 0.5) / whole,
-        )
+        (name, 1000 * median[name], 1000 * percentile(waits.seconds[name], 0.95), median[name] / median[REFERENCE])
         for name in SHOWN
     ]
     head = ("wait", "p50 ms", "p95 ms", "p50 / the reference's")
     print(f"\n### Small: {MASKS} masks, {deletions} deletions each\n\n{table(head, rows)}\n", flush=True)
-    return seconds
+    return waits.seconds

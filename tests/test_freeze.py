@@ -15,8 +15,8 @@ from activities import collect_keys
 from activities.delete_rows import DeleteRows
 from activities.storage import freeze as freezing
 from activities.storage.database import Database
-from activities.storage.freeze import FRESH_S, FreezableObjects, FreezableTraces, Switch, freeze, frozen_since, thaw
-from activities.storage.objects import S3Objects
+from activities.storage.freeze import FRESH_S, FreezableTraces, Switch, freeze, frozen_since, thaw
+from activities.storage.objects import GuardedObjects, S3Objects
 from activities.storage.snuba import SnubaTraces
 from activities.storage.traces import SqlTraces
 from examples.folder_store import FolderStore
@@ -231,7 +231,8 @@ def test_a_store_of_a_backends_own_is_asked_for_nothing_either(database: Databas
     """What an adapter does with a request is its own affair: it gets none. Snuba is asked in many parts, each of them is."""
     own = FolderStore(tmp_path / "own")
     own.put("key", b"x")
-    store, switch = FreezableObjects(own, Switch(database)), Switch(database)
+    switch = Switch(database)
+    store = GuardedObjects(own, lambda _: switch.refuse_frozen())
     freeze(database, REASON)
     (found,) = store.list_under("")
     with pytest.raises(Frozen):

@@ -9,7 +9,7 @@ begin so much later than the freeze, and no later; one that has begun is answere
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from threading import Lock
@@ -25,7 +25,6 @@ from activities.storage.ledger import Freeze
 from workflows.errors import Frozen
 
 if TYPE_CHECKING:  # the command line freezes without a store's packages
-    from activities.storage.objects import Found, ObjectStore, Outcome, Upload
     from activities.storage.traces import TraceStore
 
 FRESH_S = 1.0
@@ -89,51 +88,6 @@ class Switch:
                 self._asked_at = now
             since = self._since
         _refuse(since)
-
-
-@dataclass(frozen=True)
-class FreezableObjects:
-    """A store of a backend's own that is asked for nothing while deletions are frozen, but to read and list."""
-
-    store: "ObjectStore"
-    switch: Switch
-
-    @property
-    def listable(self) -> bool:
-        """See ObjectStore."""
-        return self.store.listable
-
-    @property
-    def lists_uploads(self) -> bool:
-        """See ObjectStore."""
-        return self.store.lists_uploads
-
-    def read(self, key: str, limit: int) -> bytes:
-        """See ObjectStore."""
-        return self.store.read(key, limit)
-
-    def delete(self, keys: Sequence[str]) -> "Outcome":
-        """See ObjectStore. Raises Frozen."""
-        self.switch.refuse_frozen()
-        return self.store.delete(keys)
-
-    def list_under(self, prefix: str) -> "Iterator[Sequence[Found]]":
-        """See ObjectStore."""
-        return self.store.list_under(prefix)
-
-    def delete_found(self, found: "Sequence[Found]") -> "Outcome":
-        """See ObjectStore. Raises Frozen."""
-        self.switch.refuse_frozen()
-        return self.store.delete_found(found)
-
-    def uploads_under(self, prefix: str) -> "Iterator[Sequence[Upload]]":
-        """See ObjectStore."""
-        return self.store.uploads_under(prefix)
-
-    def abort_uploads(self, uploads: "Sequence[Upload]") -> "Outcome":
-        """See ObjectStore. Raises Frozen."""
-        self.switch.refuse_frozen()
-        return self.store.abort_uploads(uploads)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ which a few large steps at a time never keep all busy. Here each request takes i
 """
 
 import time
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from threading import Event, Lock
 
@@ -14,7 +13,6 @@ from sqlalchemy import case, func, literal, update
 
 from activities.storage.database import Database
 from activities.storage.ledger import Limit
-from activities.storage.objects import Found, ObjectStore, Outcome, Upload
 from workflows.errors import StoreUnavailable
 
 _AIM = 0.95
@@ -47,47 +45,3 @@ class KeyLimit:
         with self.database.write() as session:
             taken = update(Limit).values(used_until=free + duration_s).returning(Limit.used_until - now)
             return max(0.0, float(session.execute(taken).scalar_one()) - duration_s)
-
-
-@dataclass(frozen=True)
-class LimitedObjects:
-    """A store that is asked to delete no faster than the limit lets it."""
-
-    store: ObjectStore
-    limit: KeyLimit
-
-    @property
-    def listable(self) -> bool:
-        """See ObjectStore."""
-        return self.store.listable
-
-    @property
-    def lists_uploads(self) -> bool:
-        """See ObjectStore."""
-        return self.store.lists_uploads
-
-    def read(self, key: str, limit: int) -> bytes:
-        """See ObjectStore."""
-        return self.store.read(key, limit)
-
-    def delete(self, keys: Sequence[str]) -> Outcome:
-        """See ObjectStore. Raises DatabaseUnavailable."""
-        self.limit.wait_for(len(keys))
-        return self.store.delete(keys)
-
-    def list_under(self, prefix: str) -> Iterator[Sequence[Found]]:
-        """See ObjectStore."""
-        return self.store.list_under(prefix)
-
-    def delete_found(self, found: Sequence[Found]) -> Outcome:
-        """See ObjectStore. Raises DatabaseUnavailable."""
-        self.limit.wait_for(len(found))
-        return self.store.delete_found(found)
-
-    def uploads_under(self, prefix: str) -> Iterator[Sequence[Upload]]:
-        """See ObjectStore."""
-        return self.store.uploads_under(prefix)
-
-    def abort_uploads(self, uploads: Sequence[Upload]) -> Outcome:
-        """See ObjectStore."""
-        return self.store.abort_uploads(uploads)

@@ -154,6 +154,52 @@ class ObjectStore(Protocol):
 
 
 @dataclass(frozen=True)
+class GuardedObjects:
+    """A store that somebody is asked about before it deletes: it reads and lists as ever."""
+
+    store: ObjectStore
+    before_deleting: Callable[[int], None]
+    """Called before each request that deletes, with the number of keys; it may wait, and what it raises is raised."""
+
+    @property
+    def listable(self) -> bool:
+        """See ObjectStore."""
+        return self.store.listable
+
+    @property
+    def lists_uploads(self) -> bool:
+        """See ObjectStore."""
+        return self.store.lists_uploads
+
+    def read(self, key: str, limit: int) -> bytes:
+        """See ObjectStore."""
+        return self.store.read(key, limit)
+
+    def delete(self, keys: Sequence[str]) -> Outcome:
+        """See ObjectStore."""
+        self.before_deleting(len(keys))
+        return self.store.delete(keys)
+
+    def list_under(self, prefix: str) -> Iterator[Sequence[Found]]:
+        """See ObjectStore."""
+        return self.store.list_under(prefix)
+
+    def delete_found(self, found: Sequence[Found]) -> Outcome:
+        """See ObjectStore."""
+        self.before_deleting(len(found))
+        return self.store.delete_found(found)
+
+    def uploads_under(self, prefix: str) -> Iterator[Sequence[Upload]]:
+        """See ObjectStore."""
+        return self.store.uploads_under(prefix)
+
+    def abort_uploads(self, uploads: Sequence[Upload]) -> Outcome:
+        """See ObjectStore."""
+        self.before_deleting(len(uploads))
+        return self.store.abort_uploads(uploads)
+
+
+@dataclass(frozen=True)
 class S3Objects:
     """A bucket of S3 or of a server that speaks its protocol."""
 
