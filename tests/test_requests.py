@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from activities import requests
 from activities.requests import run_all
 from workflows.errors import DatabaseUnavailable, DeletionError, StoreUnavailable
 
@@ -31,16 +32,21 @@ def test_answers_are_written_down_although_another_request_failed(executor: Thre
     assert sorted(written) == [1, 2]
 
 
-def test_answers_that_come_together_are_written_down_together(executor: ThreadPoolExecutor) -> None:
-    """A small deletion's are one transaction."""
-    together = threading.Barrier(4)
+def test_answers_that_come_soon_after_each_other_are_written_down_together(
+    executor: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A small deletion's are one transaction. Each comes only when the one before has been seen."""
+    seen = threading.Semaphore(0)
+    monkeypatch.setattr(requests, "SETTLED_WITHIN_S", 60.0)
+    monkeypatch.setattr(requests, "between_requests", lambda *_: seen.release())
     batches: list[Sequence[int]] = []
 
     def answer() -> int:
-        return together.wait(60)
+        assert seen.acquire(timeout=60)
+        return 1
 
-    assert sorted(run_all(executor, [answer] * 4, batches.append)) == [0, 1, 2, 3]
-    assert len(batches) == 1
+    assert run_all(executor, [answer] * 4, batches.append) == [1] * 4
+    assert batches == [(1, 1, 1, 1)]
 
 
 def test_an_answer_does_not_wait_for_all_others_to_be_written_down(executor: ThreadPoolExecutor) -> None:
