@@ -1,7 +1,5 @@
 """Connections to the backend's database, and what a transaction means on PostgreSQL and on SQLite."""
 
-import math
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -18,10 +16,9 @@ from sqlalchemy import (
     literal,
     text,
 )
-from sqlalchemy.exc import DBAPIError, DisconnectionError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Session
-from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.types import UserDefinedType
 
@@ -33,7 +30,6 @@ LEDGER_SCHEMA = "artifact_deletion"
 _IDS_A_QUERY = 5000
 """PostgreSQL's protocol takes 65,535 parameters a statement, SQLite 32,766."""
 
-_PING_AFTER_S = 1.0
 T = TypeVar("T")
 
 
@@ -105,9 +101,9 @@ class Database:
                 hide_parameters=True,
                 pool_size=pool_size,
                 max_overflow=pool_size,
+                pool_pre_ping=True,
                 connect_args={"connect_timeout": 10, "prepare_threshold": 5 if prepare else None},
             )
-            _ping_after_a_pause(engine)
         self.engine: Engine = engine.execution_options(**ledger_schema(engine.dialect.name))
         limits = {
             "lock_timeout": lock_timeout_s,
@@ -162,23 +158,6 @@ def unavailable(error: SQLAlchemyError) -> DatabaseUnavailable:
     if isinstance(error, IntegrityError):
         return DatabaseUnavailable(f"the database refused the transaction ({reason}); nothing of it was kept")
     return DatabaseUnavailable(f"the database could not be used ({reason}); nothing of the transaction was kept")
-
-
-def _ping_after_a_pause(engine: Engine) -> None:
-    """Ask a connection whether it is still there when nobody used it for a while; SQLAlchemy's own pre-ping asks each time."""
-
-    @event.listens_for(engine, "checkin")
-    def note(_connection: object, record: ConnectionPoolEntry) -> None:
-        record.info["used_at"] = time.monotonic()
-
-    @event.listens_for(engine, "checkout")
-    def ping(connection: Any, record: ConnectionPoolEntry, _proxy: object) -> None:
-        if time.monotonic() - record.info.get("used_at", math.inf) < _PING_AFTER_S:
-            return
-        try:
-            engine.dialect.do_ping(connection)
-        except engine.dialect.loaded_dbapi.Error as error:
-            raise DisconnectionError from error  # the pool makes a new one
 
 
 def _sqlite_engine(url: str, lock_timeout_s: float) -> Engine:
