@@ -122,9 +122,10 @@ class Settings(DatabaseSettings):
     pages_an_activity: Annotated[int, Field(ge=1, le=100)] = Field(4, description="thousands of keys an activity deletes")
     activities_at_once: PositiveInt = Field(16, description="object-store activities of one deletion at a time")
     store_requests: PositiveInt = Field(
-        16, description="requests that list or delete, which this worker makes of the store at a time"
+        64, description="requests that list or delete, which this worker makes of the store at a time"
     )
-    activity_threads: Annotated[int, Field(ge=4)] = Field(32, description="activities this worker runs at a time")
+    database_steps: PositiveInt = Field(16, description="steps with the database alone that this worker runs at a time")
+    store_steps: PositiveInt = Field(64, description="steps with the object store that this worker runs at a time")
     manifest_readers: PositiveInt = Field(8, description="manifests this worker reads at a time, beside those requests")
     manifests_parsed: PositiveInt = Field(2, description="manifests the worker holds parsed at a time")
     manifest_limit_bytes: PositiveInt = Field(32 * 2**20, description="a larger manifest counts as unreadable")

@@ -158,7 +158,7 @@ async def _workers(settings: Settings, client: Client, database: Database) -> As
     if settings.keys_per_second:
         store = GuardedObjects(store, KeyLimit(database, settings.keys_per_second, stopping).wait_for)
     with (
-        ThreadPoolExecutor(settings.activity_threads, thread_name_prefix="activity") as threads,
+        ThreadPoolExecutor(settings.database_steps + settings.store_steps, thread_name_prefix="activity") as threads,
         Turns(settings.store_requests) as requests,
         Turns(settings.manifest_readers) as reads,
     ):
@@ -168,7 +168,6 @@ async def _workers(settings: Settings, client: Client, database: Database) -> As
             "interceptors": [Heartbeats(), NamedErrorsOnly(), OneInput()],
             "graceful_shutdown_timeout": settings.shutdown_grace,
             "deployment_config": _deployment(settings.build_id),
-            "max_concurrent_activities": settings.activity_threads // (2 if settings.serves == "all" else 1),
         }
         async with contextlib.AsyncExitStack() as stack:
             if settings.serves != "objects":
@@ -180,11 +179,18 @@ async def _workers(settings: Settings, client: Client, database: Database) -> As
                     activities=with_database,
                     # The sandbox is entered anew for each payload. The tests replay every recorded course within it.
                     workflow_runner=UnsandboxedWorkflowRunner(),
+                    max_concurrent_activities=settings.database_steps,
                     **common,
                 )
                 await stack.enter_async_context(rows)
             if settings.serves != "rows":
-                objects = Worker(client, task_queue=OBJECTS_TASK_QUEUE, activities=with_store, **common)
+                objects = Worker(
+                    client,
+                    task_queue=OBJECTS_TASK_QUEUE,
+                    activities=with_store,
+                    max_concurrent_activities=settings.store_steps,
+                    **common,
+                )
                 await stack.enter_async_context(objects)
             _log.info("worker is up: it serves %s", settings.serves)
             stack.callback(stopping.set)

@@ -308,7 +308,8 @@ class Round:
             "S3_READ_TIMEOUT_S": "2",
             "DATABASE_LOCK_TIMEOUT_S": "2",
             "CHUNK_ARTIFACTS": "2",
-            "ACTIVITY_THREADS": "8",
+            "DATABASE_STEPS": "4",
+            "STORE_STEPS": "4",
             "STORE_REQUESTS": "6",
             "QUIET_PERIOD_S": str(self.quiet_period_s),
         }

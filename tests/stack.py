@@ -130,7 +130,8 @@ class Stack:
             "s3_secret_key": self.server.secret_key,
             "trace_store": "sql",
             "quiet_period_s": 0,
-            "activity_threads": 16,
+            "database_steps": 8,
+            "store_steps": 8,
             "shutdown_grace_s": 5,
         }
         return Settings(**(values | changes))

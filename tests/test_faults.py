@@ -167,9 +167,9 @@ async def test_a_second_worker_shares_the_work(stack: Stack, held_deletes: Held)
     """Whoever joins gets its part of the store's task queue: here the first one is stuck, and the rest is done all the same."""
     snapshots = stack.snapshots("a", "b", "c", "d", "e", "f")
     before = Seen.of(stack.world)
-    process = stack.worker_process(ARTIFACT_DELETION_ACTIVITY_THREADS="4")
+    process = stack.worker_process(ARTIFACT_DELETION_DATABASE_STEPS="2", ARTIFACT_DELETION_STORE_STEPS="2")
     joined = f"{process.pid}@{socket.gethostname()}"
-    async with stack.worker(activity_threads=4, chunk_artifacts=1):
+    async with stack.worker(database_steps=2, store_steps=2, chunk_artifacts=1):
         log = stack.folder / "worker-0.log"
         await eventually(lambda: asyncio.to_thread(lambda: "worker is up" in log.read_text()))
         handle = await stack.start(one.id for one in snapshots)

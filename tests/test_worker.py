@@ -82,7 +82,7 @@ def test_help_explains_every_setting(monkeypatch: pytest.MonkeyPatch, capsys: py
         ("CHUNK_ARTIFACTS", "0"),
         ("CHUNK_ARTIFACTS", "1001"),
         ("PAGES_AN_ACTIVITY", "private"),
-        ("ACTIVITY_THREADS", "1"),
+        ("STORE_STEPS", "0"),
         ("QUIET_PERIOD_S", "-1"),
         ("KEYS_PER_SECOND", "0"),
         ("MAX_ARTIFACTS_UNCONFIRMED", "0"),
