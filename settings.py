@@ -117,7 +117,7 @@ class Settings(DatabaseSettings):
         None, description="goes with the trace store “snuba”: where its API listens; needs the extra `snuba`"
     )
     snuba_timeout_s: PositiveFloat = Field(60, description="seconds to wait for Snuba's answer")
-    chunk_artifacts: Annotated[int, Field(ge=1, le=1000)] = Field(100, description="artifacts a transaction")
+    chunk_artifacts: Annotated[int, Field(ge=1, le=1000)] = Field(250, description="artifacts a transaction")
     chunks_at_once: PositiveInt = Field(4, description="transactions of one deletion at a time")
     pages_an_activity: Annotated[int, Field(ge=1, le=100)] = Field(4, description="thousands of keys an activity deletes")
     activities_at_once: PositiveInt = Field(16, description="object-store activities of one deletion at a time")

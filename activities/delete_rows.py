@@ -25,6 +25,7 @@ from activities.storage.ledger import (
     ChunkState,
     DeletionChunk,
     DeletionState,
+    Page,
     PageSource,
     PrefixState,
     RowsState,
@@ -46,6 +47,9 @@ from activities.storage.tables import (
 from activities.wait_until_allowed import Ceilings
 from workflows.errors import NotOpen, RowsRemain, StaleSeal
 from workflows.messages import DELETE_ROWS, PAGE_KEYS, RowsDeleted, SealedChunk
+
+_BY_COLUMNS = (PageSource.COLUMN, PageSource.ABSENT, PageSource.ICON)
+"""Pages of keys that rows name, and no manifest."""
 
 
 @dataclass
@@ -138,12 +142,14 @@ class DeleteRows:
                 known = ledger.chunk_artifacts(session, found.deletion_id, found.chunk)
                 present = self._lock_artifacts(session, found, known, organization_id)
                 cascade = self._delete(session, present, organization_id)
-                self._seal_the_rest(session, found, present, cascade)
-                _count_absent(session, found)
-                found.files = files.delete_files(session, cascade.file_ids, organization_id, references)
-                found.rows = {**cascade.rows, **files.rows_deleted(found.files)}
+                by_columns = list(ledger.read_pages(session, found.deletion_id, found.chunk, sources=_BY_COLUMNS))
+                self._seal_the_rest(session, found, present, cascade, by_columns)
+                _count_absent(session, found, by_columns)
+                deleted_files = files.delete_files(session, cascade.file_ids, organization_id, references)
                 self._release(session, found, known, present)
-            session.refresh(found)
+                found.files = deleted_files
+                found.rows = {**cascade.rows, **files.rows_deleted(deleted_files)}
+                session.flush()
             return ledger.released(found, ledger.first_page(session, found))
 
     def _delete(self, session: Session, present: Sequence[ArtifactRef], organization_id: int) -> Cascade:
@@ -197,11 +203,17 @@ class DeleteRows:
             ).all()
         return present
 
-    def _seal_the_rest(self, session: Session, found: DeletionChunk, present: Sequence[ArtifactRef], cascade: Cascade) -> None:
+    def _seal_the_rest(
+        self,
+        session: Session,
+        found: DeletionChunk,
+        present: Sequence[ArtifactRef],
+        cascade: Cascade,
+        by_columns: Iterable[Page],
+    ) -> None:
         """Seal what columns named at the last moment and nobody had collected."""
         sealed: dict[str, set[str]] = defaultdict(set)
-        by_columns = (PageSource.COLUMN, PageSource.ABSENT, PageSource.ICON)
-        for page in ledger.read_pages(session, found.deletion_id, found.chunk, sources=by_columns):
+        for page in by_columns:
             sealed[page.scope].update(page.keys)
         added: dict[tuple[str, PageSource], set[str]] = defaultdict(set)
         collected, kinds = dict(found.collected), dict(found.collected.get("kinds", {}))
@@ -227,7 +239,8 @@ class DeleteRows:
             rows.own_prefixes(Places(present=list(present)), cascade.comparisons, self.scopes),
             PrefixState.OWED if self.listable else PrefixState.UNCHECKED,
         )
-        found.pages, found.sealed, found.digest = ledger.seal_digest(session, found)
+        if added:
+            found.pages, found.sealed, found.digest = ledger.seal_digest(session, found)
 
     def _release(
         self, session: Session, found: DeletionChunk, known: Sequence[ChunkArtifact], present: Sequence[ArtifactRef]
@@ -238,12 +251,10 @@ class DeleteRows:
         ledger.set_artifacts(session, found.deletion_id, ours, rows_state=RowsState.DELETED)
         ledger.set_artifacts(session, found.deletion_id, disappeared, rows_state=RowsState.GONE)
         found.state = ChunkState.ROWS_DELETED
-        session.flush()
-        times = {"rows_deleted_at": func.now()}
+        found.rows_deleted_at = func.now()
         gone_before = (artifact for artifact in known if artifact.rows_state is RowsState.GONE)
         if all(artifact.project_id is None for artifact in (*sealed, *gone_before)):
-            times["trace_items_confirmed_at"] = func.now()  # there are none to ask for
-        session.execute(ledger.update_chunk(found).values(times), execution_options={"synchronize_session": False})
+            found.trace_items_confirmed_at = func.now()  # there are none to ask for
 
 
 Take = Callable[[Session, type[BackendTable], ColumnElement[bool], Sequence[InstrumentedAttribute[Any]]], list[Any]]
@@ -332,8 +343,7 @@ def icons_still_named(session: Session, icon_keys: Iterable[str], going: Collect
     return surviving
 
 
-def _count_absent(session: Session, found: DeletionChunk) -> None:
+def _count_absent(session: Session, found: DeletionChunk, pages: Iterable[Page]) -> None:
     """Keys that were proven absent owe the store nothing."""
-    proven = ledger.read_pages(session, found.deletion_id, found.chunk, sources=[PageSource.ABSENT])
-    if absent := [Settlement(page, {}, absent=len(page.keys)) for page in proven]:
+    if absent := [Settlement(page, {}, absent=len(page.keys)) for page in pages if page.source is PageSource.ABSENT]:
         ledger.settle_pages(session, found, absent)

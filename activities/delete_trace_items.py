@@ -34,7 +34,7 @@ class DeleteTraceItems:
             return TraceItemsAsked(matched=0, settled=True)
         with self.database.read() as session:
             found = ledger.read_chunk(session, chunk.deletion_id, chunk.chunk)
-            organization_id = ledger.request_of(session, chunk.deletion_id).organization_id
+            organization_id = ledger.organization_of(session, chunk.deletion_id)
             if found.state != ChunkState.ROWS_DELETED:
                 raise StaleAttempt(f"chunk {chunk.chunk}: its rows are not deleted")
             ledger.refuse_living(session, chunk.deletion_id, chunk.chunk)

@@ -6,13 +6,22 @@ is a worker for it, as bare as they come: no interceptors, no search attributes,
 """
 
 import asyncio
+import sys
+import uuid
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from datetime import timedelta
+from pathlib import Path
+from typing import Any
 
 from temporalio import activity, workflow
+from temporalio.client import Client, WithStartWorkflowOperation
+from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
+from benchmarks.stage import ROOT, Stage
+from demo.run import WorkerProcess
 from workflows.converter import connect
 
 QUEUE, STORE_QUEUE = "empty", "empty-store"
@@ -54,6 +63,32 @@ class Empty:
 
     async def _within(self) -> None:
         await workflow.execute_local_activity(nothing, start_to_close_timeout=timedelta(seconds=5))
+
+
+class EmptyWorker(WorkerProcess):
+    """A process that runs this module."""
+
+    @classmethod
+    def of(cls, stage: Stage, name: str) -> "EmptyWorker":
+        """On the stage's Temporal server."""
+        return cls(stage.folder / name, {"TEMPORAL_ADDRESS": stage.temporal.address, "PYTHONPATH": str(ROOT)})
+
+    def _command(self) -> Sequence[str | Path]:
+        return [sys.executable, "-m", "benchmarks.empty"]
+
+
+async def until_rows_deleted(client: Client) -> "WithStartWorkflowOperation[Any, Any]":
+    """Start an empty deletion, and wait until a real one would have deleted its rows."""
+    start: WithStartWorkflowOperation[Any, Any] = WithStartWorkflowOperation(
+        WORKFLOW, id=str(uuid.uuid4()), task_queue=QUEUE, id_conflict_policy=WorkflowIDConflictPolicy.FAIL
+    )
+    await client.execute_update_with_start_workflow(UPDATE, start_workflow_operation=start)
+    return start
+
+
+async def until_empty(client: Client) -> None:
+    """Start an empty deletion, and wait for its end."""
+    await client.execute_workflow(WORKFLOW, id=str(uuid.uuid4()), task_queue=QUEUE)
 
 
 async def main() -> None:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from benchmarks.data import ORGANIZATION, Doomed
+from benchmarks.empty import EmptyWorker, until_empty
 from benchmarks.growth import history_of
 from benchmarks.measure import ContenderFailed, Cost, cpu_s, measured, table
 from benchmarks.reference import delete_snapshot
@@ -18,6 +19,7 @@ from demo.world import SNAPSHOTS, Snapshot, World
 
 MASKS = 50
 REFERENCE = "the reference's way, one after another"
+EMPTY = "Temporal alone in memory, empty steps"
 HEAD = (
     *("contender", "deletions a second", "over the reference's", "s", "client CPU s a deletion"),
     *("store CPU s a deletion", "Temporal and PostgreSQL CPU s a deletion", "Temporal events a deletion", "objects left"),
@@ -62,6 +64,12 @@ async def many(stage: Stage, *, deletions: int) -> dict[str, Any]:
             events = (await history_of(beside, doomed[0].request))["events"]
             name = f"ours, Temporal {'in memory' if in_memory else 'on its file'}"
             results[name] = vars(cost) | {"events": events, "left": _left(stage, doomed)}
+    async with other_temporal(stage, in_memory=True) as beside:
+        with EmptyWorker.of(beside, "worker-many-empty") as worker:
+            cost = Cost()
+            with measured(cost, worker=worker.pid, store=stage.objects.pid, others=beside.others):
+                await asyncio.gather(*(until_empty(beside.client) for _ in doomed))
+        results[EMPTY] = vars(cost) | {"events": 0, "left": 0}
     stage.fill(*doomed)
     stage.insert_rows(*doomed)
     cost = await asyncio.to_thread(_the_reference_s_way, stage, doomed)

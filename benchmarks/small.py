@@ -1,24 +1,16 @@
 """One artifact with one comparison of fifty masks: how long whoever asked waits."""
 
 import asyncio
-import sys
 import time
-import uuid
 from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from temporalio.client import WithStartWorkflowOperation
-from temporalio.common import WorkflowIDConflictPolicy
-
-from benchmarks import empty
+from benchmarks.empty import EmptyWorker, until_rows_deleted
 from benchmarks.measure import ContenderFailed, percentile, table
 from benchmarks.reference import delete_snapshot
-from benchmarks.stage import BUCKET, ROOT, Stage
+from benchmarks.stage import BUCKET, Stage
 from client import accept_deletion, start_deletion, wait_rows_deleted
-from demo.run import WorkerProcess
 from demo.world import Project, Snapshot, World, screen
 from workflows.messages import DeletionRequest
 
@@ -30,13 +22,6 @@ WITH_QUIET_PERIOD = f"the same, with a quiet period of {QUIET_PERIOD_S:.0f} s"
 EMPTY_ROWS, EMPTY_RECEIPT = "Temporal alone, empty steps up to the rows", "Temporal alone, empty steps up to the receipt"
 WARMING_UP = "a new worker's first"
 SHOWN = (REFERENCE, ROWS, RECEIPT, WITH_QUIET_PERIOD, EMPTY_ROWS, EMPTY_RECEIPT)
-
-
-class EmptyWorker(WorkerProcess):
-    """A process that runs `benchmarks.empty`."""
-
-    def _command(self) -> Sequence[str | Path]:
-        return [sys.executable, "-m", empty.__name__]
 
 
 @dataclass(frozen=True)
@@ -85,10 +70,7 @@ class Waits:
     async def nothing(self) -> None:
         """Temporal alone."""
         began = time.perf_counter()
-        start: WithStartWorkflowOperation[Any, Any] = WithStartWorkflowOperation(
-            empty.WORKFLOW, id=str(uuid.uuid4()), task_queue=empty.QUEUE, id_conflict_policy=WorkflowIDConflictPolicy.FAIL
-        )
-        await self.stage.client.execute_update_with_start_workflow(empty.UPDATE, start_workflow_operation=start)
+        start = await until_rows_deleted(self.stage.client)
         self.seconds[EMPTY_ROWS].append(time.perf_counter() - began)
         await (await start.workflow_handle()).result()
         self.seconds[EMPTY_RECEIPT].append(time.perf_counter() - began)
@@ -97,8 +79,7 @@ class Waits:
 async def small(stage: Stage, *, deletions: int) -> dict[str, Any]:
     """As many of each, one after another and in turns."""
     waits = Waits.on(stage)
-    variables = {"TEMPORAL_ADDRESS": stage.temporal.address, "PYTHONPATH": str(ROOT)}
-    with stage.worker("worker-small"), EmptyWorker(stage.folder / "worker-empty", variables):
+    with stage.worker("worker-small"), EmptyWorker.of(stage, "worker-empty"):
         await waits.ours(WARMING_UP)
         for _ in range(deletions):
             await waits.reference()

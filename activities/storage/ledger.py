@@ -23,6 +23,7 @@ from typing import Any, ClassVar, cast
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     ColumnElement,
     CursorResult,
     DateTime,
@@ -33,12 +34,16 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
+    Row,
     ScalarSelect,
+    Select,
     String,
     Text,
     TypeDecorator,
     Update,
     and_,
+    bindparam,
+    case,
     delete,
     exists,
     func,
@@ -683,17 +688,20 @@ def _owes(*, traces_configured: bool) -> ColumnElement[bool]:
 
 def lock_chunk(session: Session, deletion_id: str, chunk: int) -> DeletionChunk:
     """Lock the chunk's row. Every write below begins so, after the deletion's row where that is locked too."""
-    statement = select(DeletionChunk).where(DeletionChunk.deletion_id == deletion_id, DeletionChunk.chunk == chunk)
-    found = session.execute(statement.with_for_update()).scalar_one_or_none()
-    if found is None:
-        raise NotOpen("the ledger knows no such chunk: the deletion was cancelled")
-    return found
+    return _chunk(session, _LOCKED_CHUNK, deletion_id, chunk)
 
 
 def read_chunk(session: Session, deletion_id: str, chunk: int) -> DeletionChunk:
     """The chunk without a lock."""
-    statement = select(DeletionChunk).where(DeletionChunk.deletion_id == deletion_id, DeletionChunk.chunk == chunk)
-    found = session.execute(statement).scalar_one_or_none()
+    return _chunk(session, _A_CHUNK, deletion_id, chunk)
+
+
+_A_CHUNK = select(DeletionChunk).where(DeletionChunk.deletion_id == bindparam("of"), DeletionChunk.chunk == bindparam("number"))
+_LOCKED_CHUNK = _A_CHUNK.with_for_update()
+
+
+def _chunk(session: Session, statement: Select[DeletionChunk], deletion_id: str, chunk: int) -> DeletionChunk:
+    found = session.execute(statement, {"of": deletion_id, "number": chunk}).scalar_one_or_none()
     if found is None:
         raise NotOpen("the ledger knows no such chunk: the deletion was cancelled")
     return found
@@ -778,13 +786,8 @@ def seal_digest(session: Session, found: DeletionChunk) -> tuple[int, int, str]:
     """(pages, keys, SHA-256 over the pages' digests in order) of the chunk's epoch as they stand in the ledger."""
     digest = hashlib.sha256()
     pages = keys = 0
-    rows = session.execute(
-        select(DeletionPage.scope, DeletionPage.digest, DeletionPage.count)
-        .where(*_of(found))
-        .order_by(DeletionPage.seq)
-        .execution_options(yield_per=1000)
-    )
-    for scope, page_digest, count in rows:
+    statement = select(DeletionPage.seq, DeletionPage.scope, DeletionPage.digest, DeletionPage.count).where(*_of(found))
+    for _, scope, page_digest, count in _in_parts(session, statement, 1000):
         digest.update(f"{scope}\n{page_digest}\n".encode())
         pages += 1
         keys += count
@@ -836,25 +839,20 @@ def read_pages(
     *,
     first: int = 0,
     last: int | None = None,
-    sources: Iterable[PageSource] = PageSource,
+    sources: Sequence[PageSource] = (),
 ) -> Iterator[Page]:
-    """The chunk's pages that still hold keys, one at a time, in order."""
-    statement = (
-        select(DeletionPage)
-        .where(
-            DeletionPage.deletion_id == deletion_id,
-            DeletionPage.chunk == chunk,
-            DeletionPage.seq >= first,
-            DeletionPage.source.in_(list(sources)),
-        )
-        .order_by(DeletionPage.seq)
-        .execution_options(yield_per=10)
+    """The chunk's pages that still hold keys, one at a time, in order; with `sources` those of these sources alone."""
+    page = DeletionPage
+    statement = select(page.epoch, page.seq, page.scope, page.source, page.keys, page.digest).where(
+        page.deletion_id == deletion_id, page.chunk == chunk
     )
+    if sources:
+        statement = statement.where(page.source.in_(sources))
     if last is not None:
-        statement = statement.where(DeletionPage.seq <= last)
-    for row in session.execute(statement).scalars():
+        statement = statement.where(page.seq <= last)
+    for row in _in_parts(session, statement, 10, first):
         keys = tuple(zlib.decompress(row.keys).decode().split("\n"))
-        yield Page(row.deletion_id, row.chunk, row.epoch, row.seq, row.scope, PageSource(row.source), keys, row.digest)
+        yield Page(deletion_id, chunk, row.epoch, row.seq, row.scope, PageSource(row.source), keys, row.digest)
 
 
 def lock_released(session: Session, deletion_id: str, chunk: int, epoch: int) -> DeletionChunk:
@@ -965,6 +963,37 @@ def prefixes_owed(session: Session, deletion_id: str, chunk: int) -> list[Prefix
     return [prefix for prefix in prefixes_to_sweep(session, deletion_id, chunk) if prefix.state != PrefixState.LEFT_OVER]
 
 
+_SETTLE_PREFIXES = (
+    update(DeletionPrefix)
+    .where(
+        DeletionPrefix.deletion_id == bindparam("of"),
+        DeletionPrefix.chunk == bindparam("of_chunk"),
+        DeletionPrefix.epoch == bindparam("of_epoch"),
+        DeletionPrefix.scope == bindparam("in_scope"),
+        DeletionPrefix.prefix.in_(bindparam("prefixes", expanding=True)),
+        DeletionPrefix.state == bindparam("was"),
+        DeletionPrefix.found == bindparam("found_before"),
+        DeletionPrefix.codes == bindparam("codes_before"),
+        DeletionPrefix.noisy_sweep == bindparam("noisy_before"),
+    )
+    .values(
+        state=bindparam("state_now"),
+        found=bindparam("found_now"),
+        codes=bindparam("codes_now"),
+        uploads_aborted=case(
+            (
+                bindparam("looked", type_=Boolean()),
+                func.coalesce(DeletionPrefix.uploads_aborted, 0) + bindparam("aborted", type_=BigInteger()),
+            ),
+            else_=DeletionPrefix.uploads_aborted,
+        ),
+        noisy_sweep=bindparam("noisy_now"),
+        listed_empty_at=case((bindparam("listed_empty", type_=Boolean()), func.now())),
+    )
+    .execution_options(synchronize_session=False)
+)
+
+
 def settle_prefixes(
     session: Session,
     found: DeletionChunk,
@@ -980,38 +1009,31 @@ def settle_prefixes(
 
     False if one is no longer as it was read, and stays as it is: another attempt has looked, perhaps later.
     """
-    uploads = DeletionPrefix.uploads_aborted
     alike: dict[tuple[Any, ...], list[str]] = defaultdict(list)
     for one in prefixes:
         alike[one.scope, one.exact, one.state, one.found, json.dumps(one.codes), one.noisy_sweep].append(one.prefix)
     changed = 0
     for (scope, exact, was, found_before, codes_before, noisy_sweep), names in alike.items():
         for part in slices(names):
-            statement = (
-                update(DeletionPrefix)
-                .where(
-                    DeletionPrefix.deletion_id == found.deletion_id,
-                    DeletionPrefix.chunk == found.chunk,
-                    DeletionPrefix.epoch == found.epoch,
-                    DeletionPrefix.scope == scope,
-                    DeletionPrefix.prefix.in_(part),
-                    DeletionPrefix.state == was,
-                    DeletionPrefix.found == found_before,
-                    DeletionPrefix.codes == json.loads(codes_before),
-                    DeletionPrefix.noisy_sweep == noisy_sweep,
-                )
-                .values(
-                    state=state,
-                    found=DeletionPrefix.found + deleted,
-                    codes=codes,
-                    uploads_aborted=uploads if aborted is None else func.coalesce(uploads, 0) + aborted,
-                    noisy_sweep=sweep if deleted or aborted else DeletionPrefix.noisy_sweep,
-                    listed_empty_at=func.now() if state == PrefixState.EMPTY and not exact else None,
-                )
-            )
-            changed += cast(
-                "CursorResult[Any]", session.execute(statement, execution_options={"synchronize_session": False})
-            ).rowcount
+            values = {
+                "of": found.deletion_id,
+                "of_chunk": found.chunk,
+                "of_epoch": found.epoch,
+                "in_scope": scope,
+                "prefixes": part,
+                "was": was,
+                "found_before": found_before,
+                "codes_before": json.loads(codes_before),
+                "noisy_before": noisy_sweep,
+                "state_now": state,
+                "found_now": found_before + deleted,
+                "codes_now": codes,
+                "looked": aborted is not None,
+                "aborted": aborted or 0,
+                "noisy_now": sweep if deleted or aborted else noisy_sweep,
+                "listed_empty": state == PrefixState.EMPTY and not exact,
+            }
+            changed += cast("CursorResult[Any]", session.execute(_SETTLE_PREFIXES, values)).rowcount
     return changed == len(prefixes)
 
 
@@ -1019,6 +1041,16 @@ def drop_work(session: Session, deletion_id: str, *, everything: bool = False) -
     """Forget pages and prefixes; with `everything` the chunks and artifacts too, as if the deletion had not been opened."""
     for table in (DeletionPage, DeletionPrefix, *((DeletionChunk, DeletionArtifact) if everything else ())):
         session.execute(delete(table).where(table.deletion_id == deletion_id))
+
+
+def _in_parts(session: Session, pages: Select[*tuple[Any, ...]], size: int, first: int = 0) -> Iterator[Row[*tuple[Any, ...]]]:
+    """Rows of pages by their numbers, so many a query: a cursor of the server's costs the few that most have three."""
+    while True:
+        part = session.execute(pages.where(DeletionPage.seq >= first).order_by(DeletionPage.seq).limit(size)).all()
+        yield from part
+        if len(part) < size:
+            return
+        first = part[-1].seq + 1
 
 
 def _insert_many(

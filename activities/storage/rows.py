@@ -1,6 +1,6 @@
 """What the backend's rows say of artifacts: where they are, and which keys and files their columns name."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -104,8 +104,10 @@ def named_by_columns(session: Session, places: Places) -> tuple[list[Comparison]
     return [comparison for comparison, _ in comparisons], named
 
 
-def icon_ids(session: Session, artifact_ids: Iterable[int]) -> set[str]:
+def icon_ids(session: Session, artifact_ids: Collection[int]) -> set[str]:
     """The app icon ids that these artifacts' rows name."""
+    if not artifact_ids:
+        return set()
     statement = select(MobileAppInfo.app_icon_id).where(one_of(MobileAppInfo.preprod_artifact_id, artifact_ids))
     return {icon for icon in session.execute(statement).scalars() if icon}
 
