@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import insert
 
 import starter
-from activities.storage import tables
+from activities.storage import ledger, tables
 from activities.storage.objects import Found, Outcome, S3Objects, Upload
 from tests.memory_store import MemoryStore
 from tests.stack import Held, Stack, steps_of
@@ -37,8 +37,11 @@ class Watched(MemoryStore):
             yield found
 
 
-def deleted_in(stack: Stack, store: Watched) -> None:
-    """Delete sixty artifacts without any comparison. Raises AssertionError if the receipt is not complete."""
+def deleted_in(stack: Stack, store: Watched | None = None) -> None:
+    """Delete sixty artifacts without any comparison. Raises AssertionError if the receipt is not complete.
+
+    Without a store of its own from the stack's bucket.
+    """
     project = stack.world.project(stack.world.organization("acme"), "shop")
     assert (project.organization_id, project.id) == (stack.organization_id, 1)
     with stack.database.write() as session:
@@ -68,6 +71,54 @@ def test_prefixes_with_nothing_under_them_are_proven_empty_together(stack: Stack
     assert store.content.keys() == neighbours
     assert len(store.listed) == 2 * 3 + 1
     assert store.listed.count(f"{place(stack)}4130/") == 1
+
+
+@on_sqlite
+def test_a_real_store_lists_what_prefixes_have_in_common_as_it_lists_each_of_them(stack: Stack) -> None:
+    """Listings go by characters, not by folders, and what lies beside the prefixes is no part of them."""
+    named_by_nobody = {f"{place(stack)}4130/run/7.json", f"{place(stack)}4159/late.bin"}
+    neighbours = {f"{place(stack)}4199/manifest.json", f"{place(stack)}41300/manifest.json", f"{place(stack)}4160/a.json"}
+    for key in named_by_nobody | neighbours:
+        stack.s3.put_object(Bucket=stack.bucket, Key=key, Body=b".")
+    upload = stack.s3.create_multipart_upload(Bucket=stack.bucket, Key=f"{place(stack)}4131/late.bin")["UploadId"]
+    stack.s3.upload_part(Bucket=stack.bucket, Key=f"{place(stack)}4131/late.bin", UploadId=upload, PartNumber=1, Body=b".")
+    listed: list[str] = []
+    stack.s3.meta.events.register("before-call.s3.ListObjectsV2", lambda params, **_: listed.append(params["url_path"]), "seen")
+    try:
+        deleted_in(stack)
+    finally:
+        stack.s3.meta.events.unregister("before-call.s3.ListObjectsV2", unique_id="seen")
+    assert set(stack.world.objects()) == neighbours
+    assert not stack.world.uploads()
+    assert len(listed) <= 2 * 3 + 4
+
+
+RESPONSE = "snapshot_comparison_response.json"
+
+
+@pytest.mark.parametrize(("evicted", "listable", "sealed"), [(False, True, 1), (True, True, 0), (True, False, 3)])
+@on_sqlite
+def test_a_response_is_sealed_where_its_manifest_was_found_or_nobody_can_list(
+    stack: Stack,
+    evicted: bool,  # noqa: FBT001
+    listable: bool,  # noqa: FBT001
+    sealed: int,
+) -> None:
+    """Sealed in each usecase or left to the listing, it is gone in the end."""
+    base, head = stack.snapshots("base", "head")
+    comparison = stack.world.comparison(head, base)
+    if evicted:
+        for key in (head.manifest_key, comparison.key):
+            physical = stack.world.physical(head.usecase, head.artifact.organization_id, head.artifact.project_id, str(key))
+            stack.s3.delete_object(Bucket=stack.bucket, Key=physical)
+    request = stack.request([head.id])
+    with steps_of(stack, bucket_listable=listable) as steps:
+        chunk = steps.open_and_collect(request)
+        with stack.database.read() as session:
+            pages = list(ledger.read_pages(session, request.deletion_id, chunk.chunk))
+        assert sum(key.endswith(RESPONSE) for page in pages for key in page.keys) == sealed
+        steps.delete_what_was_released(chunk, steps.delete_rows(chunk))
+    assert not [key for key in stack.world.objects() if key.endswith(RESPONSE)]
 
 
 @pytest.mark.parametrize("strict", [False, True])

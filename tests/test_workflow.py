@@ -33,10 +33,13 @@ from tests.stack import ROOT, Held, Seen, Stack, connect, eventually
 from workflows.converter import data_converter
 from workflows.delete_artifacts import NO_REQUEST, DeleteArtifactsWorkflow
 from workflows.messages import (
+    CLOSE_DELETION,
     COLLECT_KEYS,
     DELETE_OBJECTS,
     DELETE_TRACE_ITEMS,
+    FIND_OWED_ELSEWHERE,
     MAX_ARTIFACTS,
+    OPEN_DELETION,
     PREVIEW_DELETION,
     SEARCH_ATTRIBUTES,
     STEPS,
@@ -277,6 +280,27 @@ def bare_temporal_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 async def runs(client: Client, workflow: str) -> list[WorkflowExecutionStatus | None]:
     return [found.status async for found in client.list_workflows(f'WorkflowId = "{workflow}"')]
+
+
+@pytest.mark.parametrize(("others", "visible"), [(0, False), (100, True)])
+@on_sqlite
+async def test_ledger_steps_of_more_than_a_hundred_artifacts_are_steps_that_everybody_sees(
+    stack: Stack,
+    others: int,
+    visible: bool,  # noqa: FBT001
+) -> None:
+    """A workflow task has ten seconds; those of fewer artifacts take milliseconds of it."""
+    (one,) = stack.snapshots("one")
+    before = Seen.of(stack.world)
+    async with stack.worker():
+        handle = await stack.start([one.id, *range(900_000, 900_000 + others)])
+        assert (await handle.result()).complete
+    stack.assert_only_these_are_gone([one.id], before)
+    events = (await handle.fetch_history()).events
+    scheduled = {event.activity_task_scheduled_event_attributes.activity_type.name for event in events}
+    recorded = any(event.HasField("marker_recorded_event_attributes") for event in events)
+    quick = {OPEN_DELETION.name, FIND_OWED_ELSEWHERE.name, CLOSE_DELETION.name}
+    assert (scheduled & quick, recorded) == ((quick, False) if visible else (set(), True))
 
 
 @on_sqlite
