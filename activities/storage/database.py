@@ -11,6 +11,7 @@ from sqlalchemy import (
     Engine,
     FunctionElement,
     SQLColumnExpression,
+    bindparam,
     create_engine,
     event,
     literal,
@@ -33,7 +34,7 @@ _IDS_A_QUERY = 5000
 T = TypeVar("T")
 
 
-class _Ids(UserDefinedType[Iterable[int]]):
+class Ids(UserDefinedType[Iterable[int]]):
     """Many ids as one text: the driver takes longer to look at each element of a list than the database to find its row."""
 
     cache_ok = True
@@ -44,13 +45,16 @@ class _Ids(UserDefinedType[Iterable[int]]):
 
 
 class one_of(FunctionElement[bool]):  # noqa: N801  it is used as a function
-    """`column IN (ids)` with all ids as one parameter: a statement's text, and the work to make it, do not grow with them."""
+    """`column IN (ids)` with all ids as one parameter: a statement's text, and the work to make it, do not grow with them.
+
+    Instead of ids a parameter's name, for a statement that is made once.
+    """
 
     type = Boolean()
     inherit_cache = True
 
-    def __init__(self, column: SQLColumnExpression[Any], ids: Iterable[int]) -> None:
-        super().__init__(column, literal(list(ids), _Ids()))
+    def __init__(self, column: SQLColumnExpression[Any], ids: Iterable[int] | str) -> None:
+        super().__init__(column, bindparam(ids, type_=Ids()) if isinstance(ids, str) else literal(list(ids), Ids()))
 
 
 @compiles(one_of, "postgresql")
@@ -113,7 +117,7 @@ class Database:
         }
         # As SET LOCAL, in one round trip instead of three.
         values = ", ".join(f"set_config('{name}', '{seconds * 1000:.0f}', true)" for name, seconds in limits.items())
-        self._limits = text(f"SELECT {values}") if self.is_postgresql else None
+        self._limits = f"SELECT {values}" if self.is_postgresql else None
 
     @property
     def is_postgresql(self) -> bool:
@@ -125,7 +129,7 @@ class Database:
         """One transaction that commits at the end. Raises DatabaseUnavailable, and the step is run again."""
         with self._session(write=True) as session, session.begin():
             if self._limits is not None:
-                session.execute(self._limits)
+                session.connection().exec_driver_sql(self._limits)
             yield session
 
     @contextmanager

@@ -19,6 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import cache
 from typing import Any, ClassVar, cast
 
 from sqlalchemy import (
@@ -31,6 +32,7 @@ from sqlalchemy import (
     Double,
     ForeignKeyConstraint,
     Index,
+    Insert,
     Integer,
     LargeBinary,
     MetaData,
@@ -38,6 +40,7 @@ from sqlalchemy import (
     ScalarSelect,
     Select,
     String,
+    Table,
     Text,
     TypeDecorator,
     Update,
@@ -48,7 +51,6 @@ from sqlalchemy import (
     exists,
     func,
     insert,
-    literal,
     or_,
     select,
     tuple_,
@@ -67,6 +69,8 @@ from workflows.messages import DeletionReceipt, DeletionRequest, RowsDeleted, Un
 
 NOT_ATTEMPTED = "NotAttempted"
 """The code of sealed keys that no request was made for before the deletion's time was over."""
+LAST_PAGE = 2**62
+"""No page has so high a number."""
 _STRAYS_KEPT = 1000
 
 
@@ -371,15 +375,21 @@ def settled_artifacts(session: Session, deletion_id: str) -> set[int]:
     return set(rows.scalars())
 
 
+_LIVING = (
+    select(func.count())
+    .select_from(DeletionArtifact)
+    .join(Artifact, Artifact.id == DeletionArtifact.artifact_id)
+    .where(
+        DeletionArtifact.deletion_id == bindparam("of"),
+        or_(DeletionArtifact.chunk == bindparam("of_chunk"), DeletionArtifact.reopened_from == bindparam("of_chunk")),
+        DeletionArtifact.rows_state != RowsState.MOVED,
+    )
+)
+
+
 def refuse_living(session: Session, deletion_id: str, chunk: int) -> None:
     """Raises ArtifactReappeared if an artifact of the chunk has a row: then its objects are not ours to delete."""
-    of_chunk = or_(DeletionArtifact.chunk == chunk, DeletionArtifact.reopened_from == chunk)
-    living = session.execute(
-        select(func.count())
-        .select_from(DeletionArtifact)
-        .join(Artifact, Artifact.id == DeletionArtifact.artifact_id)
-        .where(DeletionArtifact.deletion_id == deletion_id, of_chunk, DeletionArtifact.rows_state != RowsState.MOVED)
-    ).scalar_one()
+    living = session.execute(_LIVING, {"of": deletion_id, "of_chunk": chunk}).scalar_one()
     if living:
         raise ArtifactReappeared(
             f"{living} artifacts whose rows were gone have rows again; their objects are left alone until a re-run deletes them"
@@ -392,17 +402,25 @@ def rows_deleted(session: Session, deletion_id: str) -> int:
     return sum(sum(rows.values()) for rows in chunks)
 
 
+_STATE = select(Deletion.state).where(Deletion.id == bindparam("of"))
+_LOCKED_STATE, _SHARED_STATE = _STATE.with_for_update(), _STATE.with_for_update(read=True)
+_SET_STATE = (
+    update(Deletion)
+    .where(Deletion.id == bindparam("of"))
+    .values(state=bindparam("state_now"))
+    .execution_options(synchronize_session=False)
+)
+
+
 def lock_deletion(session: Session, deletion_id: str, *, shared: bool = False) -> DeletionState | None:
     """Lock the deletion's row and tell its state; None if there is no such deletion."""
-    locked = session.execute(
-        select(Deletion.state).where(Deletion.id == deletion_id).with_for_update(read=shared)
-    ).scalar_one_or_none()
+    locked = session.execute(_SHARED_STATE if shared else _LOCKED_STATE, {"of": deletion_id}).scalar_one_or_none()
     return None if locked is None else DeletionState(locked)
 
 
 def set_state(session: Session, deletion_id: str, state: DeletionState) -> None:
     """Move the deletion on. Its row is locked by the caller."""
-    session.execute(update(Deletion).where(Deletion.id == deletion_id).values(state=state))
+    session.execute(_SET_STATE, {"of": deletion_id, "state_now": state})
 
 
 def cancel(session: Session, request: DeletionRequest, run_id: str) -> bool:
@@ -470,9 +488,12 @@ def refuse_cancelled_run(session: Session, deletion_id: str, run_id: str) -> Non
         raise NotOpen("this run was cancelled; nothing was deleted")
 
 
+_CANCELLED_RUN = select(Deletion.cancelled_run).where(Deletion.id == bindparam("of"))
+
+
 def was_cancelled(session: Session, deletion_id: str, run_id: str) -> bool:
     """True if this run is the last that was cancelled."""
-    cancelled = session.execute(select(Deletion.cancelled_run).where(Deletion.id == deletion_id)).scalar_one()
+    cancelled = session.execute(_CANCELLED_RUN, {"of": deletion_id}).scalar_one()
     return cancelled is not None and cancelled == run_id
 
 
@@ -483,9 +504,12 @@ def request_of(session: Session, deletion_id: str) -> DeletionRequest:
     )
 
 
+_ORGANIZATION = select(Deletion.organization_id).where(Deletion.id == bindparam("of"))
+
+
 def organization_of(session: Session, deletion_id: str) -> int:
     """The request's organization, without its thousands of ids."""
-    return session.execute(select(Deletion.organization_id).where(Deletion.id == deletion_id)).scalar_one()
+    return session.execute(_ORGANIZATION, {"of": deletion_id}).scalar_one()
 
 
 def make_chunks(
@@ -526,24 +550,43 @@ def make_chunks(
     return made
 
 
+_HAS_CHUNKS = select(exists().where(DeletionChunk.deletion_id == bindparam("of")))
+
+
 def has_chunks(session: Session, deletion_id: str) -> bool:
     """True once the deletion was opened."""
-    return bool(session.execute(select(exists().where(DeletionChunk.deletion_id == deletion_id))).scalar())
+    return bool(session.execute(_HAS_CHUNKS, {"of": deletion_id}).scalar())
+
+
+@cache
+def _unfinished(*, traces_configured: bool) -> Select[DeletionChunk]:
+    owes = _owes(traces_configured=traces_configured)
+    return select(DeletionChunk).where(DeletionChunk.deletion_id == bindparam("of"), owes).order_by(DeletionChunk.chunk)
+
+
+_FIRST_PAGES = (
+    select(DeletionPage.chunk, func.min(DeletionPage.seq))
+    .where(DeletionPage.deletion_id == bindparam("of"))
+    .group_by(DeletionPage.chunk)
+)
+_UNSWEPT = (
+    select(DeletionPrefix.chunk)
+    .where(
+        DeletionPrefix.deletion_id == bindparam("of"),
+        DeletionPrefix.state == PrefixState.OWED,
+        DeletionPrefix.exact.is_(False),
+    )
+    .distinct()
+)
 
 
 def unfinished_chunks(session: Session, deletion_id: str, *, traces_configured: bool) -> list[UnfinishedChunk]:
     """Every chunk that owes anything: rows, pages, prefixes or trace items."""
-    first_pages = select(DeletionPage.chunk, func.min(DeletionPage.seq)).where(DeletionPage.deletion_id == deletion_id)
-    first_page = {row[0]: row[1] for row in session.execute(first_pages.group_by(DeletionPage.chunk))}
-    unswept = select(DeletionPrefix.chunk).where(
-        DeletionPrefix.deletion_id == deletion_id, DeletionPrefix.state == PrefixState.OWED, DeletionPrefix.exact.is_(False)
-    )
-    to_sweep = set(session.execute(unswept.distinct()).scalars())
-    rows = session.execute(
-        select(DeletionChunk)
-        .where(DeletionChunk.deletion_id == deletion_id, _owes(traces_configured=traces_configured))
-        .order_by(DeletionChunk.chunk)
-    ).scalars()
+    rows = session.execute(_unfinished(traces_configured=traces_configured), {"of": deletion_id}).scalars().all()
+    if not rows:
+        return []
+    first_page = {row[0]: row[1] for row in session.execute(_FIRST_PAGES, {"of": deletion_id})}
+    to_sweep = set(session.execute(_UNSWEPT, {"of": deletion_id}).scalars())
     return [
         UnfinishedChunk(
             chunk=found.chunk,
@@ -580,27 +623,32 @@ class OtherDeletion:
     artifacts: int
 
 
-def deletions_owing(session: Session, deletion_id: str, *, traces_configured: bool) -> list[OtherDeletion]:
-    """The other deletions that deleted artifacts which this one found gone, where their chunk still owes anything."""
+@cache
+def _owing(*, traces_configured: bool) -> Select[str, int, int]:
     ours, theirs = aliased(DeletionArtifact), aliased(DeletionArtifact)
     of_theirs = or_(DeletionChunk.chunk == theirs.chunk, DeletionChunk.chunk == theirs.reopened_from)
-    rows = session.execute(
+    return (
         select(Deletion.id, Deletion.organization_id, func.count(ours.artifact_id.distinct()))
         .select_from(ours)
         .join(theirs, and_(theirs.artifact_id == ours.artifact_id, theirs.deletion_id != ours.deletion_id))
         .join(Deletion, Deletion.id == theirs.deletion_id)
         .join(DeletionChunk, and_(DeletionChunk.deletion_id == theirs.deletion_id, of_theirs))
         .where(
-            ours.deletion_id == deletion_id,
+            ours.deletion_id == bindparam("of"),
             ours.rows_state == RowsState.GONE,
             theirs.rows_state == RowsState.DELETED,
             Deletion.state != DeletionState.CLOSED,
-            Deletion.organization_id == _organization_of(deletion_id),
+            Deletion.organization_id == _own_organization(),
             _owes(traces_configured=traces_configured),
         )
         .group_by(Deletion.id, Deletion.organization_id)
         .order_by(Deletion.id)
-    ).all()
+    )
+
+
+def deletions_owing(session: Session, deletion_id: str, *, traces_configured: bool) -> list[OtherDeletion]:
+    """The other deletions that deleted artifacts which this one found gone, where their chunk still owes anything."""
+    rows = session.execute(_owing(traces_configured=traces_configured), {"of": deletion_id})
     return [OtherDeletion(other, workflow_id(organization, other), count) for other, organization, count in rows]
 
 
@@ -640,33 +688,44 @@ def deleted_by_others(session: Session, deletion_id: str) -> list[tuple[int, str
         .join(theirs, and_(theirs.artifact_id == ours.artifact_id, theirs.deletion_id != ours.deletion_id))
         .join(Deletion, Deletion.id == theirs.deletion_id)
         .where(
-            ours.deletion_id == deletion_id,
+            ours.deletion_id == bindparam("of"),
             ours.rows_state == RowsState.GONE,
             theirs.rows_state == RowsState.DELETED,
-            Deletion.organization_id == _organization_of(deletion_id),
-        )
+            Deletion.organization_id == _own_organization(),
+        ),
+        {"of": deletion_id},
     )
     return [(artifact, workflow_id(organization, other)) for artifact, organization, other in rows]
 
 
+_CLOSE = (
+    update(Deletion)
+    .where(Deletion.id == bindparam("of"))
+    .values(
+        receipt=bindparam("receipt_now"),
+        state=bindparam("state_now"),
+        closed_at=case((bindparam("complete", type_=Boolean()), func.now())),
+    )
+    .execution_options(synchronize_session=False)
+)
+
+
 def close(session: Session, receipt: DeletionReceipt) -> None:
     """Store the receipt. A complete deletion's pages and prefixes go; the others stay until a re-run has dealt with them."""
-    session.execute(
-        update(Deletion)
-        .where(Deletion.id == receipt.deletion_id)
-        .values(
-            receipt=receipt.model_dump(mode="json"),
-            state=DeletionState.CLOSED if receipt.complete else DeletionState.FAILED,
-            closed_at=func.now() if receipt.complete else None,
-        )
-    )
+    values = {
+        "of": receipt.deletion_id,
+        "receipt_now": receipt.model_dump(mode="json"),
+        "state_now": DeletionState.CLOSED if receipt.complete else DeletionState.FAILED,
+        "complete": receipt.complete,
+    }
+    session.execute(_CLOSE, values)
     if receipt.complete:
         drop_work(session, receipt.deletion_id)
 
 
-def _organization_of(deletion_id: str) -> ScalarSelect[int]:
+def _own_organization() -> ScalarSelect[int]:
     own = aliased(Deletion)
-    return select(own.organization_id).where(own.id == deletion_id).scalar_subquery()
+    return select(own.organization_id).where(own.id == bindparam("of")).scalar_subquery()
 
 
 def _owes(*, traces_configured: bool) -> ColumnElement[bool]:
@@ -696,12 +755,14 @@ def read_chunk(session: Session, deletion_id: str, chunk: int) -> DeletionChunk:
     return _chunk(session, _A_CHUNK, deletion_id, chunk)
 
 
-_A_CHUNK = select(DeletionChunk).where(DeletionChunk.deletion_id == bindparam("of"), DeletionChunk.chunk == bindparam("number"))
+_A_CHUNK = select(DeletionChunk).where(
+    DeletionChunk.deletion_id == bindparam("of"), DeletionChunk.chunk == bindparam("of_chunk")
+)
 _LOCKED_CHUNK = _A_CHUNK.with_for_update()
 
 
 def _chunk(session: Session, statement: Select[DeletionChunk], deletion_id: str, chunk: int) -> DeletionChunk:
-    found = session.execute(statement, {"of": deletion_id, "number": chunk}).scalar_one_or_none()
+    found = session.execute(statement, {"of": deletion_id, "of_chunk": chunk}).scalar_one_or_none()
     if found is None:
         raise NotOpen("the ledger knows no such chunk: the deletion was cancelled")
     return found
@@ -723,17 +784,18 @@ def begin_epoch(session: Session, found: DeletionChunk) -> list[tuple[str, str]]
 
     Returns the (scope, key) of icons that were sealed: if their rows have disappeared since, nothing else names them any more.
     """
+    found.epoch += 1
+    if not found.pages and not found.digest:
+        return []  # nobody has sealed anything yet
     icons = [
         (page.scope, key)
         for page in read_pages(session, found.deletion_id, found.chunk, sources=[PageSource.ICON])
         for key in page.keys
     ]
-    found.epoch += 1
     found.pages = found.sealed = 0
     found.digest, found.collected, found.strays = "", {}, None
     for table in (DeletionPage, DeletionPrefix):
         session.execute(delete(table).where(table.deletion_id == found.deletion_id, table.chunk == found.chunk))
-    session.flush()
     return icons
 
 
@@ -759,16 +821,18 @@ def seal_page(session: Session, found: DeletionChunk, scope: str, source: PageSo
     found.sealed += count
 
 
+_HELD_PREFIXES = select(DeletionPrefix.scope, DeletionPrefix.prefix, DeletionPrefix.exact).where(
+    DeletionPrefix.deletion_id == bindparam("of"),
+    DeletionPrefix.chunk == bindparam("of_chunk"),
+    DeletionPrefix.epoch == bindparam("of_epoch"),
+)
+
+
 def seal_prefixes(
     session: Session, found: DeletionChunk, prefixes: Iterable[tuple[str, str, bool]], state: PrefixState
 ) -> None:
     """Add (scope, prefix, exact) triples that a locked chunk does not hold yet."""
-    here = (
-        DeletionPrefix.deletion_id == found.deletion_id,
-        DeletionPrefix.chunk == found.chunk,
-        DeletionPrefix.epoch == found.epoch,
-    )
-    held = session.execute(select(DeletionPrefix.scope, DeletionPrefix.prefix, DeletionPrefix.exact).where(*here))
+    held = session.execute(_HELD_PREFIXES, _epoch_of(found))
     rows = sorted(set(prefixes).difference(map(tuple, held)))
     same = {
         "deletion_id": found.deletion_id,
@@ -782,12 +846,24 @@ def seal_prefixes(
     _insert_many(session, DeletionPrefix, same, ("scope", "prefix", "exact"), rows)
 
 
+_PAGE_DIGESTS = (
+    select(DeletionPage.seq, DeletionPage.scope, DeletionPage.digest, DeletionPage.count)
+    .where(
+        DeletionPage.deletion_id == bindparam("of"),
+        DeletionPage.chunk == bindparam("of_chunk"),
+        DeletionPage.epoch == bindparam("of_epoch"),
+        DeletionPage.seq >= bindparam("first"),
+    )
+    .order_by(DeletionPage.seq)
+    .limit(bindparam("size", type_=Integer()))
+)
+
+
 def seal_digest(session: Session, found: DeletionChunk) -> tuple[int, int, str]:
     """(pages, keys, SHA-256 over the pages' digests in order) of the chunk's epoch as they stand in the ledger."""
     digest = hashlib.sha256()
     pages = keys = 0
-    statement = select(DeletionPage.seq, DeletionPage.scope, DeletionPage.digest, DeletionPage.count).where(*_of(found))
-    for _, scope, page_digest, count in _in_parts(session, statement, 1000):
+    for _, scope, page_digest, count in _in_parts(session, _PAGE_DIGESTS, _epoch_of(found), 1000):
         digest.update(f"{scope}\n{page_digest}\n".encode())
         pages += 1
         keys += count
@@ -799,25 +875,35 @@ def pack_strays(strays: Sequence[tuple[str, str]]) -> bytes | None:
     return zlib.compress(json.dumps(strays[:_STRAYS_KEPT]).encode()) if strays else None
 
 
+_ARTIFACTS = (
+    select(DeletionArtifact.artifact_id, DeletionArtifact.project_id, DeletionArtifact.rows_state)
+    .where(DeletionArtifact.deletion_id == bindparam("of"), DeletionArtifact.chunk == bindparam("of_chunk"))
+    .order_by(DeletionArtifact.artifact_id)
+)
+
+
 def chunk_artifacts(session: Session, deletion_id: str, chunk: int) -> list[ChunkArtifact]:
     """The chunk's artifacts, by id."""
-    rows = session.execute(
-        select(DeletionArtifact.artifact_id, DeletionArtifact.project_id, DeletionArtifact.rows_state)
-        .where(DeletionArtifact.deletion_id == deletion_id, DeletionArtifact.chunk == chunk)
-        .order_by(DeletionArtifact.artifact_id)
-    )
+    rows = session.execute(_ARTIFACTS, {"of": deletion_id, "of_chunk": chunk})
     return [ChunkArtifact(artifact, project, RowsState(state)) for artifact, project, state in rows]
+
+
+@cache
+def _set_artifacts(*names: str) -> Update:
+    return (
+        update(DeletionArtifact)
+        .where(DeletionArtifact.deletion_id == bindparam("of"), one_of(DeletionArtifact.artifact_id, "ids"))
+        .values({name: bindparam(f"{name}_now") for name in names})
+        .execution_options(synchronize_session=False)
+    )
 
 
 def set_artifacts(session: Session, deletion_id: str, ids: Iterable[int], **values: Any) -> None:
     """Write down what is known of these artifacts. Their chunk is locked by the caller."""
     ids = list(ids)
     if ids:
-        session.execute(
-            update(DeletionArtifact)
-            .where(DeletionArtifact.deletion_id == deletion_id, one_of(DeletionArtifact.artifact_id, ids))
-            .values(**values)
-        )
+        now = {f"{name}_now": value for name, value in values.items()}
+        session.execute(_set_artifacts(*values), {"of": deletion_id, "ids": ids, **now})
 
 
 # Releasing ------------------------------------------------------------------------------------------------------------
@@ -832,25 +918,33 @@ def owned_artifacts(session: Session, deletion_id: str, chunk: int, organization
     ]
 
 
+_PAGES = (
+    select(
+        DeletionPage.epoch, DeletionPage.seq, DeletionPage.scope, DeletionPage.source, DeletionPage.keys, DeletionPage.digest
+    )
+    .where(
+        DeletionPage.deletion_id == bindparam("of"),
+        DeletionPage.chunk == bindparam("of_chunk"),
+        DeletionPage.seq.between(bindparam("first"), bindparam("last")),
+        DeletionPage.source.in_(bindparam("sources", expanding=True)),
+    )
+    .order_by(DeletionPage.seq)
+    .limit(bindparam("size", type_=Integer()))
+)
+
+
 def read_pages(
     session: Session,
     deletion_id: str,
     chunk: int,
     *,
     first: int = 0,
-    last: int | None = None,
-    sources: Sequence[PageSource] = (),
+    last: int = LAST_PAGE,
+    sources: Sequence[PageSource] = tuple(PageSource),
 ) -> Iterator[Page]:
     """The chunk's pages that still hold keys, one at a time, in order; with `sources` those of these sources alone."""
-    page = DeletionPage
-    statement = select(page.epoch, page.seq, page.scope, page.source, page.keys, page.digest).where(
-        page.deletion_id == deletion_id, page.chunk == chunk
-    )
-    if sources:
-        statement = statement.where(page.source.in_(sources))
-    if last is not None:
-        statement = statement.where(page.seq <= last)
-    for row in _in_parts(session, statement, 10, first):
+    values = {"of": deletion_id, "of_chunk": chunk, "last": last, "sources": list(sources)}
+    for row in _in_parts(session, _PAGES, values, 10, first):
         keys = tuple(zlib.decompress(row.keys).decode().split("\n"))
         yield Page(deletion_id, chunk, row.epoch, row.seq, row.scope, PageSource(row.source), keys, row.digest)
 
@@ -875,6 +969,37 @@ class Settlement:
     kept: int = 0
 
 
+_SHRINK_PAGE = (
+    update(DeletionPage)
+    .where(
+        DeletionPage.deletion_id == bindparam("of"),
+        DeletionPage.chunk == bindparam("of_chunk"),
+        DeletionPage.epoch == bindparam("of_epoch"),
+        DeletionPage.seq == bindparam("number"),
+        DeletionPage.digest == bindparam("was"),
+    )
+    .values(
+        keys=bindparam("keys_now"),
+        count=bindparam("count_now"),
+        digest=bindparam("digest_now"),
+        codes=bindparam("codes_now"),
+    )
+    .returning(DeletionPage.seq)
+    .execution_options(synchronize_session=False)
+)
+_DROP_PAGES = (
+    delete(DeletionPage)
+    .where(
+        DeletionPage.deletion_id == bindparam("of"),
+        DeletionPage.chunk == bindparam("of_chunk"),
+        DeletionPage.epoch == bindparam("of_epoch"),
+        tuple_(DeletionPage.seq, DeletionPage.digest).in_(bindparam("settled", expanding=True)),
+    )
+    .returning(DeletionPage.seq)
+    .execution_options(synchronize_session=False)
+)
+
+
 def settle_pages(session: Session, found: DeletionChunk, settlements: Iterable[Settlement]) -> set[int]:
     """Shrink pages of a locked chunk to what remains of them, and count the rest. Returns the numbers of those that shrank.
 
@@ -891,22 +1016,20 @@ def settle_pages(session: Session, found: DeletionChunk, settlements: Iterable[S
     empty = [(seq, one.page.digest) for seq, one in by_seq.items() if not one.remaining]
     settled = set[int]()
     if empty:
-        dropped = delete(DeletionPage).where(*_of(found), tuple_(DeletionPage.seq, DeletionPage.digest).in_(empty))
-        settled.update(session.execute(dropped.returning(DeletionPage.seq)).scalars())
+        settled.update(session.execute(_DROP_PAGES, {**_epoch_of(found), "settled": empty}).scalars())
     for seq, one in by_seq.items():
         if one.remaining:
             content = _joined(one.remaining)
-            shrunk = (
-                update(DeletionPage)
-                .where(*_of(found), DeletionPage.seq == seq, DeletionPage.digest == one.page.digest)
-                .values(
-                    keys=zlib.compress(content, 6),
-                    count=len(one.remaining),
-                    digest=hashlib.sha256(content).hexdigest(),
-                    codes=dict(Counter(one.remaining.values())),
-                )
-            )
-            settled.update(session.execute(shrunk.returning(DeletionPage.seq)).scalars())
+            values = {
+                **_epoch_of(found),
+                "number": seq,
+                "was": one.page.digest,
+                "keys_now": zlib.compress(content, 6),
+                "count_now": len(one.remaining),
+                "digest_now": hashlib.sha256(content).hexdigest(),
+                "codes_now": dict(Counter(one.remaining.values())),
+            }
+            settled.update(session.execute(_SHRINK_PAGE, values).scalars())
     found.deleted += sum(by_seq[seq].deleted for seq in settled)
     found.absent += sum(by_seq[seq].absent for seq in settled)
     found.kept += sum(by_seq[seq].kept for seq in settled)
@@ -914,9 +1037,16 @@ def settle_pages(session: Session, found: DeletionChunk, settlements: Iterable[S
     return settled
 
 
+_FIRST_PAGE = select(func.min(DeletionPage.seq)).where(
+    DeletionPage.deletion_id == bindparam("of"),
+    DeletionPage.chunk == bindparam("of_chunk"),
+    DeletionPage.epoch == bindparam("of_epoch"),
+)
+
+
 def first_page(session: Session, found: DeletionChunk) -> int | None:
     """The first page that still holds keys."""
-    first: int | None = session.execute(select(func.min(DeletionPage.seq)).where(*_of(found))).scalar()
+    first: int | None = session.execute(_FIRST_PAGE, _epoch_of(found)).scalar()
     return first
 
 
@@ -925,37 +1055,42 @@ def update_chunk(found: DeletionChunk) -> Update:
     return update(DeletionChunk).where(DeletionChunk.deletion_id == found.deletion_id, DeletionChunk.chunk == found.chunk)
 
 
-def keys_owed(session: Session, deletion_id: str, chunk: int, *, first: int = 0, last: int | None = None) -> int:
+_KEYS_OWED = select(func.coalesce(func.sum(DeletionPage.count), 0)).where(
+    DeletionPage.deletion_id == bindparam("of"),
+    DeletionPage.chunk == bindparam("of_chunk"),
+    DeletionPage.seq.between(bindparam("first"), bindparam("last")),
+)
+
+
+def keys_owed(session: Session, deletion_id: str, chunk: int, *, first: int = 0, last: int = LAST_PAGE) -> int:
     """How many keys are still in these pages."""
-    statement = select(func.coalesce(func.sum(DeletionPage.count), 0)).where(
-        DeletionPage.deletion_id == deletion_id, DeletionPage.chunk == chunk, DeletionPage.seq >= first
+    values = {"of": deletion_id, "of_chunk": chunk, "first": first, "last": last}
+    return int(session.execute(_KEYS_OWED, values).scalar_one())
+
+
+_TO_SWEEP = (
+    select(
+        DeletionPrefix.epoch,
+        DeletionPrefix.scope,
+        DeletionPrefix.prefix,
+        DeletionPrefix.exact,
+        DeletionPrefix.state,
+        DeletionPrefix.found,
+        DeletionPrefix.codes,
+        DeletionPrefix.noisy_sweep,
     )
-    if last is not None:
-        statement = statement.where(DeletionPage.seq <= last)
-    return int(session.execute(statement).scalar_one())
+    .where(
+        DeletionPrefix.deletion_id == bindparam("of"),
+        DeletionPrefix.chunk == bindparam("of_chunk"),
+        DeletionPrefix.state.in_(_UNFINISHED),
+    )
+    .order_by(DeletionPrefix.scope, DeletionPrefix.prefix)
+)
 
 
 def prefixes_to_sweep(session: Session, deletion_id: str, chunk: int) -> list[Prefix]:
     """The prefixes that are not known to be empty."""
-    rows = session.execute(
-        select(
-            DeletionPrefix.epoch,
-            DeletionPrefix.scope,
-            DeletionPrefix.prefix,
-            DeletionPrefix.exact,
-            DeletionPrefix.state,
-            DeletionPrefix.found,
-            DeletionPrefix.codes,
-            DeletionPrefix.noisy_sweep,
-        )
-        .where(
-            DeletionPrefix.deletion_id == deletion_id,
-            DeletionPrefix.chunk == chunk,
-            DeletionPrefix.state.in_(_UNFINISHED),
-        )
-        .order_by(DeletionPrefix.scope, DeletionPrefix.prefix)
-    )
-    return [Prefix(*row) for row in rows]
+    return [Prefix(*row) for row in session.execute(_TO_SWEEP, {"of": deletion_id, "of_chunk": chunk})]
 
 
 def prefixes_owed(session: Session, deletion_id: str, chunk: int) -> list[Prefix]:
@@ -1016,9 +1151,7 @@ def settle_prefixes(
     for (scope, exact, was, found_before, codes_before, noisy_sweep), names in alike.items():
         for part in slices(names):
             values = {
-                "of": found.deletion_id,
-                "of_chunk": found.chunk,
-                "of_epoch": found.epoch,
+                **_epoch_of(found),
                 "in_scope": scope,
                 "prefixes": part,
                 "was": was,
@@ -1037,16 +1170,25 @@ def settle_prefixes(
     return changed == len(prefixes)
 
 
+_WORK = (DeletionPage, DeletionPrefix)
+_DROP = {
+    table: delete(table).where(table.deletion_id == bindparam("of")).execution_options(synchronize_session=False)
+    for table in (*_WORK, DeletionChunk, DeletionArtifact)
+}
+
+
 def drop_work(session: Session, deletion_id: str, *, everything: bool = False) -> None:
     """Forget pages and prefixes; with `everything` the chunks and artifacts too, as if the deletion had not been opened."""
-    for table in (DeletionPage, DeletionPrefix, *((DeletionChunk, DeletionArtifact) if everything else ())):
-        session.execute(delete(table).where(table.deletion_id == deletion_id))
+    for table in _DROP if everything else _WORK:
+        session.execute(_DROP[table], {"of": deletion_id})
 
 
-def _in_parts(session: Session, pages: Select[*tuple[Any, ...]], size: int, first: int = 0) -> Iterator[Row[*tuple[Any, ...]]]:
+def _in_parts(
+    session: Session, pages: Select[*tuple[Any, ...]], values: dict[str, Any], size: int, first: int = 0
+) -> Iterator[Row[*tuple[Any, ...]]]:
     """Rows of pages by their numbers, so many a query: a cursor of the server's costs the few that most have three."""
     while True:
-        part = session.execute(pages.where(DeletionPage.seq >= first).order_by(DeletionPage.seq).limit(size)).all()
+        part = session.execute(pages, {**values, "first": first, "size": size}).all()
         yield from part
         if len(part) < size:
             return
@@ -1067,22 +1209,22 @@ def _insert_many(
         session.execute(insert(ledger_table), [same | dict(zip(names, row, strict=True)) for row in rows])
         return
     # One statement with an array a column: sent row by row, a chunk's prefixes cost more than all else in its transaction.
-    columns = ledger_table.__table__.c
-    arrays = (
-        literal(list(values), ARRAY(columns[name].type)) for name, values in zip(names, zip(*rows, strict=True), strict=True)
-    )
+    arrays = dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
+    session.execute(_insert_arrays(ledger_table, tuple(same), tuple(names)), same | arrays)
+
+
+@cache
+def _insert_arrays(ledger_table: type[LedgerTable], same: tuple[str, ...], names: tuple[str, ...]) -> Insert:
+    table = cast("Table", ledger_table.__table__)
+    arrays = (bindparam(name, type_=ARRAY(table.c[name].type)) for name in names)
     each = func.unnest(*arrays).table_valued(*names).render_derived("each")
-    chosen = [*(literal(value, columns[name].type) for name, value in same.items()), *(each.c[name] for name in names)]
-    session.execute(insert(ledger_table).from_select([*same, *names], select(*chosen), include_defaults=False))
+    chosen = [*(bindparam(name, type_=table.c[name].type) for name in same), *(each.c[name] for name in names)]
+    return insert(table).from_select([*same, *names], select(*chosen), include_defaults=False)
 
 
 def _joined(keys: Iterable[str]) -> bytes:
     return "\n".join(sorted(keys)).encode()
 
 
-def _of(found: DeletionChunk) -> tuple[Any, ...]:
-    return (
-        DeletionPage.deletion_id == found.deletion_id,
-        DeletionPage.chunk == found.chunk,
-        DeletionPage.epoch == found.epoch,
-    )
+def _epoch_of(found: DeletionChunk) -> dict[str, Any]:
+    return {"of": found.deletion_id, "of_chunk": found.chunk, "of_epoch": found.epoch}
