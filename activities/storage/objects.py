@@ -54,6 +54,8 @@ _BATCH_REFUSED = frozenset({"NotImplemented", "MethodNotAllowed", "MalformedXML"
 _WHOLE_REQUEST = frozenset(
     {"NoSuchBucket", "ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch", "TokenRefreshRequired"}
 )
+_USER_AGENT = f"artifact-deletion Boto3/{boto3.__version__}"
+"""For the store's access log. Without one, botocore puts its own together twice a request: a tenth of what that costs."""
 _REDIRECTIONS, _ERRORS = 300, 400
 # What an answer of S3's has, and a page of something in between has not: 200 alone says nothing of who answered.
 _ROOT_ELEMENTS = {
@@ -402,6 +404,7 @@ def s3_client(
     session = boto3.session.Session(aws_access_key_id=access_key, aws_secret_access_key=secret_key, region_name=region)
     config = Config(
         retries={"total_max_attempts": 1, "mode": "standard"},
+        user_agent=_USER_AGENT,
         max_pool_connections=connections,
         connect_timeout=connect_timeout_s,
         read_timeout=read_timeout_s,
