@@ -309,6 +309,11 @@ class Prefix:
     codes: dict[str, int]
     noisy_sweep: int
 
+    @property
+    def name(self) -> str:
+        """The physical prefix or key."""
+        return self.scope + self.prefix
+
 
 @dataclass(frozen=True)
 class ChunkArtifact:
@@ -1093,18 +1098,13 @@ def prefixes_to_sweep(session: Session, deletion_id: str, chunk: int) -> list[Pr
     return [Prefix(*row) for row in session.execute(_TO_SWEEP, {"of": deletion_id, "of_chunk": chunk})]
 
 
-def prefixes_owed(session: Session, deletion_id: str, chunk: int) -> list[Prefix]:
-    """Those of them that are left over for no other reason than that nobody has listed them empty yet."""
-    return [prefix for prefix in prefixes_to_sweep(session, deletion_id, chunk) if prefix.state != PrefixState.LEFT_OVER]
-
-
 _SETTLE_PREFIXES = (
     update(DeletionPrefix)
     .where(
         DeletionPrefix.deletion_id == bindparam("of"),
         DeletionPrefix.chunk == bindparam("of_chunk"),
         DeletionPrefix.epoch == bindparam("of_epoch"),
-        DeletionPrefix.scope == bindparam("in_scope"),
+        DeletionPrefix.scope.in_(bindparam("scopes", expanding=True)),
         DeletionPrefix.prefix.in_(bindparam("prefixes", expanding=True)),
         DeletionPrefix.state == bindparam("was"),
         DeletionPrefix.found == bindparam("found_before"),
@@ -1144,15 +1144,19 @@ def settle_prefixes(
 
     False if one is no longer as it was read, and stays as it is: another attempt has looked, perhaps later.
     """
-    alike: dict[tuple[Any, ...], list[str]] = defaultdict(list)
+    of_scope: dict[tuple[Any, ...], list[str]] = defaultdict(list)
     for one in prefixes:
-        alike[one.scope, one.exact, one.state, one.found, json.dumps(one.codes), one.noisy_sweep].append(one.prefix)
+        of_scope[one.scope, one.exact, one.state, one.found, json.dumps(one.codes), one.noisy_sweep].append(one.prefix)
+    # Scopes mostly hold the same prefixes, in the same state: one statement settles all of these.
+    alike: dict[tuple[Any, ...], list[str]] = defaultdict(list)
+    for (scope, *state_before), names in of_scope.items():
+        alike[tuple(sorted(names)), *state_before].append(scope)
     changed = 0
-    for (scope, exact, was, found_before, codes_before, noisy_sweep), names in alike.items():
+    for (names, exact, was, found_before, codes_before, noisy_sweep), scopes in alike.items():
         for part in slices(names):
             values = {
                 **_epoch_of(found),
-                "in_scope": scope,
+                "scopes": scopes,
                 "prefixes": part,
                 "was": was,
                 "found_before": found_before,
