@@ -6,13 +6,15 @@ the whole transaction is run again; an ambiguous COMMIT is settled by reading th
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
-from sqlalchemy import ColumnElement, delete, func, or_, select
+from sqlalchemy import ColumnElement, Select, delete, func, or_, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
+from sqlalchemy.sql.dml import ReturningDelete
 from temporalio import activity
 
 from activities.storage import files, ledger, rows
@@ -34,7 +36,6 @@ from activities.storage.ledger import (
 from activities.storage.rows import Comparison, NamedKey, Places
 from activities.storage.tables import (
     Artifact,
-    BackendTable,
     ComparisonApproval,
     InstallableArtifact,
     MobileAppInfo,
@@ -177,15 +178,8 @@ class DeleteRows:
     ) -> list[ArtifactRef]:
         """Lock what is there, then look where it is: one statement would look before it had its locks."""
         known = {artifact.id: artifact for artifact in artifacts}
-        locked = session.execute(
-            select(Artifact.id, Artifact.project_id).where(one_of(Artifact.id, known)).order_by(Artifact.id).with_for_update()
-        ).all()
-        projects = session.execute(
-            select(Project.id, Project.organization_id)
-            .where(Project.id.in_({project for _, project in locked}))
-            .order_by(Project.id)
-            .with_for_update(read=True)
-        )
+        locked = session.execute(_LOCKED_ARTIFACTS, {"ids": known.keys()}).all()
+        projects = session.execute(_LOCKED_PROJECTS, {"ids": {project for _, project in locked}})
         organization = {row.id: row.organization_id for row in projects}
         present = []
         for artifact, project in locked:
@@ -196,11 +190,8 @@ class DeleteRows:
                 raise StaleSeal(
                     f"chunk {found.chunk}: an artifact is no longer where its keys were collected; nothing was deleted"
                 )
-        ids = [artifact.id for artifact in present]
-        for metrics in (SnapshotMetrics, SizeMetrics):
-            session.execute(
-                select(metrics.id).where(one_of(metrics.preprod_artifact_id, ids)).order_by(metrics.id).with_for_update()
-            ).all()
+        for locking in _LOCKED_METRICS:
+            session.execute(locking, {"artifacts": [artifact.id for artifact in present]}).all()
         return present
 
     def _seal_the_rest(
@@ -257,23 +248,92 @@ class DeleteRows:
             found.trace_items_confirmed_at = func.now()  # there are none to ask for
 
 
-Take = Callable[[Session, type[BackendTable], ColumnElement[bool], Sequence[InstrumentedAttribute[Any]]], list[Any]]
-"""Takes the rows of a table for which a condition holds, and returns columns of them, the id first."""
+@dataclass(frozen=True, eq=False)
+class Part:
+    """The rows of one table that go with artifacts or their metrics, and the columns that say what they named."""
+
+    table: type[Row]
+    where: ColumnElement[bool]
+    """Of the parameters `artifacts`, `size_metrics` and `snapshot_metrics`."""
+    columns: tuple[InstrumentedAttribute[Any], ...] = ()
+
+    @cached_property
+    def selecting(self) -> Select[*tuple[Any, ...]]:
+        """The id first, then the columns."""
+        return select(self.table.id, *self.columns).where(self.where)
+
+    @cached_property
+    def locking(self) -> Select[*tuple[Any, ...]]:
+        """The same, and nobody else can change them."""
+        return self.selecting.with_for_update(of=self.table)
+
+    @cached_property
+    def deleting(self) -> ReturningDelete[*tuple[Any, ...]]:
+        """The same, and they are gone."""
+        statement = delete(self.table).where(self.where).returning(self.table.id, *self.columns)
+        return statement.execution_options(synchronize_session=False)
 
 
-def deleted(
-    session: Session, table: type[BackendTable], where: ColumnElement[bool], columns: Sequence[InstrumentedAttribute[Any]]
-) -> list[Any]:
+_SIZE_COMPARISONS = Part(
+    SizeComparison,
+    or_(
+        one_of(SizeComparison.head_size_analysis_id, "size_metrics"),
+        one_of(SizeComparison.base_size_analysis_id, "size_metrics"),
+    ),
+    (SizeComparison.file_id,),
+)
+_SNAPSHOT_COMPARISONS = Part(
+    SnapshotComparison,
+    or_(
+        one_of(SnapshotComparison.head_snapshot_metrics_id, "snapshot_metrics"),
+        one_of(SnapshotComparison.base_snapshot_metrics_id, "snapshot_metrics"),
+    ),
+    (SnapshotComparison.head_snapshot_metrics_id, SnapshotComparison.base_snapshot_metrics_id, SnapshotComparison.extras),
+)
+_INSTALLABLES = Part(InstallableArtifact, one_of(InstallableArtifact.preprod_artifact_id, "artifacts"))
+_APP_INFOS = Part(
+    MobileAppInfo,
+    one_of(MobileAppInfo.preprod_artifact_id, "artifacts"),
+    (MobileAppInfo.preprod_artifact_id, MobileAppInfo.app_icon_id),
+)
+_APPROVALS = Part(ComparisonApproval, one_of(ComparisonApproval.preprod_artifact_id, "artifacts"))
+_SIZE_METRICS = Part(SizeMetrics, one_of(SizeMetrics.preprod_artifact_id, "artifacts"), (SizeMetrics.analysis_file_id,))
+_SNAPSHOT_METRICS = Part(
+    SnapshotMetrics,
+    one_of(SnapshotMetrics.preprod_artifact_id, "artifacts"),
+    (SnapshotMetrics.preprod_artifact_id, SnapshotMetrics.extras),
+)
+_ARTIFACTS = Part(Artifact, one_of(Artifact.id, "artifacts"), (Artifact.file_id, Artifact.installable_app_file_id))
+
+_LOCKED_ARTIFACTS = (
+    select(Artifact.id, Artifact.project_id).where(one_of(Artifact.id, "ids")).order_by(Artifact.id).with_for_update()
+)
+_LOCKED_PROJECTS = (
+    select(Project.id, Project.organization_id).where(one_of(Project.id, "ids")).order_by(Project.id).with_for_update(read=True)
+)
+_METRICS: dict[type[SnapshotMetrics | SizeMetrics], Select[int]] = {
+    table: select(table.id).where(one_of(table.preprod_artifact_id, "artifacts")).order_by(table.id)
+    for table in (SnapshotMetrics, SizeMetrics)
+}
+_LOCKED_METRICS = [statement.with_for_update() for statement in _METRICS.values()]
+
+Take = Callable[[Session, Part, Mapping[str, Collection[int]]], Sequence[Any]]
+"""Takes the rows of a part, and returns each one's id and columns."""
+
+
+def deleted(session: Session, part: Part, ids: Mapping[str, Collection[int]]) -> Sequence[Any]:
     """Delete them."""
-    statement = delete(table).where(where).returning(*columns)
-    return list(session.execute(statement, execution_options={"synchronize_session": False}).all())
+    return session.execute(part.deleting, ids).all()
 
 
-def locked(
-    session: Session, table: type[BackendTable], where: ColumnElement[bool], columns: Sequence[InstrumentedAttribute[Any]]
-) -> list[Any]:
+def locked(session: Session, part: Part, ids: Mapping[str, Collection[int]]) -> Sequence[Any]:
     """Lock them, for somebody else to delete: what they name cannot change in between."""
-    return list(session.execute(select(*columns).where(where).with_for_update(of=table)).all())
+    return session.execute(part.locking, ids).all()
+
+
+def selected(session: Session, part: Part, ids: Mapping[str, Collection[int]]) -> Sequence[Any]:
+    """Look at them."""
+    return session.execute(part.selecting, ids).all()
 
 
 def cascade_of(session: Session, present: Sequence[ArtifactRef], organization_id: int, take: Take) -> Cascade:
@@ -282,45 +342,33 @@ def cascade_of(session: Session, present: Sequence[ArtifactRef], organization_id
     cascade = Cascade(going={}, named=[], comparisons=[], file_ids=set())
     if not present:
         return cascade
+    of_artifacts = {"artifacts": by_id.keys()}
+    size, snapshot = (list(session.execute(_METRICS[of], of_artifacts).scalars()) for of in (SizeMetrics, SnapshotMetrics))
+    ids = {**of_artifacts, "size_metrics": size, "snapshot_metrics": snapshot}
 
-    def gone(table: type[Row], where: ColumnElement[bool], *columns: InstrumentedAttribute[Any]) -> list[Any]:
-        taken = take(session, table, where, [table.id, *columns])
+    def gone(part: Part) -> Sequence[Any]:
+        taken = take(session, part, ids)
         if taken:
-            cascade.going[table.__tablename__] = {row[0] for row in taken}
-        return [row[1:] for row in taken]
+            cascade.going[part.table.__tablename__] = {row[0] for row in taken}
+        return taken
 
-    def metrics_of(table: type[SnapshotMetrics | SizeMetrics]) -> list[int]:
-        return list(session.execute(select(table.id).where(one_of(table.preprod_artifact_id, by_id))).scalars())
-
-    size, snapshot = metrics_of(SizeMetrics), metrics_of(SnapshotMetrics)
-    one = SizeComparison
-    of_sizes = or_(one_of(one.head_size_analysis_id, size), one_of(one.base_size_analysis_id, size))
-    files_named = [file for (file,) in gone(one, of_sizes, one.file_id)]
-
-    two = SnapshotComparison
-    of_snapshots = or_(one_of(two.head_snapshot_metrics_id, snapshot), one_of(two.base_snapshot_metrics_id, snapshot))
-    pairs = gone(two, of_snapshots, two.head_snapshot_metrics_id, two.base_snapshot_metrics_id, two.extras)
-    places = rows.comparison_places(session, {(head, base) for head, base, _ in pairs}, organization_id)
-    for head, base, extras in pairs:
+    files_named = [file for _, file in gone(_SIZE_COMPARISONS)]
+    pairs = gone(_SNAPSHOT_COMPARISONS)
+    places = rows.comparison_places(session, {(head, base) for _, head, base, _ in pairs}, organization_id)
+    for _, head, base, extras in pairs:
         if comparison := places.get((head, base)):
             cascade.comparisons.append(comparison)
             cascade.named += rows.keys_of_comparison(comparison, extras)
-
-    gone(InstallableArtifact, one_of(InstallableArtifact.preprod_artifact_id, by_id))
-    info = MobileAppInfo
-    for artifact, icon in gone(info, one_of(info.preprod_artifact_id, by_id), info.preprod_artifact_id, info.app_icon_id):
+    gone(_INSTALLABLES)
+    for _, artifact, icon in gone(_APP_INFOS):
         files_named.append(icon_file_id(icon))
         cascade.named += rows.keys_of_app_info(by_id[artifact], icon)
-    gone(ComparisonApproval, one_of(ComparisonApproval.preprod_artifact_id, by_id))
-    analyses = gone(SizeMetrics, one_of(SizeMetrics.preprod_artifact_id, by_id), SizeMetrics.analysis_file_id)
-    files_named += [file for (file,) in analyses]
-    metrics = SnapshotMetrics
-    for artifact, extras in gone(
-        metrics, one_of(metrics.preprod_artifact_id, by_id), metrics.preprod_artifact_id, metrics.extras
-    ):
+    gone(_APPROVALS)
+    files_named += [file for _, file in gone(_SIZE_METRICS)]
+    for _, artifact, extras in gone(_SNAPSHOT_METRICS):
         cascade.named += rows.keys_of_metrics(by_id[artifact], extras)
-    for of_artifact in gone(Artifact, one_of(Artifact.id, by_id), Artifact.file_id, Artifact.installable_app_file_id):
-        files_named += of_artifact
+    for _, file, installable in gone(_ARTIFACTS):
+        files_named += (file, installable)
     cascade.file_ids = {named for named in files_named if named is not None}
     return cascade
 

@@ -4,18 +4,15 @@ Keys are named, rows chosen and files judged by the same code that deletes; only
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
-from sqlalchemy import ColumnElement, select
-from sqlalchemy.orm import InstrumentedAttribute, Session
 from temporalio import activity
 
 from activities.collect_keys import CollectKeys
-from activities.delete_rows import cascade_of, icons_still_named
+from activities.delete_rows import cascade_of, icons_still_named, selected
 from activities.open_deletion import not_in_organization, places_and_foreign, refuse_foreign_project
 from activities.requests import between_requests, run_all
 from activities.storage import files, ledger, rows
@@ -25,7 +22,7 @@ from activities.storage.keys import WhyStray
 from activities.storage.ledger import PageSource
 from activities.storage.objects import ObjectStore
 from activities.storage.rows import Comparison, Places
-from activities.storage.tables import BackendTable, File, FileBlobIndex
+from activities.storage.tables import File, FileBlobIndex
 from activities.sweep_prefixes import short
 from workflows.errors import DeletionError
 from workflows.messages import (
@@ -171,7 +168,7 @@ class PreviewDeletion:
         with self.database.read(snapshot=True) as session:
             places = rows.find_places(session, chunk, request.organization_id)
             comparisons, named = rows.named_by_columns(session, places)
-            cascade = cascade_of(session, places.present, request.organization_id, _selected)
+            cascade = cascade_of(session, places.present, request.organization_id, selected)
         for table, ids in cascade.going.items():
             tally.going.setdefault(table, set()).update(ids)
         tally.file_ids |= cascade.file_ids
@@ -225,13 +222,3 @@ class PreviewDeletion:
         if not self.store.lists_uploads:
             return 0
         return sum(one.key == prefix or not exact for page in self.store.uploads_under(prefix) for one in page)
-
-
-def _selected(
-    session: Session,
-    _table: type[BackendTable],
-    where: ColumnElement[bool],
-    columns: Sequence[InstrumentedAttribute[Any]],
-) -> list[Any]:
-    """What would be deleted."""
-    return list(session.execute(select(*columns).where(where)).all())

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from sqlalchemy import String, column, delete, exists, func, literal, select, table
+from sqlalchemy import BigInteger, column, delete, func, select, table
 from sqlalchemy.orm import Session
 
-from activities.storage.database import slices
+from activities.storage.database import one_of, slices
 from activities.storage.drift import Reference
 from activities.storage.tables import (
     Artifact,
@@ -68,8 +68,9 @@ def sort_files(
         for blob, owner in session.execute(owned.where(FileBlobOwner.blob_id.in_(ids))):
             owners[blob].add(owner)
     files = SortedFiles()
+    still_named = _still_named(session, blobs, references, going)
     for file in sorted(blobs):
-        if _still_named(session, file, references, going):
+        if file in still_named:
             files.kept[STILL_NAMED].append(file)
         elif reason := _why_kept([owners[blob] for blob in blobs[file]], organization_id):
             files.kept[reason].append(file)
@@ -110,19 +111,24 @@ def rows_deleted(files: dict[str, Any]) -> dict[str, int]:
     return {name: count for name, count in counts.items() if count}
 
 
-def _still_named(session: Session, file: int, references: Collection[Reference], going: Mapping[str, Collection[int]]) -> bool:
-    icon = select(MobileAppInfo.id).where(MobileAppInfo.app_icon_id == literal(str(file), String))
-    naming = [(attribute.class_, select(attribute.class_.id).where(attribute == file)) for attribute in _NAMING_COLUMNS]
-    for named_by, statement in [*naming, (MobileAppInfo, icon)]:
-        leaving = going.get(named_by.__tablename__, ())
-        if any(row not in leaving for row in session.execute(statement).scalars()):
-            return True
-    for reference in references:
-        # A table that we know by name only: another part of the backend refers to files too.
-        other = table(reference.table, column(reference.column))
-        if session.execute(select(exists(select(1).select_from(other).where(other.c[reference.column] == file)))).scalar():
-            return True
-    return False
+def _still_named(
+    session: Session, files: Collection[int], references: Collection[Reference], going: Mapping[str, Collection[int]]
+) -> set[int]:
+    """Those of the files that a row names which stays."""
+    named = set[int]()
+    for ids in slices(files):
+        for attribute in _NAMING_COLUMNS:
+            leaving = going.get(attribute.class_.__tablename__, ())
+            naming = session.execute(select(attribute.class_.id, attribute).where(one_of(attribute, ids)))
+            named.update(file for row, file in naming if row not in leaving)
+        leaving = going.get(MobileAppInfo.__tablename__, ())
+        icons = select(MobileAppInfo.id, MobileAppInfo.app_icon_id).where(MobileAppInfo.app_icon_id.in_([*map(str, ids)]))
+        named.update(int(icon) for row, icon in session.execute(icons) if icon is not None and row not in leaving)
+        for reference in references:
+            # A table that we know by name only: another part of the backend refers to files too.
+            column_of_other = table(reference.table, column(reference.column, BigInteger)).c[reference.column]
+            named.update(session.execute(select(column_of_other).where(column_of_other.in_(ids)).distinct()).scalars())
+    return named
 
 
 def _why_kept(owners: list[set[int]], organization_id: int) -> str | None:

@@ -64,15 +64,41 @@ class NamedKey:
         return self.key.split("/")[2 : 2 + len(own)] == own
 
 
+_PLACES = (
+    select(Artifact.id, Artifact.project_id, Project.organization_id)
+    .join(Project, Project.id == Artifact.project_id)
+    .where(one_of(Artifact.id, "artifacts"))
+    .order_by(Artifact.id)
+)
+_METRICS = select(SnapshotMetrics.id, SnapshotMetrics.preprod_artifact_id, SnapshotMetrics.extras).where(
+    one_of(SnapshotMetrics.preprod_artifact_id, "artifacts")
+)
+_ICONS = select(MobileAppInfo.preprod_artifact_id, MobileAppInfo.app_icon_id).where(
+    one_of(MobileAppInfo.preprod_artifact_id, "artifacts")
+)
+# By the comparison's own columns, which have indexes: asked by artifact, the database would read every comparison it has.
+_COMPARISONS = (
+    select(SnapshotComparison.head_snapshot_metrics_id, SnapshotComparison.base_snapshot_metrics_id, SnapshotComparison.extras)
+    .where(
+        or_(
+            one_of(SnapshotComparison.head_snapshot_metrics_id, "metrics"),
+            one_of(SnapshotComparison.base_snapshot_metrics_id, "metrics"),
+        )
+    )
+    .order_by(SnapshotComparison.id)
+)
+_PLACES_OF_METRICS = (
+    select(SnapshotMetrics.id, Artifact.id, Artifact.project_id, Project.organization_id)
+    .join(Artifact, Artifact.id == SnapshotMetrics.preprod_artifact_id)
+    .join(Project, Project.id == Artifact.project_id)
+    .where(one_of(SnapshotMetrics.id, "metrics"))
+)
+
+
 def find_places(session: Session, known: Mapping[int, int | None], organization_id: int) -> Places:
     """Where each of the artifacts is now, given the projects in which they were last known."""
     places = Places()
-    rows = session.execute(
-        select(Artifact.id, Artifact.project_id, Project.organization_id)
-        .join(Project, Project.id == Artifact.project_id)
-        .where(one_of(Artifact.id, known))
-        .order_by(Artifact.id)
-    ).all()
+    rows = session.execute(_PLACES, {"artifacts": known.keys()}).all()
     for artifact, project, organization in rows:
         if organization == organization_id:
             places.present.append(ArtifactRef(organization, project, artifact))
@@ -89,14 +115,8 @@ def find_places(session: Session, known: Mapping[int, int | None], organization_
 def named_by_columns(session: Session, places: Places) -> tuple[list[Comparison], list[NamedKey]]:
     """The present artifacts' comparisons, as head or base, and every object key that a column of all these rows names."""
     by_id = {artifact.id: artifact for artifact in places.present}
-    of_artifacts = one_of(SnapshotMetrics.preprod_artifact_id, by_id)
-    columns = SnapshotMetrics.id, SnapshotMetrics.preprod_artifact_id, SnapshotMetrics.extras
-    metrics = session.execute(select(*columns).where(of_artifacts)).all()
-    icons = session.execute(
-        select(MobileAppInfo.preprod_artifact_id, MobileAppInfo.app_icon_id).where(
-            one_of(MobileAppInfo.preprod_artifact_id, by_id)
-        )
-    )
+    metrics = session.execute(_METRICS, {"artifacts": by_id.keys()}).all()
+    icons = session.execute(_ICONS, {"artifacts": by_id.keys()})
     named = [key for _, artifact, extras in metrics for key in keys_of_metrics(by_id[artifact], extras)]
     named += [key for artifact, icon in icons for key in keys_of_app_info(by_id[artifact], icon)]
     comparisons = _comparisons(session, [row.id for row in metrics], places)
@@ -108,8 +128,7 @@ def icon_ids(session: Session, artifact_ids: Collection[int]) -> set[str]:
     """The app icon ids that these artifacts' rows name."""
     if not artifact_ids:
         return set()
-    statement = select(MobileAppInfo.app_icon_id).where(one_of(MobileAppInfo.preprod_artifact_id, artifact_ids))
-    return {icon for icon in session.execute(statement).scalars() if icon}
+    return {icon for _, icon in session.execute(_ICONS, {"artifacts": artifact_ids}) if icon}
 
 
 def keys_of_metrics(artifact: ArtifactRef, extras: Any) -> list[NamedKey]:
@@ -153,12 +172,7 @@ def comparison_places(
 ) -> dict[tuple[int, int], Comparison]:
     """Comparisons by their (head, base) snapshot metrics, where the head is in the organization."""
     pairs = set(metrics_pairs)
-    rows = session.execute(
-        select(SnapshotMetrics.id, Artifact.id, Artifact.project_id, Project.organization_id)
-        .join(Artifact, Artifact.id == SnapshotMetrics.preprod_artifact_id)
-        .join(Project, Project.id == Artifact.project_id)
-        .where(one_of(SnapshotMetrics.id, {metrics for pair in pairs for metrics in pair}))
-    )
+    rows = session.execute(_PLACES_OF_METRICS, {"metrics": {metrics for pair in pairs for metrics in pair}})
     place = {metrics: ArtifactRef(organization, project, artifact) for metrics, artifact, project, organization in rows}
     return {
         (head, base): Comparison(place[head], place[base].id)
@@ -170,12 +184,6 @@ def comparison_places(
 def _comparisons(session: Session, metrics: Sequence[int], places: Places) -> list[tuple[Comparison, Any]]:
     if not metrics:
         return []
-    one = SnapshotComparison
-    # By the comparison's own columns, which have indexes: asked by artifact, the database would read every comparison it has.
-    rows = session.execute(
-        select(one.head_snapshot_metrics_id, one.base_snapshot_metrics_id, one.extras)
-        .where(or_(one_of(one.head_snapshot_metrics_id, metrics), one_of(one.base_snapshot_metrics_id, metrics)))
-        .order_by(one.id)
-    ).all()
+    rows = session.execute(_COMPARISONS, {"metrics": metrics}).all()
     found = comparison_places(session, {(head, base) for head, base, _ in rows}, places.present[0].organization_id)
     return [(found[head, base], extras) for head, base, extras in rows if (head, base) in found]
