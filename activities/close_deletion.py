@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import func, select, type_coerce
+from sqlalchemy import bindparam, func, select, type_coerce
 from sqlalchemy.orm import Session
 from temporalio import activity
 
@@ -21,6 +21,7 @@ from activities.storage.ledger import (
     DeletionState,
     PrefixState,
     RowsState,
+    UtcDateTime,
 )
 from activities.storage.receipts import Closed, Receipts
 from activities.storage.tables import File
@@ -42,6 +43,28 @@ from workflows.messages import Deletion as DeletionRef
 
 NOT_LISTED = "PrefixNotListed"
 """The code of a prefix that was not listed empty before the deletion's time was over."""
+_ACCEPTED = select(Deletion, type_coerce(func.now(), UtcDateTime)).where(Deletion.id == bindparam("of"))
+_CHUNKS = select(DeletionChunk).where(DeletionChunk.deletion_id == bindparam("of")).order_by(DeletionChunk.chunk)
+_ARTIFACTS = select(
+    DeletionArtifact.artifact_id, DeletionArtifact.project_id, DeletionArtifact.rows_state, DeletionArtifact.chunk
+).where(DeletionArtifact.deletion_id == bindparam("of"))
+_PAGES = select(DeletionPage.chunk, DeletionPage.count, DeletionPage.codes).where(DeletionPage.deletion_id == bindparam("of"))
+_PREFIXES = select(DeletionPrefix.chunk, DeletionPrefix.state, DeletionPrefix.codes).where(
+    DeletionPrefix.deletion_id == bindparam("of")
+)
+_PREFIXES_BY_STATE = (
+    select(
+        DeletionPrefix.state,
+        DeletionPrefix.exact,
+        func.count().label("prefixes"),
+        func.sum(DeletionPrefix.found).label("found"),
+        func.min(DeletionPrefix.listed_empty_at).label("listed_empty_from"),
+        func.sum(DeletionPrefix.uploads_aborted).label("uploads_aborted"),
+        func.count(DeletionPrefix.uploads_aborted).label("uploads_looked_for"),
+    )
+    .where(DeletionPrefix.deletion_id == bindparam("of"))
+    .group_by(DeletionPrefix.state, DeletionPrefix.exact)
+)
 
 
 @dataclass(frozen=True)
@@ -78,21 +101,12 @@ class CloseDeletion:
             kept = receipt
 
     def _add_up(self, session: Session, deletion_id: str) -> DeletionReceipt:
-        accepted = session.execute(select(Deletion).where(Deletion.id == deletion_id)).scalar_one()
+        accepted, now = session.execute(_ACCEPTED, {"of": deletion_id}).one()
         request = DeletionRequest.model_validate(accepted.request)
-        chunks = list(
-            session.execute(
-                select(DeletionChunk).where(DeletionChunk.deletion_id == deletion_id).order_by(DeletionChunk.chunk)
-            ).scalars()
-        )
+        chunks = list(session.execute(_CHUNKS, {"of": deletion_id}).scalars())
         collected = _sum(chunk.collected for chunk in chunks)
-        now = session.execute(select(type_coerce(func.now(), ledger.UtcDateTime))).scalar_one()
         all_rows = [chunk.rows_deleted_at for chunk in chunks]
-        listed = session.execute(
-            select(
-                DeletionArtifact.artifact_id, DeletionArtifact.project_id, DeletionArtifact.rows_state, DeletionArtifact.chunk
-            ).where(DeletionArtifact.deletion_id == deletion_id)
-        ).all()
+        listed = session.execute(_ARTIFACTS, {"of": deletion_id}).all()
         artifacts = _artifacts(session, deletion_id, listed)
         # Others can only have taken what this one found gone.
         owed = (
@@ -202,35 +216,17 @@ def _files(session: Session, chunks: list[DeletionChunk]) -> FilesReceipt:
 def _objects(session: Session, deletion_id: str, chunks: list[DeletionChunk]) -> ObjectsReceipt:
     left_over: Counter[str] = Counter()
     with_pages = set()
-    for chunk, count, codes in session.execute(
-        select(DeletionPage.chunk, DeletionPage.count, DeletionPage.codes).where(DeletionPage.deletion_id == deletion_id)
-    ):
+    for chunk, count, codes in session.execute(_PAGES, {"of": deletion_id}):
         with_pages.add(chunk)
         left_over += Counter(codes)
         left_over[ledger.NOT_ATTEMPTED] += count - sum(codes.values())
     found_left_over: Counter[str] = Counter()
-    for chunk, state, codes in session.execute(
-        select(DeletionPrefix.chunk, DeletionPrefix.state, DeletionPrefix.codes).where(
-            DeletionPrefix.deletion_id == deletion_id
-        )
-    ):
+    for chunk, state, codes in session.execute(_PREFIXES, {"of": deletion_id}):
         found_left_over += Counter(codes)
         # Left over because of a page alone, which has gone since: nobody has seen the prefix empty.
         outlived_page = state == PrefixState.LEFT_OVER and not codes and chunk not in with_pages
         found_left_over[NOT_LISTED] += outlived_page or state in {PrefixState.OWED, PrefixState.SWEPT}
-    of_prefixes = session.execute(
-        select(
-            DeletionPrefix.state,
-            DeletionPrefix.exact,
-            func.count().label("prefixes"),
-            func.sum(DeletionPrefix.found).label("found"),
-            func.min(DeletionPrefix.listed_empty_at).label("listed_empty_from"),
-            func.sum(DeletionPrefix.uploads_aborted).label("uploads_aborted"),
-            func.count(DeletionPrefix.uploads_aborted).label("uploads_looked_for"),
-        )
-        .where(DeletionPrefix.deletion_id == deletion_id)
-        .group_by(DeletionPrefix.state, DeletionPrefix.exact)
-    ).all()
+    of_prefixes = session.execute(_PREFIXES_BY_STATE, {"of": deletion_id}).all()
     listed = [one for one in of_prefixes if not one.exact]
     by_state = {one.state: one.prefixes for one in listed}
     digest = hashlib.sha256("".join(chunk.digest for chunk in chunks).encode()).hexdigest()

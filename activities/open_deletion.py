@@ -15,6 +15,11 @@ from workflows.errors import ArtifactNotInOrganization, ProjectNotInOrganization
 from workflows.messages import OPEN_DELETION, DeletionRequest, Opened, Pace, UnfinishedChunk
 
 _IDS_SHOWN = 10
+_PLACES = (
+    select(Artifact.id, Artifact.project_id, Project.organization_id)
+    .join(Project, Project.id == Artifact.project_id)
+    .where(one_of(Artifact.id, "artifacts"))
+)
 
 
 @dataclass(frozen=True)
@@ -87,12 +92,7 @@ def refuse_foreign_project(session: Session, request: DeletionRequest) -> None:
 def places_and_foreign(session: Session, request: DeletionRequest) -> tuple[dict[int, int], list[int]]:
     """Project by artifact, of those that exist, and those of them that are another organization's."""
     places, foreign = {}, []
-    rows = session.execute(
-        select(Artifact.id, Artifact.project_id, Project.organization_id)
-        .join(Project, Project.id == Artifact.project_id)
-        .where(one_of(Artifact.id, request.artifact_ids))
-    )
-    for artifact, project, organization in rows:
+    for artifact, project, organization in session.execute(_PLACES, {"artifacts": request.artifact_ids}):
         places[artifact] = project
         if organization != request.organization_id:
             foreign.append(artifact)

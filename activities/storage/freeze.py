@@ -31,6 +31,8 @@ FRESH_S = 1.0
 """Seconds after which a worker asks again whether deletions are frozen."""
 _THE_ROW = 1
 _LOCK = "pg_advisory_xact_lock{}(hashtext('artifact_deletion.freeze'))"
+_SHARED_LOCK = text(f"SELECT {_LOCK.format('_shared')}")
+_FROZEN_AT = select(Freeze.frozen_at)
 
 
 def freeze(database: Database, reason: str) -> datetime:
@@ -66,7 +68,7 @@ def frozen_since(database: Database) -> datetime | None:
 def refuse_frozen(session: Session) -> None:
     """Raises Frozen. Otherwise nobody is told that deletions are frozen before this transaction has ended: call it first."""
     if session.get_bind().dialect.name == "postgresql":
-        session.execute(text(f"SELECT {_LOCK.format('_shared')}"))
+        session.execute(_SHARED_LOCK)
     _refuse(frozen_at(session))
 
 
@@ -110,7 +112,7 @@ class FreezableTraces:
 
 def frozen_at(session: Session) -> datetime | None:
     """The same within a transaction."""
-    return session.execute(select(Freeze.frozen_at)).scalar_one_or_none()
+    return session.execute(_FROZEN_AT).scalar_one_or_none()
 
 
 def _refuse(since: datetime | None) -> None:

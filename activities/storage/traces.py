@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
-from sqlalchemy import CursorResult, Index, Integer, String, delete
+from sqlalchemy import CursorResult, Index, Integer, String, bindparam, delete
 from sqlalchemy.orm import Mapped, mapped_column
 
 from activities.storage.database import Database
@@ -24,6 +24,18 @@ class TraceItem(BackendTable):
     project_id: Mapped[int]
     item_type: Mapped[int] = mapped_column(Integer)
     trace_id: Mapped[str] = mapped_column(String(32))
+
+
+_DELETE_TRACE_ITEMS = (
+    delete(TraceItem)
+    .where(
+        TraceItem.organization_id == bindparam("organization"),
+        TraceItem.project_id == bindparam("project"),
+        TraceItem.item_type == PREPROD,
+        TraceItem.trace_id.in_(bindparam("trace_ids", expanding=True)),
+    )
+    .execution_options(synchronize_session=False)
+)
 
 
 class TraceStore(Protocol):
@@ -54,11 +66,6 @@ class SqlTraces:
 
     def delete(self, organization_id: int, project_id: int, trace_ids: Sequence[str]) -> int:
         """See TraceStore."""
-        statement = delete(TraceItem).where(
-            TraceItem.organization_id == organization_id,
-            TraceItem.project_id == project_id,
-            TraceItem.item_type == PREPROD,
-            TraceItem.trace_id.in_(trace_ids),
-        )
+        asked = {"organization": organization_id, "project": project_id, "trace_ids": list(trace_ids)}
         with self.database.write() as session:
-            return cast("CursorResult[Any]", session.execute(statement)).rowcount
+            return cast("CursorResult[Any]", session.execute(_DELETE_TRACE_ITEMS, asked)).rowcount
