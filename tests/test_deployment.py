@@ -128,7 +128,7 @@ async def test_the_least_rights_suffice_for_all_that_a_deletion_does(stack: Stac
     ("revoked", "step"),
     [
         ("REVOKE UPDATE (id) ON sentry_project FROM artifact_deletion_worker", "delete_rows"),
-        ("REVOKE DELETE ON artifact_deletion.artifact_deletion_page FROM artifact_deletion_worker", "collect_keys"),
+        ("REVOKE INSERT ON artifact_deletion.artifact_deletion_page FROM artifact_deletion_worker", "collect_keys"),
     ],
     ids=["lock", "ledger"],
 )
