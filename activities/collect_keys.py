@@ -144,7 +144,9 @@ class CollectKeys:
             places = rows.find_places(session, known, organization_id)
             comparisons, named = rows.named_by_columns(session, places)
             living_icons = rows.icon_ids(session, places.moved)
-        reserved = {str(one.key) for one in named if one.owned} | {_response_key(one) for one in comparisons}
+        with_manifest = {(one.artifact.id, one.base_id) for one in named if one.kind == "comparison_manifest"}
+        responses = {_response_key(one) for one in comparisons if (one.head.id, one.base_id) in with_manifest}
+        reserved = {str(one.key) for one in named if one.owned} | responses
         seal = Seal(self.database, chunk, epoch, frozenset(reserved))
         for scope, key in icons:
             if key.rpartition("/")[2] not in living_icons:

@@ -207,9 +207,11 @@ class SweepPrefixes:
         emptied = [one for of_job in done for one in of_job]
         if not emptied:
             return
+        listings = {id(one.listing): one.listing for one in emptied}
+        texts = {number: repr(listing) for number, listing in listings.items()}
         alike: dict[tuple[PrefixState, str], list[Emptied]] = defaultdict(list)
         for one in emptied:
-            alike[one.state, repr(one.listing)].append(one)
+            alike[one.state, texts[id(one.listing)]].append(one)
         unsettled = False
         with self.database.write() as session:
             found = ledger.lock_released(session, sweep.deletion_id, sweep.chunk, emptied[0].prefix.epoch)

@@ -160,6 +160,55 @@ def test_a_new_attempt_forgets_what_earlier_ones_sealed(database: Database) -> N
     assert pages_of(database) == []
 
 
+def test_prefixes_of_any_characters_are_sealed_and_settled_as_they_are(database: Database) -> None:
+    """They go to the database many at a time, as one text: nothing in them may be taken for its punctuation."""
+    odd = [
+        "1/2/4/",
+        'a"b/',
+        "a\\b/",
+        'a\\"b/',
+        "a,b/",
+        "{a}/",
+        "[a]/",
+        "NULL",
+        "null",
+        "",
+        " a ",
+        "a'b/",
+        "ä€😀/",
+        "%s/",
+        "a:b/",
+    ]
+    opened(database)
+    with database.write() as session:
+        found = ledger.lock_sealing(session, REQUEST.deletion_id, 0, begun(session))
+        ledger.seal_prefixes(session, found, [(SCOPE, prefix, False) for prefix in odd], PrefixState.OWED)
+    with database.write() as session:
+        found = ledger.lock_chunk(session, REQUEST.deletion_id, 0)
+        sealed = ledger.prefixes_to_sweep(session, REQUEST.deletion_id, 0)
+        assert {one.prefix for one in sealed} == set(odd)
+        assert ledger.settle_prefixes(session, found, sealed, PrefixState.EMPTY, deleted=0, codes={}, sweep=1)
+        assert ledger.prefixes_to_sweep(session, REQUEST.deletion_id, 0) == []
+
+
+def test_prefixes_of_several_scopes_are_settled_together_and_no_others(database: Database) -> None:
+    """Two scopes with the same two prefixes and one with three, of which some are settled: the others stay owed."""
+    scopes = [SCOPE, SCOPE.replace("preprod", "snapshots"), SCOPE.replace("preprod", "preprod_size")]
+    opened(database)
+    with database.write() as session:
+        found = ledger.lock_sealing(session, REQUEST.deletion_id, 0, begun(session))
+        named = [(scope, prefix, False) for scope in scopes for prefix in ("a/", "b/", "c/")]
+        ledger.seal_prefixes(session, found, named, PrefixState.OWED)
+    settled = {(scopes[0], "a/"), (scopes[0], "b/"), (scopes[1], "a/"), (scopes[1], "b/"), (scopes[2], "a/")}
+    with database.write() as session:
+        found = ledger.lock_chunk(session, REQUEST.deletion_id, 0)
+        every = ledger.prefixes_to_sweep(session, REQUEST.deletion_id, 0)
+        some = [one for one in reversed(every) if (one.scope, one.prefix) in settled]
+        assert ledger.settle_prefixes(session, found, some, PrefixState.EMPTY, deleted=0, codes={}, sweep=1)
+        left = {(one.scope, one.prefix) for one in ledger.prefixes_to_sweep(session, REQUEST.deletion_id, 0)}
+    assert left == {(scope, prefix) for scope, prefix, _ in named} - settled
+
+
 def test_an_attempt_from_before_a_cancel_is_fenced_off_from_the_run_that_follows(database: Database) -> None:
     """A cancel drops the chunks and a new run makes new ones: who slept through both must not pass for the new attempt."""
     opened(database)

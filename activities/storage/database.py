@@ -1,5 +1,6 @@
 """Connections to the backend's database, and what a transaction means on PostgreSQL and on SQLite."""
 
+import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -11,6 +12,7 @@ from sqlalchemy import (
     Engine,
     FunctionElement,
     SQLColumnExpression,
+    String,
     bindparam,
     create_engine,
     event,
@@ -34,39 +36,54 @@ _IDS_A_QUERY = 5000
 T = TypeVar("T")
 
 
-class Ids(UserDefinedType[Iterable[int]]):
-    """Many ids as one text: the driver takes longer to look at each element of a list than the database to find its row."""
+class Several(UserDefinedType[Iterable[Any]]):
+    """Many ids, texts or truth values as one text, which PostgreSQL casts to an array, and SQLite's `json_each` takes.
+
+    The driver takes longer to look at each element of a list than the database to find its row.
+    """
 
     cache_ok = True
 
-    def bind_processor(self, dialect: Dialect) -> Callable[[Iterable[int] | None], str]:
-        left, right = "{}" if dialect.name == "postgresql" else "[]"
-        return lambda ids: f"{left}{','.join(map(str, ids or ()))}{right}"
+    def bind_processor(self, dialect: Dialect) -> Callable[[Iterable[Any] | None], str]:
+        return _array if dialect.name == "postgresql" else lambda values: json.dumps(list(values or ()))
+
+
+def _array(values: Iterable[Any] | None) -> str:
+    return f"{{{','.join([_element(value) for value in values or ()])}}}"
+
+
+def _element(value: object) -> str:
+    if isinstance(value, str):
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+        return f'"{escaped}"'
+    return "NULL" if value is None else str(value)
 
 
 class one_of(FunctionElement[bool]):  # noqa: N801  it is used as a function
-    """`column IN (ids)` with all ids as one parameter: a statement's text, and the work to make it, do not grow with them.
+    """`column IN (values)` with all values as one parameter: a statement, and the work to make it, do not grow with them.
 
-    Instead of ids a parameter's name, for a statement that is made once.
+    Instead of values a parameter's name, for a statement that is made once.
     """
 
     type = Boolean()
     inherit_cache = True
 
-    def __init__(self, column: SQLColumnExpression[Any], ids: Iterable[int] | str) -> None:
-        super().__init__(column, bindparam(ids, type_=Ids()) if isinstance(ids, str) else literal(list(ids), Ids()))
+    def __init__(self, column: SQLColumnExpression[Any], values: Iterable[int] | Iterable[str] | str) -> None:
+        named = bindparam(values, type_=Several()) if isinstance(values, str) else literal(list(values), Several())
+        super().__init__(column, named)
 
 
 @compiles(one_of, "postgresql")
 def _one_of_array(element: one_of, compiler: SQLCompiler, **options: Any) -> str:
-    column, ids = (compiler.process(part, **options) for part in element.clauses)
-    return f"{column} = ANY (CAST({ids} AS BIGINT[]))"
+    column, values = element.clauses
+    array = "TEXT[]" if isinstance(column.type, String) else "BIGINT[]"
+    return f"{compiler.process(column, **options)} = ANY (CAST({compiler.process(values, **options)} AS {array}))"
 
 
 @compiles(one_of, "sqlite")
 def _one_of_json(element: one_of, compiler: SQLCompiler, **options: Any) -> str:
-    column, ids = (compiler.process(part, **options) for part in element.clauses)
-    return f"{column} IN (SELECT value FROM json_each({ids}))"  # noqa: S608  names and placeholders that SQLAlchemy made
+    column, values = (compiler.process(part, **options) for part in element.clauses)
+    return f"{column} IN (SELECT value FROM json_each({values}))"  # noqa: S608  names and placeholders that SQLAlchemy made
 
 
 def slices(ids: Iterable[T]) -> Iterator[list[T]]:

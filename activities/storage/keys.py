@@ -16,6 +16,7 @@ import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any
 
 MAX_KEY_BYTES = 1024
@@ -68,10 +69,14 @@ class Scopes:
 
     def of(self, organization_id: int, project_id: int) -> list[str]:
         """The physical prefixes of a project, one a usecase, in the order in which they are tried."""
-        return [
-            self.template.format(usecase=usecase, organization_id=organization_id, project_id=project_id)
-            for usecase in self.usecases
-        ]
+        return list(_scopes(self.template, self.usecases, organization_id, project_id))
+
+
+@lru_cache
+def _scopes(template: str, usecases: tuple[str, ...], organization_id: int, project_id: int) -> tuple[str, ...]:
+    return tuple(
+        template.format(usecase=usecase, organization_id=organization_id, project_id=project_id) for usecase in usecases
+    )
 
 
 def well_formed(key: str) -> bool:

@@ -51,17 +51,19 @@ from sqlalchemy import (
     exists,
     func,
     insert,
+    literal,
     or_,
     select,
     tuple_,
     update,
 )
+from sqlalchemy import cast as sql_cast
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, aliased, mapped_column
 
-from activities.storage.database import LEDGER_SCHEMA, ledger_schema, one_of, slices
+from activities.storage.database import LEDGER_SCHEMA, Several, ledger_schema, one_of, slices
 from activities.storage.keys import ArtifactRef
 from activities.storage.tables import Artifact, Json, Project
 from workflows.errors import ArtifactReappeared, NotOpen, StaleAttempt, StaleSeal
@@ -1081,7 +1083,7 @@ _TO_SWEEP = (
         DeletionPrefix.exact,
         DeletionPrefix.state,
         DeletionPrefix.found,
-        DeletionPrefix.codes,
+        func.nullif(DeletionPrefix.codes, literal({}, Json), type_=Json).label("codes"),  # most have none: nothing to parse
         DeletionPrefix.noisy_sweep,
     )
     .where(
@@ -1095,7 +1097,10 @@ _TO_SWEEP = (
 
 def prefixes_to_sweep(session: Session, deletion_id: str, chunk: int) -> list[Prefix]:
     """The prefixes that are not known to be empty."""
-    return [Prefix(*row) for row in session.execute(_TO_SWEEP, {"of": deletion_id, "of_chunk": chunk})]
+    return [
+        Prefix(*row[:6], codes=row.codes or {}, noisy_sweep=row.noisy_sweep)
+        for row in session.execute(_TO_SWEEP, {"of": deletion_id, "of_chunk": chunk})
+    ]
 
 
 _SETTLE_PREFIXES = (
@@ -1105,7 +1110,7 @@ _SETTLE_PREFIXES = (
         DeletionPrefix.chunk == bindparam("of_chunk"),
         DeletionPrefix.epoch == bindparam("of_epoch"),
         DeletionPrefix.scope.in_(bindparam("scopes", expanding=True)),
-        DeletionPrefix.prefix.in_(bindparam("prefixes", expanding=True)),
+        one_of(DeletionPrefix.prefix, "prefixes"),
         DeletionPrefix.state == bindparam("was"),
         DeletionPrefix.found == bindparam("found_before"),
         DeletionPrefix.codes == bindparam("codes_before"),
@@ -1146,7 +1151,8 @@ def settle_prefixes(
     """
     of_scope: dict[tuple[Any, ...], list[str]] = defaultdict(list)
     for one in prefixes:
-        of_scope[one.scope, one.exact, one.state, one.found, json.dumps(one.codes), one.noisy_sweep].append(one.prefix)
+        codes_before = json.dumps(one.codes) if one.codes else "{}"
+        of_scope[one.scope, one.exact, one.state, one.found, codes_before, one.noisy_sweep].append(one.prefix)
     # Scopes mostly hold the same prefixes, in the same state: one statement settles all of these.
     alike: dict[tuple[Any, ...], list[str]] = defaultdict(list)
     for (scope, *state_before), names in of_scope.items():
@@ -1213,14 +1219,14 @@ def _insert_many(
         session.execute(insert(ledger_table), [same | dict(zip(names, row, strict=True)) for row in rows])
         return
     # One statement with an array a column: sent row by row, a chunk's prefixes cost more than all else in its transaction.
-    arrays = dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
-    session.execute(_insert_arrays(ledger_table, tuple(same), tuple(names)), same | arrays)
+    columns = dict(zip(names, zip(*rows, strict=True), strict=True))
+    session.execute(_insert_columns(ledger_table, tuple(same), tuple(names)), same | columns)
 
 
 @cache
-def _insert_arrays(ledger_table: type[LedgerTable], same: tuple[str, ...], names: tuple[str, ...]) -> Insert:
+def _insert_columns(ledger_table: type[LedgerTable], same: tuple[str, ...], names: tuple[str, ...]) -> Insert:
     table = cast("Table", ledger_table.__table__)
-    arrays = (bindparam(name, type_=ARRAY(table.c[name].type)) for name in names)
+    arrays = (sql_cast(bindparam(name, type_=Several()), ARRAY(table.c[name].type)) for name in names)
     each = func.unnest(*arrays).table_valued(*names).render_derived("each")
     chosen = [*(bindparam(name, type_=table.c[name].type) for name in same), *(each.c[name] for name in names)]
     return insert(table).from_select([*same, *names], select(*chosen), include_defaults=False)
