@@ -101,6 +101,34 @@ def test_an_upload_that_was_aborted_asks_for_one_more_look(stack: Stack) -> None
 
 
 @on_sqlite
+def test_an_upload_that_begins_while_a_sweep_confirms_is_aborted_by_the_same_sweep(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It begins after the look for uploads, with an object: the listing finds that, and then all is looked for again."""
+    (head,) = stack.snapshots("head")
+    place = head.artifact
+    home = stack.world.physical("preprod", place.organization_id, place.project_id, place.prefix)
+    request = stack.request([head.id])
+    whole = S3Objects.list_under
+    late = [f"{home}late.bin"]
+
+    def write_and_list(self: S3Objects, prefix: str) -> Any:
+        if prefix == home and late:
+            stack.s3.put_object(Bucket=stack.bucket, Key=f"{home}late.png", Body=b"late")
+            begin_upload(stack, late.pop())
+        return whole(self, prefix)
+
+    with steps_of(stack) as steps:
+        sealed = steps.open_and_collect(request)
+        steps.delete_objects(sealed, steps.delete_rows(sealed))
+        steps.sweep(sealed, 0)
+        monkeypatch.setattr(S3Objects, "list_under", write_and_list)
+        steps.sweep(sealed, 1)
+    assert not late
+    assert unfinished(stack) == set()
+
+
+@on_sqlite
 async def test_a_store_without_multipart_uploads_is_not_asked_and_the_receipt_says_so(stack: Stack) -> None:
     (head,) = stack.snapshots("head")
     ours = uploads_of(stack, head)
