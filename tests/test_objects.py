@@ -13,6 +13,7 @@ from typing import Any
 
 import boto3
 import pytest
+from botocore.utils import parse_timestamp
 from mypy_boto3_s3 import S3Client
 
 from activities.storage.objects import (
@@ -539,3 +540,25 @@ def test_a_listed_key_travels_as_it_was_listed(answers: Answers) -> None:
     answers.give(answer_to_delete()).delete_found([Found(key) for key in keys])
     ((_, content, _),) = answers.sent
     assert [name for name in keys if f"<Key>{name}</Key>".encode() in content] == keys
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "2026-11-27T21:00:00.123Z",
+        "2026-11-27T21:00:00Z",
+        "2026-11-27T23:00:00+02:00",
+        "20261127T210000Z",
+        "Fri, 27 Nov 2026 21:00:00 GMT",
+        "1795813200",
+        "27 November 2026 21:00 UTC",
+    ],
+)
+def test_times_are_read_as_boto3_reads_them(answers: Answers, written: str) -> None:
+    """With a parser of our own, since botocore's takes longer for a thousand times than for all else in a listing."""
+    entry = f"<Contents><Key>a</Key><LastModified>{written}</LastModified><Size>1</Size></Contents>"
+    store = answers.give(
+        f'<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">{entry}</ListBucketResult>'.encode()
+    )
+    (listed,) = store.client.list_objects_v2(Bucket=store.bucket)["Contents"]
+    assert listed["LastModified"] == parse_timestamp(written)
