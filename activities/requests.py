@@ -1,5 +1,6 @@
 """Many requests of a store at a time, stopping between them when the step is to stop."""
 
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
@@ -12,6 +13,9 @@ from workflows.errors import DeletionError
 
 T = TypeVar("T")
 _LOOK_UP_S = 2.0
+_SAID_EVERY_S = 0.1
+_said = threading.local()
+"""What this thread's step has said last: each heartbeat wakes the worker's event loop, which all steps need."""
 SETTLED_WITHIN_S = 0.25
 """Seconds for which what a store has answered may wait to be written down with others."""
 
@@ -20,7 +24,10 @@ def between_requests(done: int, total: int) -> None:
     """Heartbeat with a cursor that an operator can read. Raises CancelledError if the step should stop here."""
     if not activity.in_activity():  # as for a preview on the command line
         return
-    activity.heartbeat({"done": done, "total": total})
+    step, now = activity.info().task_token, time.monotonic()
+    if getattr(_said, "step", None) != step or now - _said.at >= _SAID_EVERY_S:
+        _said.step, _said.at = step, now
+        activity.heartbeat({"done": done, "total": total})
     if activity.is_cancelled():
         raise CancelledError("stopped between two requests; what was done is written down")
 

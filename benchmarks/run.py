@@ -21,9 +21,10 @@ from benchmarks.many import many
 from benchmarks.rows import rows
 from benchmarks.small import small
 from benchmarks.stage import Stage, open_stage, servers
+from benchmarks.steps import steps
 from benchmarks.workers import workers
 
-PARTS = ("small", "many", "growth", "rows", "limit", "fairness", "workers", "bulk")
+PARTS = ("small", "steps", "many", "growth", "rows", "limit", "fairness", "workers", "bulk")
 
 
 async def run(stage: Stage, parts: Sequence[str], *, quick: bool, keys: Sequence[int]) -> dict[str, Any]:
@@ -31,6 +32,8 @@ async def run(stage: Stage, parts: Sequence[str], *, quick: bool, keys: Sequence
     results: dict[str, Any] = {}
     if "small" in parts:
         results["small"] = await small(stage, deletions=15 if quick else 60)
+    if "steps" in parts:
+        results["steps"] = await asyncio.to_thread(steps, stage, deletions=20 if quick else 100)
     if "growth" in parts:
         results["growth"] = await growth(stage, sizes=[1_000, 10_000, 100_000, *([] if quick else [1_000_000])])
     if "bulk" in parts:
