@@ -124,24 +124,24 @@ MUTATIONS = (
     Mutation(
         "a page dropped by a stale attempt",
         "activities/storage/ledger.py",
-        "tuple_(DeletionPage.seq, DeletionPage.digest).in_(empty)",
-        "DeletionPage.seq.in_([seq for seq, _ in empty])",
+        'session.execute(_DROP_PAGES, {**_epoch_of(found), "settled": empty})',
+        "session.execute(delete(DeletionPage).where(DeletionPage.deletion_id == found.deletion_id, "
+        "DeletionPage.seq.in_([seq for seq, _ in empty])).returning(DeletionPage.seq))",
         ("tests/test_promises.py::test_a_page_that_two_attempts_have_deleted_is_settled_by_one",),
     ),
     Mutation(
         "a page shrunk by a stale attempt",
         "activities/storage/ledger.py",
-        "DeletionPage.seq == seq, DeletionPage.digest == one.page.digest)",
-        "DeletionPage.seq == seq)",
+        'DeletionPage.digest == bindparam("was"),',
+        'bindparam("was", type_=String()) != "",',
         ("tests/test_ledger.py::test_a_page_that_two_attempts_settle_counts_once",),
     ),
     Mutation(
         "the project read before the lock",
         "activities/delete_rows.py",
-        ".order_by(Artifact.id).with_for_update()\n        ).all()\n        projects",
-        ".order_by(Artifact.id)\n        ).all()\n"
-        "        session.execute(select(Artifact.id).where(Artifact.id.in_(known)).with_for_update()).all()\n"
-        "        projects",
+        'locked = session.execute(_LOCKED_ARTIFACTS, {"ids": known.keys()}).all()',
+        "locked = session.execute(select(Artifact.id, Artifact.project_id).where(Artifact.id.in_(known))).all()\n"
+        '        session.execute(_LOCKED_ARTIFACTS, {"ids": known.keys()}).all()',
         (f"{_MOVED}[to another organization-postgresql]",),
     ),
     Mutation(
