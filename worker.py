@@ -307,9 +307,7 @@ async def _work(settings: Settings) -> None:
     asked_to_stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, asked_to_stop.set)
-    # What is imported by now stays, and a chunk's rows are tens of thousands of tuples: it need not be looked through so often.
-    gc.freeze()
-    gc.set_threshold(10_000, 20, 20)
+    gc.freeze()  # what is imported by now stays: nobody need look through it again and again
     async with running(settings, await connect(runtime(settings))):
         await asked_to_stop.wait()
         _log.info("stopping: running activities get %s", settings.shutdown_grace)

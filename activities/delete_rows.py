@@ -250,11 +250,11 @@ class DeleteRows:
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """The rows of one table that go with artifacts or their metrics, and the columns that say what they named."""
+    """The rows of one table that go with artifacts or their metrics, the columns that say what they named, and the verbs."""
 
     table: type[Row]
     where: ColumnElement[bool]
-    """Of the parameters `artifacts`, `size_metrics` and `snapshot_metrics`."""
+    """Ids come as the parameters `artifacts`, `size_metrics` and `snapshot_metrics`."""
     columns: tuple[InstrumentedAttribute[Any], ...] = ()
 
     @cached_property

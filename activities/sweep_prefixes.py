@@ -79,24 +79,17 @@ class SweepPrefixes:
                 for key in page.keys
             }
         exact = [prefix for prefix in prefixes if prefix.exact and sweep.confirm]
-        wide = [prefix for prefix in prefixes if not prefix.exact]
-        without_uploads = self._without_uploads([*wide, *exact]) if sweep.confirm and self.store.lists_uploads else set()
-        aborted = dict(
-            run_all(self.requests, [partial(self._abort_exact, one) for one in exact if one.name not in without_uploads])
-        )
+        by_scope = _by_scope(exact)
+        together = run_all(self.requests, [partial(self._without_uploads, group) for group in by_scope])
+        uploads = {key: Listing(aborted=0) for keys in together for key in keys}
+        uploads |= dict(run_all(self.requests, [partial(self._abort_exact, one) for one in exact if one.name not in uploads]))
         settle = partial(self._settle, sweep, activity.metric_meter())
-        groups = [group for group in _by_scope(wide) if len(group) >= _PREFIXES_A_PAGE]
-        quiet_together = run_all(
-            self.requests, [partial(self._prove, sweep, group, without_uploads) for group in groups], settle
-        )
+        wide = [prefix for prefix in prefixes if not prefix.exact]
+        quiet_together = run_all(self.requests, [partial(self._prove, sweep, group) for group in _by_scope(wide)], settle)
         proven = {one.prefix.name for group in quiet_together for one in group}
-        jobs = [
-            partial(self._sweep_one, sweep, prefix, in_pages, uploads=prefix.name not in without_uploads)
-            for prefix in wide
-            if prefix.name not in proven
-        ]
+        jobs = [partial(self._sweep_one, sweep, prefix, in_pages) for prefix in wide if prefix.name not in proven]
         batches = [exact[start : start + MAX_KEYS] for start in range(0, len(exact), MAX_KEYS)]
-        jobs += [partial(self._delete_exact, batch, in_pages, aborted) for batch in batches]
+        jobs += [partial(self._delete_exact, batch, in_pages, uploads) for batch in batches]
         swept = run_all(self.requests, jobs, settle)
         listings = [one.listing for of_job in swept for one in of_job]
         not_yet = sum((listing.not_yet for listing in listings), Counter[str]())
@@ -110,22 +103,21 @@ class SweepPrefixes:
             quiet=all(one.state is not PrefixState.SWEPT for of_job in (*quiet_together, *swept) for one in of_job),
         )
 
-    def _prove(self, sweep: Sweep, group: Sequence[Prefix], without_uploads: Collection[str]) -> "list[Emptied]":
+    def _prove(self, sweep: Sweep, group: Sequence[Prefix]) -> "list[Emptied]":
         """Those of the prefixes under which one listing of all they have in common finds nothing."""
-        looked = sweep.confirm and self.store.lists_uploads
-        prefixes = {one.name: one for one in group if one.prefix.endswith("/") and (not looked or one.name in without_uploads)}
-        listing = Listing(aborted=0 if looked else None)
-        quiet = self._quiet(prefixes, self.store.list_under)
+        prefixes = {prefix.name: prefix for prefix in group if prefix.prefix.endswith("/")}
+        looks = [self.store.uploads_under] if sweep.confirm and self.store.lists_uploads else []
+        quiet = self._quiet(prefixes.keys(), [*looks, self.store.list_under])
+        listing = Listing(aborted=0 if looks else None)
         return [Emptied(prefixes[one], _state(sweep, prefixes[one], listing), listing) for one in sorted(quiet)]
 
-    def _without_uploads(self, prefixes: Iterable[Prefix]) -> set[str]:
-        """Those that one listing of all that a scope's prefixes and keys have in common shows to have no unfinished upload."""
-        names = [[one.name for one in group] for group in _by_scope(prefixes)]
-        looks = [partial(self._quiet, group, self.store.uploads_under) for group in names if len(group) > 1]
-        return set().union(*run_all(self.requests, looks))
+    def _without_uploads(self, group: Sequence[Prefix]) -> set[str]:
+        """The keys that one listing shows to have no unfinished upload."""
+        keys = {prefix.name for prefix in group}
+        return self._quiet(keys, [self.store.uploads_under]) if self.store.lists_uploads else set()
 
-    def _quiet(self, prefixes: Collection[str], look: Look) -> set[str]:
-        """Of these prefixes or keys, those under which one listing of all they have in common, read to its end, shows nothing.
+    def _quiet(self, prefixes: Collection[str], looks: Sequence[Look]) -> set[str]:
+        """Of these prefixes or keys, those under which none of the listings, each read to its end, shows anything.
 
         None of them, where that would take longer than to ask for each, or the store refuses to list what lies between them.
         """
@@ -133,24 +125,22 @@ class SweepPrefixes:
         pages = len(prefixes) // _PREFIXES_A_PAGE
         quiet = set(prefixes)
         try:
-            for number, page in enumerate(look(common)):
-                if number == pages:
-                    return set()
-                for one in page:
-                    quiet.difference_update([one.key], (one.key[: slash.end()] for slash in re.finditer("/", one.key)))
+            for look in looks:
+                for number, page in enumerate(look(common)):
+                    if number == pages:
+                        return set()
+                    for one in page:
+                        quiet.difference_update([one.key], (one.key[: slash.end()] for slash in re.finditer("/", one.key)))
         except StoreUnavailable:
             return set()
         return quiet
 
-    def _sweep_one(self, sweep: Sweep, prefix: Prefix, in_pages: set[int], *, uploads: bool) -> "list[Emptied]":
-        """Empty a prefix; to confirm, list again after deleting, until a listing finds nothing that could be deleted.
-
-        Without `uploads` there were none a moment ago; they are looked for again where the listing has found something.
-        """
-        total = Listing(aborted=0 if sweep.confirm and not uploads else None)
+    def _sweep_one(self, sweep: Sweep, prefix: Prefix, in_pages: set[int]) -> "list[Emptied]":
+        """Empty a prefix; to confirm, list again after deleting, until a listing finds nothing that could be deleted."""
+        total = Listing()
         quiet = False
-        for number in range(_LISTINGS if sweep.confirm else 1):
-            listing = self._empty(prefix.name, in_pages, uploads=sweep.confirm and (uploads or number > 0))
+        for _ in range(_LISTINGS if sweep.confirm else 1):
+            listing = self._empty(prefix.name, in_pages, uploads=sweep.confirm)
             total.deleted += listing.deleted
             total.size += listing.size
             total.codes, total.not_yet, total.refused = listing.codes, listing.not_yet, listing.refused
@@ -190,13 +180,13 @@ class SweepPrefixes:
         self._abort_uploads(prefix.name, listing, exact=True)
         return prefix.name, listing
 
-    def _delete_exact(self, exact: list[Prefix], in_pages: set[int], aborted: dict[str, Listing]) -> "list[Emptied]":
+    def _delete_exact(self, exact: list[Prefix], in_pages: set[int], uploads: dict[str, Listing]) -> "list[Emptied]":
         """Keys whose neighbours are others': they were deleted with the pages, and are deleted again after the quiet period."""
         keys = {prefix.name: prefix for prefix in exact}
         outcome = self.store.delete([key for key in keys if short(key) not in in_pages])
         emptied = []
         for key, prefix in keys.items():
-            listing = aborted.get(key) or Listing(aborted=0)
+            listing = uploads[key]
             listing.codes += Counter([outcome.refused[key]] if key in outcome.refused else [])
             listing.not_yet += Counter([outcome.not_yet[key]] if key in outcome.not_yet else [])
             left_over = listing.codes or listing.not_yet or short(key) in in_pages
@@ -207,8 +197,9 @@ class SweepPrefixes:
         emptied = [one for of_job in done for one in of_job]
         if not emptied:
             return
+        # Thousands of prefixes that were proven together share one listing: it is compared with others once.
         listings = {id(one.listing): one.listing for one in emptied}
-        texts = {number: repr(listing) for number, listing in listings.items()}
+        texts = {shared: repr(listing) for shared, listing in listings.items()}
         alike: dict[tuple[PrefixState, str], list[Emptied]] = defaultdict(list)
         for one in emptied:
             alike[one.state, texts[id(one.listing)]].append(one)
@@ -242,10 +233,11 @@ class Emptied(NamedTuple):
 
 
 def _by_scope(prefixes: Iterable[Prefix]) -> list[list[Prefix]]:
+    """Groups that are worth a listing of what they have in common."""
     groups: dict[str, list[Prefix]] = defaultdict(list)
     for prefix in prefixes:
         groups[prefix.scope].append(prefix)
-    return list(groups.values())
+    return [group for group in groups.values() if len(group) >= _PREFIXES_A_PAGE]
 
 
 def _state(sweep: Sweep, prefix: Prefix, listing: Listing) -> PrefixState:

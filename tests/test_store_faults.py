@@ -15,7 +15,6 @@ from tests.fault_proxy import Fault, FaultProxy, Kind, Matches, answering, opera
 from tests.oracle import Evidence, assert_promises_hold
 from tests.stack import Stack, eventually, pending_failures, s3_of
 from tests.test_faults import compared
-from tests.test_uploads import begin_upload
 from workflows.messages import DeletionReceipt
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -143,14 +142,10 @@ async def test_with_versions_too(stack: Stack, proxy: FaultProxy, locking_bucket
 async def test_what_the_store_refuses_is_waited_for_in_plain_words_until_it_is_mended(stack: Stack, proxy: FaultProxy) -> None:
     """Whichever step it hits: an operator reads what is wrong, and nobody has to do anything after it was mended.
 
-    Rows of a chunk whose manifests cannot be read are not touched. With uploads under way in the project, each prefix is asked
-    for its own.
+    Rows of a chunk whose manifests cannot be read are not touched.
     """
     refusals = {f"{code} to {name}": (code, status, name) for code, status in REFUSALS.items() for name in STEPS}
     heads = compared_heads(stack, *refusals)
-    begun = [physical(stack, head, f"{head.artifact.prefix}begun") for head in heads.values()]
-    for key in begun:
-        begin_upload(stack, key)
     before = Evidence.of(stack)
     faults = [
         proxy.begin(answering(status, code), only=of(heads[refusal], name))
@@ -164,7 +159,7 @@ async def test_what_the_store_refuses_is_waited_for_in_plain_words_until_it_is_m
             assert (heads[refusal].id in Evidence.of(stack).artifacts) == (name == "GetObject"), refusal
         for fault in faults:
             fault.end()
-        await all_complete(stack, before, handles, heads, also_owned=begun)
+        await all_complete(stack, before, handles, heads)
 
 
 async def test_a_gateway_that_answers_in_place_of_the_store_is_not_believed(stack: Stack, proxy: FaultProxy) -> None:

@@ -25,16 +25,22 @@ class Watched(MemoryStore):
     listed: list[str] = field(default_factory=list)
     uploads: dict[str, str] = field(default_factory=dict)
     strict: bool = False
+    meanwhile: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """An upload and its key, begun by somebody while that prefix is listed."""
 
     def list_under(self, prefix: str) -> Iterator[Sequence[Found]]:
         if self.strict and not prefix.endswith("/"):
             raise StoreUnavailable("AccessDenied")
         self.listed.append(prefix)
+        self.uploads.update([self.meanwhile.pop(prefix)] if prefix in self.meanwhile else [])
         return super().list_under(prefix)
 
     def uploads_under(self, prefix: str) -> Iterator[Sequence[Upload]]:
         if found := [Upload(key, upload) for upload, key in list(self.uploads.items()) if key.startswith(prefix)]:
             yield found
+
+    def abort_uploads(self, uploads: Sequence[Upload]) -> Outcome:
+        return Outcome(deleted=[one.key for one in uploads if self.uploads.pop(one.id, None)])
 
 
 def deleted_in(stack: Stack, store: Watched | None = None) -> None:
@@ -138,15 +144,26 @@ def test_an_unfinished_upload_keeps_its_prefix_from_being_proven_with_the_others
     """It is no object, so only the listing of uploads shows it."""
     archives = f"preprod/org.{stack.organization_id}/project.1/objects/snapshot_archives"
     store = Watched(uploads={"u1": f"{place(stack)}4130/late.bin", "u2": f"{archives}/4131.zip"})
-    aborted: list[str] = []
-
-    def abort(uploads: Sequence[Upload]) -> Outcome:
-        aborted.extend(one.key for one in uploads if store.uploads.pop(one.id, None))
-        return MemoryStore().abort_uploads(uploads)
-
-    object.__setattr__(store, "abort_uploads", abort)
     deleted_in(stack, store)
-    assert (sorted(aborted), store.uploads) == ([f"{place(stack)}4130/late.bin", f"{archives}/4131.zip"], {})
+    assert store.uploads == {}
+
+
+@on_sqlite
+def test_an_upload_that_begins_while_another_prefix_is_listed_is_not_missed(stack: Stack) -> None:
+    """Each prefix is looked at right before its own listing: one look for all of them would be old by the time of the last."""
+    first, second = ARTIFACTS[:2]
+    store = Watched()
+    project = stack.world.project(stack.world.organization("acme"), "shop")
+    with stack.database.write() as session:
+        session.execute(insert(tables.Artifact), [{"id": one, "project_id": project.id} for one in (first, second)])
+    request = stack.request([first, second])
+    with steps_of(stack, store, store_requests=1) as steps:
+        sealed = steps.open_and_collect(request)
+        steps.delete_objects(sealed, steps.delete_rows(sealed))
+        steps.sweep(sealed, 0)
+        store.meanwhile[f"{place(stack)}{first}/"] = ("late", f"{place(stack)}{second}/late.bin")
+        steps.sweep(sealed, 1)
+    assert (store.meanwhile, store.uploads) == ({}, {})
 
 
 @on_sqlite

@@ -60,7 +60,7 @@ def _element(value: object) -> str:
 
 
 class one_of(FunctionElement[bool]):  # noqa: N801  it is used as a function
-    """`column IN (values)` with all values as one parameter: a statement, and the work to make it, do not grow with them.
+    """`column IN (values)` with all ids or texts as one parameter: a statement, and the work to make it, do not grow with them.
 
     Instead of values a parameter's name, for a statement that is made once.
     """

@@ -127,7 +127,8 @@ def _still_named(
         for reference in references:
             # A table that we know by name only: another part of the backend refers to files too.
             column_of_other = table(reference.table, column(reference.column, BigInteger)).c[reference.column]
-            named.update(session.execute(select(column_of_other).where(column_of_other.in_(ids)).distinct()).scalars())
+            naming_others = session.execute(select(column_of_other).where(column_of_other.in_(ids)).distinct())
+            named.update(int(file) for file in naming_others.scalars())  # SQLite gives what was written, a text too
     return named
 
 

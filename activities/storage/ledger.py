@@ -71,7 +71,7 @@ from workflows.messages import DeletionReceipt, DeletionRequest, RowsDeleted, Un
 
 NOT_ATTEMPTED = "NotAttempted"
 """The code of sealed keys that no request was made for before the deletion's time was over."""
-LAST_PAGE = 2**62
+_LAST_PAGE = 2**62
 """No page has so high a number."""
 _STRAYS_KEPT = 1000
 
@@ -946,7 +946,7 @@ def read_pages(
     chunk: int,
     *,
     first: int = 0,
-    last: int = LAST_PAGE,
+    last: int = _LAST_PAGE,
     sources: Sequence[PageSource] = tuple(PageSource),
 ) -> Iterator[Page]:
     """The chunk's pages that still hold keys, one at a time, in order; with `sources` those of these sources alone."""
@@ -1069,7 +1069,7 @@ _KEYS_OWED = select(func.coalesce(func.sum(DeletionPage.count), 0)).where(
 )
 
 
-def keys_owed(session: Session, deletion_id: str, chunk: int, *, first: int = 0, last: int = LAST_PAGE) -> int:
+def keys_owed(session: Session, deletion_id: str, chunk: int, *, first: int = 0, last: int = _LAST_PAGE) -> int:
     """How many keys are still in these pages."""
     values = {"of": deletion_id, "of_chunk": chunk, "first": first, "last": last}
     return int(session.execute(_KEYS_OWED, values).scalar_one())

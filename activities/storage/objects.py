@@ -435,11 +435,13 @@ def _timestamp(text: str) -> datetime:
 
     S3's are ISO 8601 in bodies and RFC 9110's in headers; any other is left to botocore.
     """
-    try:
-        return datetime.fromisoformat(text) if text[:1].isdigit() else parsedate_to_datetime(text)
-    except ValueError:
-        parsed: datetime = parse_timestamp(text)
-        return parsed
+    with contextlib.suppress(AttributeError, ValueError):
+        if text.endswith("Z"):
+            return datetime.fromisoformat(text)
+        if text.endswith("GMT"):
+            return parsedate_to_datetime(text)
+    parsed: datetime = parse_timestamp(text)
+    return parsed
 
 
 def _write_batch(params: dict[str, Any], context: dict[str, Any], **_: object) -> None:
