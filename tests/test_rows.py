@@ -592,6 +592,20 @@ def test_a_file_is_kept_in_whatever_place_it_was_named(stack: Stack) -> None:
     assert world.rows()["sentry_file"].keys() & {file for build in going for file in build.file_ids} == tied
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_file_is_kept_for_a_row_that_names_it_in_another_type(stack: Stack) -> None:
+    """SQLite lets a text refer to a number, and gives a text back. PostgreSQL knows no such foreign key."""
+    build = stack.world.mobile_build(stack.world.project(stack.world.organization("acme"), "shop"), icon=None)
+    file = build.file_ids[0]
+    with stack.database.write() as session:
+        session.execute(text("CREATE TABLE sentry_newcomer (id bigint PRIMARY KEY, that_id TEXT REFERENCES sentry_file (id))"))
+        session.execute(text(f"INSERT INTO sentry_newcomer VALUES (1, '{file}')"))
+    request = stack.request([build.id])
+    with steps_of(stack) as steps:
+        receipt = steps.finish(request, steps.open_and_collect(request))
+    assert {name: ids.ids for name, ids in receipt.files.kept.items()} == {files.STILL_NAMED: (file,)}
+
+
 @ONE_DATABASE
 def test_a_file_that_a_later_chunk_deletes_is_not_said_to_be_kept(stack: Stack) -> None:
     """Two artifacts name it, and go in transactions of their own: the first keeps it for the second's sake."""
