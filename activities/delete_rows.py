@@ -178,8 +178,8 @@ class DeleteRows:
     ) -> list[ArtifactRef]:
         """Lock what is there, then look where it is: one statement would look before it had its locks."""
         known = {artifact.id: artifact for artifact in artifacts}
-        locked = session.execute(_LOCKED_ARTIFACTS, {"ids": known.keys()}).all()
-        projects = session.execute(_LOCKED_PROJECTS, {"ids": {project for _, project in locked}})
+        locked = session.execute(_LOCKED_ARTIFACTS, {"artifacts": known.keys()}).all()
+        projects = session.execute(_LOCKED_PROJECTS, {"projects": {project for _, project in locked}})
         organization = {row.id: row.organization_id for row in projects}
         present = []
         for artifact, project in locked:
@@ -306,10 +306,10 @@ _SNAPSHOT_METRICS = Part(
 _ARTIFACTS = Part(Artifact, one_of(Artifact.id, "artifacts"), (Artifact.file_id, Artifact.installable_app_file_id))
 
 _LOCKED_ARTIFACTS = (
-    select(Artifact.id, Artifact.project_id).where(one_of(Artifact.id, "ids")).order_by(Artifact.id).with_for_update()
+    select(Artifact.id, Artifact.project_id).where(one_of(Artifact.id, "artifacts")).order_by(Artifact.id).with_for_update()
 )
 _LOCKED_PROJECTS = (
-    select(Project.id, Project.organization_id).where(one_of(Project.id, "ids")).order_by(Project.id).with_for_update(read=True)
+    select(Project.id, Project.organization_id).where(one_of(Project.id, "projects")).order_by(Project.id).with_for_update(read=True)
 )
 _METRICS: dict[type[SnapshotMetrics | SizeMetrics], Select[int]] = {
     table: select(table.id).where(one_of(table.preprod_artifact_id, "artifacts")).order_by(table.id)

@@ -139,9 +139,9 @@ MUTATIONS = (
     Mutation(
         "the project read before the lock",
         "activities/delete_rows.py",
-        'locked = session.execute(_LOCKED_ARTIFACTS, {"ids": known.keys()}).all()',
+        'locked = session.execute(_LOCKED_ARTIFACTS, {"artifacts": known.keys()}).all()',
         "locked = session.execute(select(Artifact.id, Artifact.project_id).where(Artifact.id.in_(known))).all()\n"
-        '        session.execute(_LOCKED_ARTIFACTS, {"ids": known.keys()}).all()',
+        '        session.execute(_LOCKED_ARTIFACTS, {"artifacts": known.keys()}).all()',
         (f"{_MOVED}[to another organization-postgresql]",),
     ),
     Mutation(
