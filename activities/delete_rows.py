@@ -309,7 +309,10 @@ _LOCKED_ARTIFACTS = (
     select(Artifact.id, Artifact.project_id).where(one_of(Artifact.id, "artifacts")).order_by(Artifact.id).with_for_update()
 )
 _LOCKED_PROJECTS = (
-    select(Project.id, Project.organization_id).where(one_of(Project.id, "projects")).order_by(Project.id).with_for_update(read=True)
+    select(Project.id, Project.organization_id)
+    .where(one_of(Project.id, "projects"))
+    .order_by(Project.id)
+    .with_for_update(read=True)
 )
 _METRICS: dict[type[SnapshotMetrics | SizeMetrics], Select[int]] = {
     table: select(table.id).where(one_of(table.preprod_artifact_id, "artifacts")).order_by(table.id)
