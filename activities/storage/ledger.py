@@ -8,6 +8,9 @@ what is owed. Three rules hold everywhere:
 - **Compare and swap.** A page changes only if it still holds the keys that were read, and the chunk's counts change with it in
   one transaction: sealed = deleted + absent + kept + the keys that are still in pages.
 - **One order of locks**: the deletion's row, the chunk's, the backend's rows, the pages.
+
+A statement stands beside the function that runs it, made once: SQLAlchemy takes longer to put one together than to run it. Its
+parameters `of`, `of_chunk` and `of_epoch` say which deletion, chunk and attempt it is about.
 """
 
 import hashlib
