@@ -418,7 +418,7 @@ def test_a_page_is_no_single_keys_deletion(answers: Answers, status: int) -> Non
 
 def test_a_manifest_that_is_cut_off_is_read_again(answers: Answers) -> None:
     """Half a manifest is no JSON, and would be taken for an unreadable one."""
-    refusal("read", answers.give(b'{"images"', length=100))
+    assert refusal("read", answers.give(b'{"images"', length=100)) == "the object store's answer was cut off"
 
 
 @pytest.mark.parametrize("kind", [fault_proxy.cut, fault_proxy.withheld], ids=["reset", "silence"])

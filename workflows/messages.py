@@ -206,7 +206,7 @@ class Opened(Message):
 
 
 class Chunk(Message):
-    """About a hundred artifacts, whose rows go in one transaction."""
+    """Some artifacts, 250 by default, whose rows go in one transaction."""
 
     deletion_id: str
     chunk: int

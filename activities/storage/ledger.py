@@ -287,6 +287,14 @@ class Limit(LedgerTable):
     """Seconds since 1970 by the database's clock: the end of the last place that was taken."""
 
 
+def _of_chunk(table: type[DeletionArtifact | DeletionChunk | DeletionPage | DeletionPrefix]) -> tuple[ColumnElement[bool], ...]:
+    return table.deletion_id == bindparam("of"), table.chunk == bindparam("of_chunk")
+
+
+def _of_epoch(table: type[DeletionPage | DeletionPrefix]) -> tuple[ColumnElement[bool], ...]:
+    return *_of_chunk(table), table.epoch == bindparam("of_epoch")
+
+
 @dataclass(frozen=True)
 class Page:
     """A page as it was read."""
@@ -765,9 +773,7 @@ def read_chunk(session: Session, deletion_id: str, chunk: int) -> DeletionChunk:
     return _chunk(session, _A_CHUNK, deletion_id, chunk)
 
 
-_A_CHUNK = select(DeletionChunk).where(
-    DeletionChunk.deletion_id == bindparam("of"), DeletionChunk.chunk == bindparam("of_chunk")
-)
+_A_CHUNK = select(DeletionChunk).where(*_of_chunk(DeletionChunk))
 _LOCKED_CHUNK = _A_CHUNK.with_for_update()
 
 
@@ -832,9 +838,7 @@ def seal_page(session: Session, found: DeletionChunk, scope: str, source: PageSo
 
 
 _HELD_PREFIXES = select(DeletionPrefix.scope, DeletionPrefix.prefix, DeletionPrefix.exact).where(
-    DeletionPrefix.deletion_id == bindparam("of"),
-    DeletionPrefix.chunk == bindparam("of_chunk"),
-    DeletionPrefix.epoch == bindparam("of_epoch"),
+    *_of_epoch(DeletionPrefix),
 )
 
 
@@ -859,9 +863,7 @@ def seal_prefixes(
 _PAGE_DIGESTS = (
     select(DeletionPage.seq, DeletionPage.scope, DeletionPage.digest, DeletionPage.count)
     .where(
-        DeletionPage.deletion_id == bindparam("of"),
-        DeletionPage.chunk == bindparam("of_chunk"),
-        DeletionPage.epoch == bindparam("of_epoch"),
+        *_of_epoch(DeletionPage),
         DeletionPage.seq >= bindparam("first"),
     )
     .order_by(DeletionPage.seq)
@@ -887,7 +889,7 @@ def pack_strays(strays: Sequence[tuple[str, str]]) -> bytes | None:
 
 _ARTIFACTS = (
     select(DeletionArtifact.artifact_id, DeletionArtifact.project_id, DeletionArtifact.rows_state)
-    .where(DeletionArtifact.deletion_id == bindparam("of"), DeletionArtifact.chunk == bindparam("of_chunk"))
+    .where(*_of_chunk(DeletionArtifact))
     .order_by(DeletionArtifact.artifact_id)
 )
 
@@ -933,8 +935,7 @@ _PAGES = (
         DeletionPage.epoch, DeletionPage.seq, DeletionPage.scope, DeletionPage.source, DeletionPage.keys, DeletionPage.digest
     )
     .where(
-        DeletionPage.deletion_id == bindparam("of"),
-        DeletionPage.chunk == bindparam("of_chunk"),
+        *_of_chunk(DeletionPage),
         DeletionPage.seq.between(bindparam("first"), bindparam("last")),
         DeletionPage.source.in_(bindparam("sources", expanding=True)),
     )
@@ -982,9 +983,7 @@ class Settlement:
 _SHRINK_PAGE = (
     update(DeletionPage)
     .where(
-        DeletionPage.deletion_id == bindparam("of"),
-        DeletionPage.chunk == bindparam("of_chunk"),
-        DeletionPage.epoch == bindparam("of_epoch"),
+        *_of_epoch(DeletionPage),
         DeletionPage.seq == bindparam("number"),
         DeletionPage.digest == bindparam("was"),
     )
@@ -1000,9 +999,7 @@ _SHRINK_PAGE = (
 _DROP_PAGES = (
     delete(DeletionPage)
     .where(
-        DeletionPage.deletion_id == bindparam("of"),
-        DeletionPage.chunk == bindparam("of_chunk"),
-        DeletionPage.epoch == bindparam("of_epoch"),
+        *_of_epoch(DeletionPage),
         tuple_(DeletionPage.seq, DeletionPage.digest).in_(bindparam("settled", expanding=True)),
     )
     .returning(DeletionPage.seq)
@@ -1048,9 +1045,7 @@ def settle_pages(session: Session, found: DeletionChunk, settlements: Iterable[S
 
 
 _FIRST_PAGE = select(func.min(DeletionPage.seq)).where(
-    DeletionPage.deletion_id == bindparam("of"),
-    DeletionPage.chunk == bindparam("of_chunk"),
-    DeletionPage.epoch == bindparam("of_epoch"),
+    *_of_epoch(DeletionPage),
 )
 
 
@@ -1066,8 +1061,7 @@ def update_chunk(found: DeletionChunk) -> Update:
 
 
 _KEYS_OWED = select(func.coalesce(func.sum(DeletionPage.count), 0)).where(
-    DeletionPage.deletion_id == bindparam("of"),
-    DeletionPage.chunk == bindparam("of_chunk"),
+    *_of_chunk(DeletionPage),
     DeletionPage.seq.between(bindparam("first"), bindparam("last")),
 )
 
@@ -1090,8 +1084,7 @@ _TO_SWEEP = (
         DeletionPrefix.noisy_sweep,
     )
     .where(
-        DeletionPrefix.deletion_id == bindparam("of"),
-        DeletionPrefix.chunk == bindparam("of_chunk"),
+        *_of_chunk(DeletionPrefix),
         DeletionPrefix.state.in_(_UNFINISHED),
     )
     .order_by(DeletionPrefix.scope, DeletionPrefix.prefix)
@@ -1109,9 +1102,7 @@ def prefixes_to_sweep(session: Session, deletion_id: str, chunk: int) -> list[Pr
 _SETTLE_PREFIXES = (
     update(DeletionPrefix)
     .where(
-        DeletionPrefix.deletion_id == bindparam("of"),
-        DeletionPrefix.chunk == bindparam("of_chunk"),
-        DeletionPrefix.epoch == bindparam("of_epoch"),
+        *_of_epoch(DeletionPrefix),
         DeletionPrefix.scope.in_(bindparam("scopes", expanding=True)),
         one_of(DeletionPrefix.prefix, "prefixes"),
         DeletionPrefix.state == bindparam("was"),

@@ -58,7 +58,7 @@ _WHOLE_REQUEST = frozenset(
     {"NoSuchBucket", "ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch", "TokenRefreshRequired"}
 )
 _USER_AGENT = f"artifact-deletion Boto3/{boto3.__version__}"
-"""For the store's access log. Without one, botocore puts its own together twice a request: a tenth of what that costs."""
+"""For the store's access log. Without one, botocore puts its own together twice a request."""
 _REDIRECTIONS, _ERRORS = 300, 400
 # What an answer of S3's has, and a page of something in between has not: 200 alone says nothing of who answered.
 _ROOT_ELEMENTS = {
