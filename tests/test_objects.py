@@ -327,9 +327,9 @@ class Answers(ThreadingHTTPServer):
         self.sent: list[tuple[str, bytes, str | None]] = []
         self.store = S3Objects(client_of(f"http://127.0.0.1:{self.server_port}"), "private-bucket", versioned=False)
 
-    def give(self, body: bytes, status: int = 200, *, length: int | None = None) -> S3Objects:
+    def give(self, body: bytes, status: int = 200, *, length: int | None = None, etag: str | None = None) -> S3Objects:
         """Answer so from now on. Returns the store that gets the answers."""
-        self.body, self.status, self.length, self.requests, self.sent = body, status, length, 0, []
+        self.body, self.status, self.length, self.etag, self.requests, self.sent = body, status, length, etag, 0, []
         return self.store
 
 
@@ -343,6 +343,8 @@ class AnswerAlike(BaseHTTPRequestHandler):
         self.send_response(self.server.status)
         self.send_header("Content-Type", "application/xml")
         self.send_header("Content-Length", str(len(self.server.body) if self.server.length is None else self.server.length))
+        if self.server.etag is not None:
+            self.send_header("ETag", self.server.etag)
         self.end_headers()
         self.wfile.write(self.server.body)
         self.close_connection = True
@@ -418,7 +420,8 @@ def test_a_page_is_no_single_keys_deletion(answers: Answers, status: int) -> Non
 
 def test_a_manifest_that_is_cut_off_is_read_again(answers: Answers) -> None:
     """Half a manifest is no JSON, and would be taken for an unreadable one."""
-    assert refusal("read", answers.give(b'{"images"', length=100)) == "the object store's answer was cut off"
+    store = answers.give(b'{"images"', length=100, etag='"of-the-whole"')
+    assert refusal("read", store) == "the object store's answer was cut off"
 
 
 @pytest.mark.parametrize("kind", [fault_proxy.cut, fault_proxy.withheld], ids=["reset", "silence"])
