@@ -33,7 +33,7 @@ from activities.storage.keys import (
 )
 from activities.storage.ledger import ChunkState, DeletionChunk, PageSource, PrefixState, RowsState
 from activities.storage.objects import ObjectAbsent, ObjectStore, ObjectTooLarge
-from activities.storage.rows import Comparison, NamedKey, Places
+from activities.storage.rows import Comparisons, NamedKey, Places
 from workflows.messages import COLLECT_KEYS, PAGE_KEYS, Chunk, Collected
 
 _PAGES_A_TRANSACTION = 20
@@ -41,11 +41,10 @@ _PAGES_A_TRANSACTION = 20
 
 @dataclass(frozen=True)
 class Manifest:
-    """A manifest to be read: a key of the artifacts' own, and the prefixes under which what it names is theirs too."""
+    """A manifest to be read, and where it may lie. It is the artifacts' own, and so is what it names under the same prefix."""
 
     named: NamedKey
     scopes: tuple[str, ...]
-    prefixes: tuple[str, ...]
 
 
 @dataclass
@@ -144,8 +143,7 @@ class CollectKeys:
             places = rows.find_places(session, known, organization_id)
             comparisons, named = rows.named_by_columns(session, places)
             living_icons = rows.icon_ids(session, places.moved)
-        with_manifest = {(one.artifact.id, one.base_id) for one in named if one.kind == "comparison_manifest"}
-        responses = {_response_key(one) for one in comparisons if (one.head.id, one.base_id) in with_manifest}
+        responses = {_response_key(one.prefix) for one in named if one.kind == "comparison_manifest"}
         reserved = {str(one.key) for one in named if one.owned} | responses
         seal = Seal(self.database, chunk, epoch, frozenset(reserved))
         for scope, key in icons:
@@ -174,10 +172,14 @@ class CollectKeys:
             found.strays = ledger.pack_strays(counts.strays)
             return Collected(epoch=epoch, pages=found.pages, digest=found.digest, artifacts=len(artifacts), sealed=found.sealed)
 
-    def name_keys(self, sink: KeySink, places: Places, comparisons: list[Comparison], named: list[NamedKey]) -> "Counts":
+    def name_keys(self, sink: KeySink, places: Places, comparisons: Comparisons, named: list[NamedKey]) -> "Counts":
         """Tell of every key that columns, manifests and ids name, and count the rest."""
         counts = Counts()
-        manifests = list(self._manifests(counts, comparisons, named))
+        manifests = [
+            Manifest(one, tuple(self._of(one.artifact)))
+            for one in named
+            if one.kind in {"manifest", "comparison_manifest"} and counts.owned(one)
+        ]
         found_in: dict[int, str] = {}
         for done, read in enumerate(self._read(manifests)):
             between_requests(done, len(manifests))
@@ -189,22 +191,14 @@ class CollectKeys:
                 sink.add(one.kind, self._likely(one.artifact, found_in), PageSource.COLUMN, [str(one.key)])
             elif one.kind == "icon" and counts.owned(one) and (key := icon_key(one.artifact, str(one.key))):
                 sink.add(one.kind, self._of(one.artifact), PageSource.ICON, [key])
-        for comparison in comparisons:
+        for head, bases in comparisons.items():
             # Where no manifest was found, a response is not likely either: the listing of the prefix finds what there is.
-            if comparison.head.id in found_in or not self.store.listable:
-                likely = self._likely(comparison.head, found_in)
-                sink.add("comparison_response", likely, PageSource.DERIVED, [_response_key(comparison)])
+            if head.id in found_in or not self.store.listable:
+                responses = [_response_key(head.comparison_prefix(base)) for base in bases]
+                sink.add("comparison_response", self._likely(head, found_in), PageSource.DERIVED, responses)
         for artifact in (*places.present, *places.gone):
             sink.add("archive", self._of(artifact), PageSource.DERIVED, [artifact.archive_key])
         return counts
-
-    def _manifests(self, counts: "Counts", comparisons: list[Comparison], named: list[NamedKey]) -> Iterator[Manifest]:
-        by_pair = {(comparison.head.id, comparison.base_id): comparison for comparison in comparisons}
-        for one in named:
-            if one.kind == "manifest" and counts.owned(one):
-                yield Manifest(one, tuple(self._of(one.artifact)), (one.artifact.prefix,))
-            elif one.kind == "comparison_manifest" and counts.owned(one):
-                yield Manifest(one, tuple(self._of(one.artifact)), (by_pair[one.artifact.id, one.base_id or 0].prefix,))
 
     def _name_manifest(self, sink: KeySink, counts: "Counts", read: ReadManifest) -> None:
         named, key = read.manifest.named, str(read.manifest.named.key)
@@ -242,13 +236,13 @@ class CollectKeys:
             try:
                 content = self.store.read(scope + str(manifest.named.key), self.manifest_limit_bytes)
                 with self.parsing:
-                    images = parse_manifest(content)
+                    images, own = parse_manifest(content), (manifest.named.prefix,)
                     del content
                     if manifest.named.kind == "manifest":
                         read.images = len(image_hashes(images))
                     else:
                         for key in diff_mask_keys(images):
-                            read.masks.sort(key, manifest.prefixes)
+                            read.masks.sort(key, own)
                     del images
             except ObjectAbsent:
                 continue
@@ -290,8 +284,8 @@ class Counts:
         self.strays += list(zip(reasons, map(stray_text, keys), strict=True))[: PAGE_KEYS - len(self.strays)]
 
 
-def _response_key(comparison: Comparison) -> str:
-    return f"{comparison.prefix}snapshot_comparison_response.json"
+def _response_key(comparison_prefix: str) -> str:
+    return f"{comparison_prefix}snapshot_comparison_response.json"
 
 
 def _by_project(artifacts: Iterable[ArtifactRef]) -> dict[int, list[int]]:

@@ -33,7 +33,7 @@ from activities.storage.ledger import (
     RowsState,
     Settlement,
 )
-from activities.storage.rows import Comparison, NamedKey, Places
+from activities.storage.rows import Comparisons, NamedKey, Places
 from activities.storage.tables import (
     Artifact,
     ComparisonApproval,
@@ -60,7 +60,7 @@ class Cascade:
     going: dict[str, set[int]]
     """Ids of the rows by table."""
     named: list[NamedKey]
-    comparisons: list[Comparison]
+    comparisons: Comparisons
     file_ids: set[int]
 
     @property
@@ -342,7 +342,7 @@ def selected(session: Session, part: Part, ids: Mapping[str, Collection[int]]) -
 def cascade_of(session: Session, present: Sequence[ArtifactRef], organization_id: int, take: Take) -> Cascade:
     """Take children before parents, asking each row what it named."""
     by_id = {artifact.id: artifact for artifact in present}
-    cascade = Cascade(going={}, named=[], comparisons=[], file_ids=set())
+    cascade = Cascade(going={}, named=[], comparisons={}, file_ids=set())
     if not present:
         return cascade
     of_artifacts = {"artifacts": by_id.keys()}
@@ -356,12 +356,8 @@ def cascade_of(session: Session, present: Sequence[ArtifactRef], organization_id
         return taken
 
     files_named = [file for _, file in gone(_SIZE_COMPARISONS)]
-    pairs = gone(_SNAPSHOT_COMPARISONS)
-    places = rows.comparison_places(session, {(head, base) for _, head, base, _ in pairs}, organization_id)
-    for _, head, base, extras in pairs:
-        if comparison := places.get((head, base)):
-            cascade.comparisons.append(comparison)
-            cascade.named += rows.keys_of_comparison(comparison, extras)
+    cascade.comparisons, named = rows.compared(session, gone(_SNAPSHOT_COMPARISONS), organization_id)
+    cascade.named += named
     gone(_INSTALLABLES)
     for _, artifact, icon in gone(_APP_INFOS):
         files_named.append(icon_file_id(icon))

@@ -21,7 +21,7 @@ from activities.storage.drift import Schema
 from activities.storage.keys import WhyStray
 from activities.storage.ledger import PageSource
 from activities.storage.objects import ObjectStore
-from activities.storage.rows import Comparison, Places
+from activities.storage.rows import Comparisons, Places
 from activities.storage.tables import File, FileBlobIndex
 from activities.sweep_prefixes import short
 from workflows.errors import DeletionError
@@ -173,7 +173,7 @@ class PreviewDeletion:
             tally.going.setdefault(table, set()).update(ids)
         tally.file_ids |= cascade.file_ids
         # A comparison whose head is in another chunk of the request is counted there, under its head's prefix.
-        here = [one for one in comparisons if one.head.id in chunk or one.head.id not in all_places]
+        here = {head: bases for head, bases in comparisons.items() if head.id in chunk or head.id not in all_places}
         named = [one for one in named if one.base_id is None or one.artifact.id in chunk or one.artifact.id not in all_places]
         kinds = NamedKinds()
         counts = self.collect.name_keys(kinds, places, here, named)
@@ -183,7 +183,7 @@ class PreviewDeletion:
         self._count_objects(places, here, kinds, set(all_places), tally)
 
     def _count_objects(
-        self, places: Places, comparisons: list[Comparison], kinds: NamedKinds, asked: set[int], tally: Tally
+        self, places: Places, comparisons: Comparisons, kinds: NamedKinds, asked: set[int], tally: Tally
     ) -> None:
         with self.database.read(snapshot=True) as session:
             kept = icons_still_named(session, {key for _, key in kinds.alone[ICON]}, asked)

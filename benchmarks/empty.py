@@ -25,7 +25,7 @@ from demo.run import WorkerProcess
 from workflows.converter import connect
 
 QUEUE, STORE_QUEUE = "empty", "empty-store"
-WORKFLOW, UPDATE = "Empty", "rows_deleted"
+WORKFLOW, CHUNKS_WORKFLOW, UPDATE = "Empty", "EmptyChunks", "rows_deleted"
 
 
 @activity.defn
@@ -43,26 +43,46 @@ class Empty:
     @workflow.run
     async def run(self) -> None:
         """Open, collect, delete rows, objects beside trace items, sweep twice, look at others, close."""
-        await self._within()
-        await self._step(STORE_QUEUE)
-        await self._step(QUEUE)
+        await _within()
+        await _step(STORE_QUEUE)
+        await _step(QUEUE)
         self._rows_deleted = True
-        await asyncio.gather(self._step(STORE_QUEUE), self._step(QUEUE))
-        await self._step(STORE_QUEUE)
-        await self._step(STORE_QUEUE)
-        await self._within()
-        await self._within()
+        await asyncio.gather(_step(STORE_QUEUE), _step(QUEUE))
+        await _step(STORE_QUEUE)
+        await _step(STORE_QUEUE)
+        await _within()
+        await _within()
 
     @workflow.update(name=UPDATE)
     async def rows_deleted(self) -> None:
         """Returns when a deletion would have deleted its rows."""
         await workflow.wait_condition(lambda: self._rows_deleted)
 
-    async def _step(self, queue: str) -> None:
-        await workflow.execute_activity(nothing, task_queue=queue, start_to_close_timeout=timedelta(minutes=1))
 
-    async def _within(self) -> None:
-        await workflow.execute_local_activity(nothing, start_to_close_timeout=timedelta(seconds=5))
+@workflow.defn(name=CHUNKS_WORKFLOW)
+class EmptyChunks:
+    """As many round trips as a deletion of many artifacts makes until their rows are gone."""
+
+    @workflow.run
+    async def run(self, chunks: int, chunks_at_once: int) -> None:
+        """Open, then of each chunk collect and delete rows."""
+        at_once = asyncio.Semaphore(chunks_at_once)
+
+        async def delete_rows_of_one() -> None:
+            async with at_once:
+                await _step(STORE_QUEUE)
+                await _step(QUEUE)
+
+        await _step(QUEUE)
+        await asyncio.gather(*(delete_rows_of_one() for _ in range(chunks)))
+
+
+async def _step(queue: str) -> None:
+    await workflow.execute_activity(nothing, task_queue=queue, start_to_close_timeout=timedelta(minutes=1))
+
+
+async def _within() -> None:
+    await workflow.execute_local_activity(nothing, start_to_close_timeout=timedelta(seconds=5))
 
 
 class EmptyWorker(WorkerProcess):
@@ -91,12 +111,17 @@ async def until_empty(client: Client) -> None:
     await client.execute_workflow(WORKFLOW, id=str(uuid.uuid4()), task_queue=QUEUE)
 
 
+async def until_chunks_empty(client: Client, chunks: int, chunks_at_once: int) -> None:
+    """Start an empty deletion of so many chunks, and wait until a real one would have deleted its rows."""
+    await client.execute_workflow(CHUNKS_WORKFLOW, args=[chunks, chunks_at_once], id=str(uuid.uuid4()), task_queue=QUEUE)
+
+
 async def main() -> None:
     """Work until the process is ended."""
     client = await connect()
     async with AsyncExitStack() as stack:
         threads = stack.enter_context(ThreadPoolExecutor(32))
-        for queue, workflows in ((QUEUE, [Empty]), (STORE_QUEUE, [])):
+        for queue, workflows in ((QUEUE, [Empty, EmptyChunks]), (STORE_QUEUE, [])):
             worker = Worker(
                 client,
                 task_queue=queue,

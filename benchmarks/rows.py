@@ -1,7 +1,9 @@
 """Many artifacts with many rows and few objects: ours from request to rows gone, beside the same cascade as SQL by hand."""
 
+import asyncio
 import itertools
 import json
+import os
 import statistics
 import sys
 import threading
@@ -19,18 +21,21 @@ from obstore.store import S3Store
 from sqlalchemy import text
 from temporalio.api.enums.v1 import EventType
 
-from benchmarks.measure import ContenderFailed, cpu_s, table
+from benchmarks.empty import EmptyWorker, until_chunks_empty
+from benchmarks.measure import ContenderFailed, Cost, cpu_s, measured, table
 from benchmarks.stage import BUCKET, Stage
 from client import accept_deletion, start_deletion, wait_rows_deleted
+from settings import Settings
 from workflows.messages import COLLECT_KEYS, DELETE_ROWS, DeletionRequest
 
 ORGANIZATION = PROJECT = 9001
 WARMING_UP, BASES = 10, 10
 ROWS_AN_ARTIFACT = 17
 OURS, SQL = "ours, request to rows gone", "SQL by hand, one transaction"
+MANIFESTS, EMPTY = "reading the manifests alone, boto3, 8 threads", "Temporal alone, empty steps up to the rows"
 HEAD = (
     *("contender", "wall s", "rows a second", "wall / SQL by hand", "longest lock on rows ms"),
-    *("PostgreSQL CPU s", "worker CPU s", "Temporal CPU s"),
+    *("client CPU s", "store CPU s", "PostgreSQL CPU s", "Temporal CPU s", "peak MB"),
 )
 _FILL, _CASCADE = ((Path(__file__).parent / name).read_text() for name in ("rows.sql", "cascade.sql"))
 _LOCKED_SINCE = """
@@ -40,16 +45,13 @@ WHERE relation = 'sentry_preprodartifact'::regclass AND mode IN ('RowShareLock',
 
 
 @dataclass
-class Run:
-    """What one run of one contender came to, in seconds."""
+class Run(Cost):
+    """What one run of one contender came to; its other CPU is PostgreSQL's."""
 
-    rows: int
-    wall_s: float = 0.0
+    rows: int = 0
+    temporal_cpu_s: float = 0.0
     locked_s: float = 0.0
     """The longest time that one transaction held locks on the backend's rows, as sampled."""
-    postgres_cpu_s: float = 0.0
-    worker_cpu_s: float = 0.0
-    temporal_cpu_s: float = 0.0
     steps_s: dict[str, float] = field(default_factory=dict)
     """Each kind of step, summed over chunks, several of which are at work at a time."""
     receipt_s: float | None = None
@@ -57,8 +59,8 @@ class Run:
 
 
 @contextmanager
-def watched(stage: Stage, run: Run, worker: Sequence[int] = ()) -> Iterator[None]:
-    """Put down time and CPU of what is done inside, and the longest that rows were locked."""
+def watched(stage: Stage, run: Run, client: int) -> Iterator[None]:
+    """Put down what is done inside costs this process and the servers, and the longest that rows were locked."""
     ended = threading.Event()
 
     def sample() -> None:
@@ -69,14 +71,12 @@ def watched(stage: Stage, run: Run, worker: Sequence[int] = ()) -> Iterator[None
 
     sampler = threading.Thread(target=sample, daemon=True)
     sampler.start()
-    watched_pids = ([stage.postgres.pid], worker, [stage.temporal.pid])
-    before, began = [cpu_s(pids) for pids in watched_pids], time.perf_counter()
+    before = cpu_s([stage.temporal.pid])
     try:
-        yield
+        with measured(run, worker=client, store=stage.objects.pid, others=[stage.postgres.pid]):
+            yield
     finally:
-        run.wall_s = time.perf_counter() - began
-        after = [cpu_s(pids) for pids in watched_pids]
-        run.postgres_cpu_s, run.worker_cpu_s, run.temporal_cpu_s = (b - a for a, b in zip(before, after, strict=True))
+        run.temporal_cpu_s = cpu_s([stage.temporal.pid]) - before
         ended.set()
         sampler.join()
 
@@ -113,23 +113,25 @@ def fill(stage: Stage, count: int, *, objects: bool) -> range:
 
 def delete_by_hand(stage: Stage, ids: range) -> Run:
     """See cascade.sql."""
-    run = Run(ROWS_AN_ARTIFACT * len(ids))
-    with psycopg.connect(_dsn(stage)) as connection, watched(stage, run):
+    run = Run(rows=ROWS_AN_ARTIFACT * len(ids))
+    began = time.thread_time()
+    with psycopg.connect(_dsn(stage)) as connection, watched(stage, run, os.getpid()):
         for statement in _CASCADE.split(";\n")[:-1]:
             connection.execute(statement, {"ids": list(ids)})
         connection.commit()
+    run.client_cpu_s = time.thread_time() - began  # without whoever watches the locks in this process
     return run
 
 
 async def delete_ours(stage: Stage, ids: range, *, receipt: bool) -> Run:
     """By a worker that is up and has deleted before. Without `receipt`, the deletion is ended when its rows are gone."""
-    run = Run(ROWS_AN_ARTIFACT * len(ids))
+    run = Run(rows=ROWS_AN_ARTIFACT * len(ids))
     with stage.worker("worker-rows", shutdown_grace_s="1") as worker:
         warming_up = DeletionRequest(organization_id=ORGANIZATION, artifact_ids=tuple(range(ids[0] - WARMING_UP, ids[0])))
         await (await start_deletion(stage.client, warming_up)).result()
         request = DeletionRequest(organization_id=ORGANIZATION, artifact_ids=tuple(ids))
         began = time.perf_counter()
-        with watched(stage, run, [worker.pid]):
+        with watched(stage, run, worker.pid):
             with stage.database.write() as session:
                 accept_deletion(session, request)
             deleted = await wait_rows_deleted(stage.client, request)
@@ -146,6 +148,27 @@ async def delete_ours(stage: Stage, ids: range, *, receipt: bool) -> Run:
     return run
 
 
+def read_manifests(stage: Stage, ids: range) -> Run:
+    """What no deletion of these artifacts can leave out: one GET each."""
+    run, keys = Run(), [key for key, _ in _objects(ids) if key.endswith("/comparison.json")]
+    readers = Settings.model_fields["manifest_readers"].default
+    costs = measured(run, worker=os.getpid(), store=stage.objects.pid, others=[stage.postgres.pid])
+    with costs, ThreadPoolExecutor(readers) as threads:
+        list(threads.map(lambda key: stage.s3.get_object(Bucket=BUCKET, Key=key)["Body"].read(), keys))
+    return run
+
+
+async def take_empty_steps(stage: Stage, artifacts: int) -> Run:
+    """As many steps as a deletion of so many artifacts has until its rows are gone."""
+    run = Run()
+    chunks, at_once = (Settings.model_fields[name].default for name in ("chunk_artifacts", "chunks_at_once"))
+    with EmptyWorker.of(stage, "worker-rows-empty") as worker:
+        await until_chunks_empty(stage.client, 1, 1)
+        with watched(stage, run, worker.pid):
+            await until_chunks_empty(stage.client, -(-artifacts // chunks), at_once)
+    return run
+
+
 async def rows(stage: Stage, *, sizes: Sequence[tuple[int, int]], receipts: int) -> dict[str, Any]:
     """(artifacts, rounds) in turns; ours is waited for to the receipt once for at most `receipts` artifacts."""
     results: dict[str, Any] = {}
@@ -155,9 +178,11 @@ async def rows(stage: Stage, *, sizes: Sequence[tuple[int, int]], receipts: int)
             for name in (OURS, SQL) if number % 2 else (SQL, OURS):
                 ids = fill(stage, size, objects=name == OURS)
                 if name == OURS:
+                    runs[MANIFESTS].append(await asyncio.to_thread(read_manifests, stage, ids))
+                    runs[EMPTY].append(await take_empty_steps(stage, size))
                     run = await delete_ours(stage, ids, receipt=size <= receipts and not number)
                 else:
-                    run = delete_by_hand(stage, ids)
+                    run = await asyncio.to_thread(delete_by_hand, stage, ids)
                 with stage.database.read() as session:
                     if left := session.execute(
                         text(f"SELECT count(*) FROM sentry_preprodartifact WHERE id >= {ids[0]}")
@@ -183,13 +208,14 @@ def _shown(runs: dict[str, list[Run]]) -> Iterator[Sequence[object]]:
         return float(statistics.median(getattr(run, what) for run in runs[name]))
 
     rows, theirs = runs[SQL][0].rows, middle(SQL, "wall_s")
-    for name in runs:
-        wall = middle(name, "wall_s")
-        cpu = (middle(name, f"{whose}_cpu_s") for whose in ("postgres", "worker", "temporal"))
-        yield name, wall, round(rows / wall), wall / theirs, 1000 * middle(name, "locked_s"), *cpu
+    for name in (SQL, OURS, MANIFESTS, EMPTY):
+        wall, deletes = middle(name, "wall_s"), bool(runs[name][0].rows)
+        lock = 1000 * middle(name, "locked_s") if deletes else ""
+        costs = (middle(name, what) for what in ("client_cpu_s", "store_cpu_s", "other_cpu_s", "temporal_cpu_s", "peak_mb"))
+        yield name, wall, round(rows / wall) if deletes else "", wall / theirs, lock, *costs
     for step in (COLLECT_KEYS, DELETE_ROWS):
         took = statistics.median(run.steps_s[step.name] for run in runs[OURS])
-        yield f"ours, all {step.name} steps added up", took, round(rows / took), took / theirs, *[""] * 4
+        yield f"ours, all {step.name} steps added up", took, round(rows / took), took / theirs, *[""] * 6
     for run in runs[OURS]:
         if run.receipt_s is not None:
             yield (
@@ -197,7 +223,7 @@ def _shown(runs: dict[str, list[Run]]) -> Iterator[Sequence[object]]:
                 run.receipt_s,
                 round(rows / run.receipt_s),
                 run.receipt_s / theirs,
-                *[""] * 4,
+                *[""] * 6,
             )
 
 

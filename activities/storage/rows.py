@@ -1,6 +1,7 @@
 """What the backend's rows say of artifacts: where they are, and which keys and files their columns name."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,17 +26,8 @@ class Places:
     """In another organization by now."""
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """A comparison of which at least one side is being deleted, in the head's place."""
-
-    head: ArtifactRef
-    base_id: int
-
-    @property
-    def prefix(self) -> str:
-        """The comparison's own prefix."""
-        return self.head.comparison_prefix(self.base_id)
+Comparisons = Mapping[ArtifactRef, Sequence[int]]
+"""The base artifacts' ids by head, of comparisons of which at least one side is being deleted."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +40,16 @@ class NamedKey:
     base_id: int | None = None
 
     @property
+    def prefix(self) -> str:
+        """Where the artifact's own keys of this kind lie, and those of a comparison. Icons have no such place."""
+        return self.artifact.prefix if self.base_id is None else self.artifact.comparison_prefix(self.base_id)
+
+    @property
     def owned(self) -> bool:
         """True if it is a key of the artifact's own (icons have rules of their own)."""
-        prefix = self.artifact.prefix if self.base_id is None else self.artifact.comparison_prefix(self.base_id)
         if self.kind == "icon":
             return isinstance(self.key, str) and icon_key(self.artifact, self.key) is not None
-        return lies_under(self.key, (prefix,))
+        return lies_under(self.key, (self.prefix,))
 
     @property
     def elsewhere(self) -> bool:
@@ -78,7 +74,12 @@ _ICONS = select(MobileAppInfo.preprod_artifact_id, MobileAppInfo.app_icon_id).wh
 )
 # By the comparison's own columns, which have indexes: asked by artifact, the database would read every comparison it has.
 _COMPARISONS = (
-    select(SnapshotComparison.head_snapshot_metrics_id, SnapshotComparison.base_snapshot_metrics_id, SnapshotComparison.extras)
+    select(
+        SnapshotComparison.id,
+        SnapshotComparison.head_snapshot_metrics_id,
+        SnapshotComparison.base_snapshot_metrics_id,
+        SnapshotComparison.extras,
+    )
     .where(
         or_(
             one_of(SnapshotComparison.head_snapshot_metrics_id, "metrics"),
@@ -112,16 +113,18 @@ def find_places(session: Session, known: Mapping[int, int | None], organization_
     return places
 
 
-def named_by_columns(session: Session, places: Places) -> tuple[list[Comparison], list[NamedKey]]:
+def named_by_columns(session: Session, places: Places) -> tuple[Comparisons, list[NamedKey]]:
     """The present artifacts' comparisons, as head or base, and every object key that a column of all these rows names."""
     by_id = {artifact.id: artifact for artifact in places.present}
     metrics = session.execute(_METRICS, {"artifacts": by_id.keys()}).all()
     icons = session.execute(_ICONS, {"artifacts": by_id.keys()})
     named = [key for _, artifact, extras in metrics for key in keys_of_metrics(by_id[artifact], extras)]
     named += [key for artifact, icon in icons for key in keys_of_app_info(by_id[artifact], icon)]
-    comparisons = _comparisons(session, [row.id for row in metrics], places)
-    named += [key for comparison, extras in comparisons for key in keys_of_comparison(comparison, extras)]
-    return [comparison for comparison, _ in comparisons], named
+    if not metrics:
+        return {}, named
+    found = session.execute(_COMPARISONS, {"metrics": [row.id for row in metrics]}).all()
+    comparisons, named_by_them = compared(session, found, places.present[0].organization_id)
+    return comparisons, named + named_by_them
 
 
 def icon_ids(session: Session, artifact_ids: Collection[int]) -> set[str]:
@@ -137,12 +140,6 @@ def keys_of_metrics(artifact: ArtifactRef, extras: Any) -> list[NamedKey]:
     return [NamedKey(kind, artifact, key) for kind, name in pairs if (key := column_key(extras, name)) is not None]
 
 
-def keys_of_comparison(comparison: Comparison, extras: Any) -> list[NamedKey]:
-    """What `SnapshotComparison.extras` names."""
-    key = column_key(extras, "comparison_key")
-    return [] if key is None else [NamedKey("comparison_manifest", comparison.head, key, comparison.base_id)]
-
-
 def keys_of_app_info(artifact: ArtifactRef, app_icon_id: str | None) -> list[NamedKey]:
     """What `MobileAppInfo.app_icon_id` names, unless it is a file's id."""
     if not app_icon_id or icon_file_id(app_icon_id) is not None:
@@ -150,12 +147,17 @@ def keys_of_app_info(artifact: ArtifactRef, app_icon_id: str | None) -> list[Nam
     return [NamedKey("icon", artifact, app_icon_id)]
 
 
-def own_prefixes(places: Places, comparisons: Iterable[Comparison], scopes: Scopes) -> list[tuple[str, str, bool]]:
+def own_prefixes(places: Places, comparisons: Comparisons, scopes: Scopes) -> list[tuple[str, str, bool]]:
     """(scope, prefix, exact) of all that belongs to these artifacts alone, in every usecase."""
     owned = [*places.present, *places.gone]
     heads = {artifact.id for artifact in owned}
     # A comparison under a head of ours lies under the head's own prefix already.
-    as_base = [(one.head, one.prefix, False) for one in comparisons if one.head.id not in heads]
+    as_base = [
+        (head, head.comparison_prefix(base), False)
+        for head, bases in comparisons.items()
+        if head.id not in heads
+        for base in bases
+    ]
     return [
         (scope, prefix, exact)
         for artifact, prefix, exact in [
@@ -167,23 +169,23 @@ def own_prefixes(places: Places, comparisons: Iterable[Comparison], scopes: Scop
     ]
 
 
-def comparison_places(
-    session: Session, metrics_pairs: Iterable[tuple[int, int]], organization_id: int
-) -> dict[tuple[int, int], Comparison]:
-    """Comparisons by their (head, base) snapshot metrics, where the head is in the organization."""
-    pairs = set(metrics_pairs)
-    rows = session.execute(_PLACES_OF_METRICS, {"metrics": {metrics for pair in pairs for metrics in pair}})
+def compared(
+    session: Session, comparisons: Sequence[tuple[int, int, int, Any]], organization_id: int
+) -> tuple[Comparisons, list[NamedKey]]:
+    """What rows of (id, head metrics, base metrics, extras) say, where the head is in the organization.
+
+    Returns who was compared with whom, and what `SnapshotComparison.extras` names.
+    """
+    metrics = {head for _, head, _, _ in comparisons} | {base for _, _, base, _ in comparisons}
+    rows = session.execute(_PLACES_OF_METRICS, {"metrics": metrics}) if metrics else ()
     place = {metrics: ArtifactRef(organization, project, artifact) for metrics, artifact, project, organization in rows}
-    return {
-        (head, base): Comparison(place[head], place[base].id)
-        for head, base in pairs
-        if head in place and base in place and place[head].organization_id == organization_id
-    }
-
-
-def _comparisons(session: Session, metrics: Sequence[int], places: Places) -> list[tuple[Comparison, Any]]:
-    if not metrics:
-        return []
-    rows = session.execute(_COMPARISONS, {"metrics": metrics}).all()
-    found = comparison_places(session, {(head, base) for head, base, _ in rows}, places.present[0].organization_id)
-    return [(found[head, base], extras) for head, base, extras in rows if (head, base) in found]
+    bases: dict[ArtifactRef, list[int]] = defaultdict(list)
+    named = []
+    for _, head_metrics, base_metrics, extras in comparisons:
+        head, base = place.get(head_metrics), place.get(base_metrics)
+        if head is None or base is None or head.organization_id != organization_id:
+            continue
+        bases[head].append(base.id)
+        if extras and (key := column_key(extras, "comparison_key")) is not None:
+            named.append(NamedKey("comparison_manifest", head, key, base.id))
+    return bases, named
