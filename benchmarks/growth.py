@@ -1,6 +1,8 @@
 """What a key costs us, from a thousand to a million of them, against a store that answers at once."""
 
+import statistics
 import threading
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -50,31 +52,38 @@ def ledger_watched(stage: Stage, most: dict[str, int]) -> Iterator[None]:
         watcher.join()
 
 
-async def growth(stage: Stage, *, sizes: Sequence[int]) -> dict[str, Any]:
-    """One run a size, each with a worker of its own, whose peak of memory is then that size's."""
-    results: dict[str, Any] = {}
+async def growth(stage: Stage, *, sizes: Sequence[int], rounds: int) -> dict[str, Any]:
+    """So many rounds of all sizes. Returns medians by size."""
+    runs = defaultdict[str, list[dict[str, float]]](list)
     with InstantStore(stage.folder / "instant") as store:
-        for size in sizes:
-            doomed = Doomed(size)
-            store.hold(doomed)
-            stage.insert_rows(doomed)
-            with stage.database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-                connection.execute(text("VACUUM FULL artifact_deletion.artifact_deletion_page"))
-            most = {"packed": 0, "on_disk": 0}
-            with stage.worker(f"worker-{size}", s3_endpoint=store.endpoint) as worker:
-                with ledger_watched(stage, most):
-                    cost, request = await delete_ours(stage, worker.pid, doomed, store.pid)
-                whole = cpu_s([worker.pid])
-            results[str(size)] = vars(cost) | most | {"whole_cpu_s": whole} | await history_of(stage, request)
-            with stage.database.read() as session:
-                results[str(size)]["rows_left"] = session.execute(_LEFT).scalar_one()
-            if recorded(stage.database, request.workflow_id).receipt is None:
-                raise ContenderFailed("ours: no receipt")
-    print(
-        f"\n### Growth: against a store that answers at once\n\n{table(HEAD, [_row(*one) for one in results.items()])}\n",
-        flush=True,
-    )
+        for _ in range(rounds):
+            for size in sizes:
+                runs[str(size)].append(await _grown(stage, store, Doomed(size)))
+    results = {
+        size: {figure: statistics.median(run[figure] for run in of_size) for figure in of_size[0]}
+        for size, of_size in runs.items()
+    }
+    shown = table(HEAD, [_row(*one) for one in results.items()])
+    print(f"\n### Growth: against a store that answers at once, medians of {rounds}\n\n{shown}\n", flush=True)
     return results
+
+
+async def _grown(stage: Stage, store: InstantStore, doomed: Doomed) -> dict[str, float]:
+    """By a worker of its own, whose peak of memory is then that of this size."""
+    store.hold(doomed)
+    stage.insert_rows(doomed)
+    with stage.database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("VACUUM FULL artifact_deletion.artifact_deletion_page"))
+    most = {"packed": 0, "on_disk": 0}
+    with stage.worker(f"worker-{doomed.keys}", s3_endpoint=store.endpoint) as worker:
+        with ledger_watched(stage, most):
+            cost, request = await delete_ours(stage, worker.pid, doomed, store.pid)
+        whole = cpu_s([worker.pid])
+    if recorded(stage.database, request.workflow_id).receipt is None:
+        raise ContenderFailed("ours: no receipt")
+    with stage.database.read() as session:
+        left = session.execute(_LEFT).scalar_one()
+    return vars(cost) | most | {"whole_cpu_s": whole, "rows_left": left} | await history_of(stage, request)
 
 
 async def history_of(stage: Stage, request: DeletionRequest) -> dict[str, int]:

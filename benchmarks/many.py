@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import dataclasses
+import os
 import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from benchmarks.data import ORGANIZATION, Doomed
 from benchmarks.empty import EmptyWorker, until_empty
 from benchmarks.growth import history_of
-from benchmarks.measure import ContenderFailed, Cost, cpu_s, measured, table
+from benchmarks.measure import ContenderFailed, Cost, measured, table
 from benchmarks.reference import delete_snapshot
 from benchmarks.stage import BUCKET, Stage, connect
 from client import accept_deletion, start_deletion
@@ -22,7 +23,8 @@ REFERENCE = "the reference's way, one after another"
 EMPTY = "Temporal alone in memory, empty steps"
 HEAD = (
     *("contender", "deletions a second", "over the reference's", "s", "client CPU s a deletion"),
-    *("store CPU s a deletion", "Temporal and PostgreSQL CPU s a deletion", "Temporal events a deletion", "objects left"),
+    *("store CPU s a deletion", "Temporal and PostgreSQL CPU s a deletion", "peak MB"),
+    *("Temporal events a deletion", "objects left"),
 )
 
 
@@ -78,7 +80,7 @@ async def many(stage: Stage, *, deletions: int) -> dict[str, Any]:
         (
             *(name, deletions / found["wall_s"], results[REFERENCE]["wall_s"] / found["wall_s"], found["wall_s"]),
             *(found[cost] / deletions for cost in ("client_cpu_s", "store_cpu_s", "other_cpu_s")),
-            *(found["events"], found["left"]),
+            *(found["peak_mb"], found["events"], found["left"]),
         )
         for name, found in results.items()
     ]
@@ -88,17 +90,11 @@ async def many(stage: Stage, *, deletions: int) -> dict[str, Any]:
 
 def _the_reference_s_way(stage: Stage, doomed: Sequence[Doomed]) -> Cost:
     world, cost = World(stage.database.engine, stage.s3, BUCKET), Cost()
-    others = [cpu_s([pid]) for pid in (stage.objects.pid, stage.postgres.pid)]
-    own, began = time.process_time(), time.perf_counter()
-    for one in doomed:
-        manifest = f"{one.ref.prefix}manifest.json"
-        delete_snapshot(
-            stage.database, stage.s3, world, Snapshot(one.ref, one.id, SNAPSHOTS, {}, selective=False, manifest_key=manifest)
-        )
-    cost.wall_s, cost.client_cpu_s = time.perf_counter() - began, time.process_time() - own
-    cost.store_cpu_s, cost.other_cpu_s = (
-        cpu_s([pid]) - before for pid, before in zip((stage.objects.pid, stage.postgres.pid), others, strict=True)
-    )
+    with measured(cost, worker=os.getpid(), store=stage.objects.pid, others=[stage.postgres.pid]):
+        for one in doomed:
+            manifest = f"{one.ref.prefix}manifest.json"
+            snapshot = Snapshot(one.ref, one.id, SNAPSHOTS, {}, selective=False, manifest_key=manifest)
+            delete_snapshot(stage.database, stage.s3, world, snapshot)
     return cost
 
 

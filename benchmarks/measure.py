@@ -106,6 +106,11 @@ def median(costs: Sequence[Cost]) -> Cost:
     return Cost(*(statistics.median(values) for values in zip(*(vars(cost).values() for cost in costs), strict=True)))
 
 
+def mean(costs: Sequence[Cost]) -> Cost:
+    """The mean of each figure by itself."""
+    return Cost(*(statistics.fmean(values) for values in zip(*(vars(cost).values() for cost in costs), strict=True)))
+
+
 def percentile(values: Sequence[float], share: float) -> float:
     """The smallest value that at least this share of them do not exceed."""
     ordered = sorted(values)

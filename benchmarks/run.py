@@ -35,7 +35,9 @@ async def run(stage: Stage, parts: Sequence[str], *, quick: bool, keys: Sequence
     if "steps" in parts:
         results["steps"] = await asyncio.to_thread(steps, stage, deletions=5 if quick else 100)
     if "growth" in parts:
-        results["growth"] = await growth(stage, sizes=[1_000, 10_000, 100_000, *([] if quick else [1_000_000])])
+        results["growth"] = await growth(
+            stage, sizes=[1_000, 10_000, 100_000, *([] if quick else [1_000_000])], rounds=1 if quick else 3
+        )
     if "bulk" in parts:
         sizes = keys or ([4_000] if quick else [20_000, 100_000])
         results["bulk"] = await bulk(stage, sizes=sizes, rounds=3, reference=[4_000] if quick else [20_000], quick=quick)

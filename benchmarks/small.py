@@ -1,13 +1,16 @@
 """One artifact with one comparison of fifty masks: how long whoever asked waits."""
 
 import asyncio
+import contextlib
+import os
 import time
 from collections import defaultdict
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.empty import EmptyWorker, until_rows_deleted
-from benchmarks.measure import ContenderFailed, percentile, table
+from benchmarks.measure import ContenderFailed, Cost, mean, measured, percentile, table
 from benchmarks.reference import delete_snapshot
 from benchmarks.stage import BUCKET, Stage
 from client import accept_deletion, start_deletion, wait_rows_deleted
@@ -21,18 +24,23 @@ ROWS, RECEIPT = "ours, request to rows gone", "ours, request to receipt"
 WITH_QUIET_PERIOD = f"the same, with a quiet period of {QUIET_PERIOD_S:.0f} s"
 EMPTY_ROWS, EMPTY_RECEIPT = "Temporal alone, empty steps up to the rows", "Temporal alone, empty steps up to the receipt"
 WARMING_UP = "a new worker's first"
+HEAD = (
+    *("wait", "p50 ms", "p95 ms", "p50 / the reference's"),
+    *("client CPU ms", "store CPU ms", "Temporal and PostgreSQL CPU ms", "peak MB"),
+)
 SHOWN = (REFERENCE, ROWS, RECEIPT, WITH_QUIET_PERIOD, EMPTY_ROWS, EMPTY_RECEIPT)
 
 
 @dataclass(frozen=True)
 class Waits:
-    """Makes snapshots, has them deleted, and puts down how long whoever asked waited, in seconds."""
+    """Makes snapshots, has them deleted, and puts down how long whoever asked waited, in seconds, and what a deletion cost."""
 
     stage: Stage
     world: World
     project: Project
     base: Snapshot
     seconds: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    costs: defaultdict[str, list[Cost]] = field(default_factory=lambda: defaultdict(list))
 
     @classmethod
     def on(cls, stage: Stage) -> "Waits":
@@ -47,53 +55,70 @@ class Waits:
         self.world.comparison(one, self.base, masks=MASKS)
         return one
 
+    @contextlib.contextmanager
+    def _counted(self, name: str, client: int, rows: str | None = None) -> Iterator[Callable[[], None]]:
+        """Put down what is done inside. What it yields says that the rows are gone."""
+        cost = Cost()
+        with measured(cost, worker=client, store=self.stage.objects.pid, others=self.stage.others):
+            began = time.perf_counter()
+            yield lambda: self.seconds[rows].append(time.perf_counter() - began) if rows else None
+        self.seconds[name].append(cost.wall_s)
+        self.costs[name].append(cost)
+
     async def reference(self) -> None:
         """The reference's caller."""
-        theirs, began = self.snapshot(), time.perf_counter()
-        await asyncio.to_thread(delete_snapshot, self.stage.database, self.stage.s3, self.world, theirs)
-        self.seconds[REFERENCE].append(time.perf_counter() - began)
+        theirs = self.snapshot()
+        with self._counted(REFERENCE, os.getpid()):
+            await asyncio.to_thread(delete_snapshot, self.stage.database, self.stage.s3, self.world, theirs)
 
-    async def ours(self, receipt: str, rows: str | None = None) -> None:
+    async def ours(self, worker: int, receipt: str, rows: str | None = None) -> None:
         """From the request to the receipt, and to the rows if that is named. Raises ContenderFailed."""
         request = DeletionRequest(organization_id=self.project.organization_id, artifact_ids=(self.snapshot().id,))
-        began = time.perf_counter()
-        with self.stage.database.write() as session:
-            accept_deletion(session, request)
-        await wait_rows_deleted(self.stage.client, request)
-        if rows is not None:
-            self.seconds[rows].append(time.perf_counter() - began)
-        closed = await (await start_deletion(self.stage.client, request)).result()
-        self.seconds[receipt].append(time.perf_counter() - began)
+        with self._counted(receipt, worker, rows) as rows_gone:
+            with self.stage.database.write() as session:
+                accept_deletion(session, request)
+            await wait_rows_deleted(self.stage.client, request)
+            rows_gone()
+            closed = await (await start_deletion(self.stage.client, request)).result()
         if not closed.complete or closed.objects.deleted < MASKS:
             raise ContenderFailed(f"ours: the receipt says {closed.objects}")
 
-    async def nothing(self) -> None:
+    async def nothing(self, worker: int) -> None:
         """Temporal alone."""
-        began = time.perf_counter()
-        start = await until_rows_deleted(self.stage.client)
-        self.seconds[EMPTY_ROWS].append(time.perf_counter() - began)
-        await (await start.workflow_handle()).result()
-        self.seconds[EMPTY_RECEIPT].append(time.perf_counter() - began)
+        with self._counted(EMPTY_RECEIPT, worker, EMPTY_ROWS) as rows_gone:
+            start = await until_rows_deleted(self.stage.client)
+            rows_gone()
+            await (await start.workflow_handle()).result()
 
 
 async def small(stage: Stage, *, deletions: int) -> dict[str, Any]:
     """As many of each, one after another and in turns."""
     waits = Waits.on(stage)
-    with stage.worker("worker-small"), EmptyWorker.of(stage, "worker-empty"):
-        await waits.ours(WARMING_UP)
+    with stage.worker("worker-small") as worker, EmptyWorker.of(stage, "worker-empty") as empty:
+        await waits.ours(worker.pid, WARMING_UP)
         for _ in range(deletions):
             await waits.reference()
-            await waits.ours(RECEIPT, ROWS)
-            await waits.nothing()
-    with stage.worker("worker-small-quiet", quiet_period_s=str(QUIET_PERIOD_S)):
-        await waits.ours(WARMING_UP)
+            await waits.ours(worker.pid, RECEIPT, ROWS)
+            await waits.nothing(empty.pid)
+    with stage.worker("worker-small-quiet", quiet_period_s=str(QUIET_PERIOD_S)) as worker:
+        await waits.ours(worker.pid, WARMING_UP)
         for _ in range(deletions // 5):
-            await waits.ours(WITH_QUIET_PERIOD)
+            await waits.ours(worker.pid, WITH_QUIET_PERIOD)
     median = {name: percentile(waits.seconds[name], 0.5) for name in SHOWN}
     rows = [
-        (name, 1000 * median[name], 1000 * percentile(waits.seconds[name], 0.95), median[name] / median[REFERENCE])
+        (
+            *(name, 1000 * median[name], 1000 * percentile(waits.seconds[name], 0.95), median[name] / median[REFERENCE]),
+            *_costs(waits.costs[name]),
+        )
         for name in SHOWN
     ]
-    head = ("wait", "p50 ms", "p95 ms", "p50 / the reference's")
-    print(f"\n### Small: {MASKS} masks, {deletions} deletions each\n\n{table(head, rows)}\n", flush=True)
-    return waits.seconds
+    print(f"\n### Small: {MASKS} masks, {deletions} deletions each\n\n{table(HEAD, rows)}\n", flush=True)
+    return {name: {"seconds": waits.seconds[name], "costs": [vars(cost) for cost in waits.costs[name]]} for name in SHOWN}
+
+
+def _costs(costs: list[Cost]) -> list[object]:
+    """A deletion's: the clocks are too coarse for a median."""
+    if not costs:
+        return [""] * 4
+    cost = mean(costs)
+    return [1000 * cost.client_cpu_s, 1000 * cost.store_cpu_s, 1000 * cost.other_cpu_s, max(one.peak_mb for one in costs)]
