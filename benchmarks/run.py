@@ -33,18 +33,18 @@ async def run(stage: Stage, parts: Sequence[str], *, quick: bool, keys: Sequence
     if "small" in parts:
         results["small"] = await small(stage, deletions=6 if quick else 60)
     if "steps" in parts:
-        results["steps"] = await asyncio.to_thread(steps, stage, deletions=5 if quick else 100)
+        results["steps"] = await asyncio.to_thread(steps, stage, deletions=3 if quick else 100)
     if "growth" in parts:
         results["growth"] = await growth(
             stage, sizes=[1_000, 10_000, 100_000, *([] if quick else [1_000_000])], rounds=1 if quick else 3
         )
     if "bulk" in parts:
-        sizes = keys or ([4_000] if quick else [20_000, 100_000])
-        results["bulk"] = await bulk(stage, sizes=sizes, rounds=3, reference=[4_000] if quick else [20_000], quick=quick)
+        sizes = keys or ([2_000] if quick else [20_000, 100_000])
+        results["bulk"] = await bulk(stage, sizes=sizes, rounds=3, reference=[2_000] if quick else [20_000], quick=quick)
     if "rows" in parts:
-        results["rows"] = await rows(stage, sizes=[(1_000, 3), *([] if quick else [(10_000, 3)])], receipts=1_000)
+        results["rows"] = await rows(stage, sizes=[(300, 3)] if quick else [(1_000, 3), (10_000, 3)], receipts=1_000)
     if "many" in parts:
-        results["many"] = await many(stage, deletions=20 if quick else 500)
+        results["many"] = await many(stage, deletions=10 if quick else 500)
     if "limit" in parts:
         results["limit"] = await limit(stage, seconds=4 if quick else 20)
     if "fairness" in parts:
@@ -52,7 +52,7 @@ async def run(stage: Stage, parts: Sequence[str], *, quick: bool, keys: Sequence
             stage, keys=20_000 if quick else 200_000, small=1 if quick else 3, pause_s=2 if quick else 1
         )
     if "workers" in parts:
-        results["workers"] = await workers(stage, keys=10_000 if quick else 100_000, small=8 if quick else 100)
+        results["workers"] = await workers(stage, keys=10_000 if quick else 100_000, small=4 if quick else 100)
     return results
 
 
