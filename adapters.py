@@ -1,7 +1,7 @@
 """What a backend puts in place of ours: another store, another event store, rows deleted by its own ORM, a payload codec.
 
 `ARTIFACT_DELETION_ADAPTERS=module:name` names an `Adapters` for workers and clients alike. docs/seams.md says how each is
-written, and the package `conformance` has the tests that each must pass.
+written, and the package `conformance` has the tests that a store and a trace store must pass.
 """
 
 import importlib

@@ -5,6 +5,7 @@ about a key that nobody ever wrote. Where it answers that there is no such thing
 """
 
 import asyncio
+import contextlib
 import secrets
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
@@ -25,14 +26,14 @@ from activities.storage.drift import Schema
 from activities.storage.freeze import Switch
 from activities.storage.objects import Found, ObjectAbsent, ObjectStore, S3Objects, Upload, bucket_keeps_versions
 from activities.storage.tables import BackendTable
-from adapters import adapters
 from migrations import check_version
 from settings import DatabaseSettings, Settings
 from workflows.converter import connect
-from workflows.errors import DeletionError, Frozen
+from workflows.errors import AdaptersUnusable, DeletionError, Frozen
 from workflows.messages import OBJECTS_TASK_QUEUE, SEARCH_ATTRIBUTES, TASK_QUEUE
 
 _SETUP = "python starter.py setup"
+_ADAPTERS = "install the extra that it names, or mend ARTIFACT_DELETION_ADAPTERS"
 _NOBODY = 0
 """Organizations and projects are numbered from 1."""
 
@@ -171,17 +172,15 @@ def _store(settings: Settings) -> list[Finding]:
 
     try:
         store = open_store(settings)
-    except DeletionError as error:
-        do = "allow s3:GetBucketVersioning, or set BUCKET_VERSIONED to yes or no; are endpoint, keys and BUCKET right?"
-        return [Finding("versioning", "bad", str(error), do), Finding("bucket", "skipped", "no store was opened")]
-    findings = []
-    if isinstance(store, S3Objects):
-        finding, store = _versioning(settings, store)
-        findings = [finding]
-    findings += [_permissions(store, usecase, scope) for usecase, scope in _scopes(settings)]
-    if isinstance(store, S3Objects):
-        store.client.close()
-    return findings
+    except AdaptersUnusable as error:
+        return [Finding("bucket", "bad", str(error), _ADAPTERS)]
+    if not isinstance(store, S3Objects):
+        return [_permissions(store, usecase, scope) for usecase, scope in _scopes(settings)]
+    with contextlib.closing(store.client):
+        versioning, store = _versioning(settings, store)
+        if store.versioned is None:
+            return [versioning, Finding("bucket", "skipped", "a delete could leave a marker in a bucket that keeps versions")]
+        return [versioning, *(_permissions(store, usecase, scope) for usecase, scope in _scopes(settings))]
 
 
 def _scopes(settings: Settings) -> Iterator[tuple[str, str]]:
@@ -192,14 +191,15 @@ def _scopes(settings: Settings) -> Iterator[tuple[str, str]]:
 
 
 def _versioning(settings: Settings, store: S3Objects) -> tuple[Finding, S3Objects]:
-    """What the bucket says, and the store as it is to be asked: a delete without a version would leave a marker."""
+    """What the bucket says, and the store as it is to be asked: a delete without a version can leave a marker."""
     try:
         keeps = bucket_keeps_versions(store.client, store.bucket)
     except DeletionError as error:
+        if store.versioned is None:
+            do = "allow s3:GetBucketVersioning, or set BUCKET_VERSIONED to yes or no; are endpoint, keys and BUCKET right?"
+            return Finding("versioning", "bad", str(error), do), store
         said = f"taken as set, {settings.bucket_versioned}: {error}"
-        return Finding("versioning", "warn", said, "allow s3:GetBucketVersioning to have it checked"), replace(
-            store, versioned=bool(store.versioned)
-        )
+        return Finding("versioning", "warn", said, "allow s3:GetBucketVersioning to have it checked"), store
     if keeps and store.versioned is False:
         finding = Finding(
             "versioning", "bad", "the bucket keeps versions, and would keep all data", "set BUCKET_VERSIONED to ask"
@@ -255,20 +255,19 @@ def _traces(settings: Settings) -> Finding:
     """Ask for the trace items of a trace id that is no artifact's: theirs are made from names, this one at random."""
     from worker import open_traces  # noqa: PLC0415  which knows adapters too
 
-    if settings.trace_store == "none" and adapters().trace_store is None:
-        do = "set TRACE_STORE, unless there are no trace items"
-        return Finding("trace store", "warn", "none is configured: receipts will say “unchecked”", do)
     database = Database(settings.database_url.get_secret_value(), pool_size=1)
     try:
         traces = open_traces(settings, database, Switch(database))
-        if traces is not None:
-            traces.delete(1, 1, [uuid4().hex])
+        if traces is None:
+            do = "set TRACE_STORE, unless there are no trace items"
+            return Finding("trace store", "warn", "none is configured: receipts will say “unchecked”", do)
+        traces.delete(1, 1, [uuid4().hex])
     except Frozen as error:
         return Finding("trace store", "skipped", str(error))
+    except AdaptersUnusable as error:
+        return Finding("trace store", "bad", str(error), _ADAPTERS)
     except DeletionError as error:
         return Finding("trace store", "bad", str(error), "are TRACE_STORE and SNUBA_URL right, and is it up?")
-    except ModuleNotFoundError:
-        return Finding("trace store", "bad", "its packages are not installed", "pip install 'artifact-deletion[snuba]'")
     finally:
         database.dispose()
     return Finding("trace store", "ok", "it answers")

@@ -57,7 +57,14 @@ from terminal import (
     status_lines,
 )
 from workflows.converter import connect, send_traces, unreachable
-from workflows.errors import AdaptersUnusable, DeletionError, Frozen, TemporalMisconfigured, TemporalUnreachable
+from workflows.errors import (
+    AdaptersUnusable,
+    DeletionError,
+    EndpointUnusable,
+    Frozen,
+    TemporalMisconfigured,
+    TemporalUnreachable,
+)
 from workflows.messages import (
     OPAQUE_ID,
     WORKFLOW_NAME,
@@ -717,7 +724,7 @@ def _explained(error: BaseException) -> tuple[str, int]:
     match error:
         case ValidationError():
             return refused_fields(error), BAD_USAGE
-        case NoSuchDeletion() | AdaptersUnusable() | TemporalMisconfigured():
+        case NoSuchDeletion() | AdaptersUnusable() | EndpointUnusable() | TemporalMisconfigured():
             return str(error), BAD_USAGE
         case DeletionError():
             return str(error), UNREACHABLE

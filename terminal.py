@@ -329,6 +329,7 @@ def receipt_lines(receipt: DeletionReceipt) -> Rows:
         ("  found by listing, deleted", f"{objects.found_by_listing:,}"),
         ("  found by listing, left over", counted(objects.found_left_over)),
         ("  prefixes", f"{objects.prefixes_listed_empty:,} of {objects.prefixes:,} listed empty"),
+        ("  prefixes unchecked: the store cannot list", objects.prefixes_unchecked),
         ("  unfinished uploads aborted", objects.uploads_aborted),
         ("  prefixes not looked at for uploads", objects.uploads_unchecked),
         ("  digest of the sealed keys", objects.digest),

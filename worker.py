@@ -49,7 +49,7 @@ from settings import Settings, explained, load
 from telemetry import alive, log_lines, reported, runtime
 from workflows.converter import connect, send_traces, unreachable
 from workflows.delete_artifacts import DeleteArtifactsWorkflow
-from workflows.errors import AdaptersUnusable, DeletionError, StoreUnavailable, TemporalMisconfigured
+from workflows.errors import AdaptersUnusable, DeletionError, EndpointUnusable, StoreUnavailable, TemporalMisconfigured
 from workflows.interceptors import OneInput
 from workflows.messages import OBJECTS_TASK_QUEUE, SEARCH_ATTRIBUTES, TASK_QUEUE, Pace
 from workflows.preview_deletion import PreviewDeletionWorkflow
@@ -331,7 +331,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _log.critical(sentence)
         else:
             sys.stderr.write(f"{sentence}\n")
-        return 2 if isinstance(error, AdaptersUnusable | TemporalMisconfigured) else 3
+        return 2 if isinstance(error, AdaptersUnusable | EndpointUnusable | TemporalMisconfigured) else 3
     return 0
 
 

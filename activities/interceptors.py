@@ -16,7 +16,7 @@ from workflows.errors import DeletionError, to_application_error
 
 _HEARTBEATS_A_TIMEOUT = 5
 _SILENT_S = 1.0
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("artifact_deletion.activities")
 
 
 class Heartbeats(Interceptor):

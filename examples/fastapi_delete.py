@@ -5,7 +5,7 @@
     204  the rows are gone; objects and trace items go in the background
     202  accepted, and not done yet: Temporal is slow or down. `python starter.py resume --every 30s` starts what nobody runs
     403  the caller may not delete here
-    404  the organization has no such artifact
+    404  the artifact is another organization's
     409  the deletion ended before the rows were gone, and says why
 
 Serve it with `uvicorn --factory examples.fastapi_delete:create_app`, after `may_delete` was replaced by a check of your own.

@@ -11,6 +11,7 @@ from temporalio.client import WorkflowFailureError
 from activities.storage.objects import S3Objects
 from demo.servers import ObjectStoreServer
 from demo.world import Project
+from terminal import receipt_lines
 from tests.oracle import Evidence, assert_promises_hold
 from tests.stack import Stack, eventually, pending_failures, s3_of
 from tests.test_faults import compared
@@ -159,6 +160,7 @@ async def test_where_a_store_cannot_list_prefixes_are_unchecked_and_what_is_name
     assert receipt.complete
     objects = receipt.objects
     assert (objects.prefixes_unchecked, objects.prefixes_listed_empty) == (objects.prefixes, 0)
+    assert ("  prefixes unchecked: the store cannot list", objects.prefixes) in receipt_lines(receipt)
     assert (objects.uploads_unchecked, objects.found_by_listing) == (objects.prefixes, 0)
     gone = before.objects.keys() - stack.world.objects().keys()
     named = {comparison.key, *comparison.mask_keys, head.manifest_key}

@@ -71,7 +71,7 @@ async def test_for_a_person_each_finding_is_a_line_with_what_to_do_below(stack: 
 @pytest.fixture(scope="module")
 def guarded_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ObjectStoreServer, dict[str, Identity]]]:
     """A store whose users may do only so much."""
-    actions = {"worker": ("Read", "List", "Write"), "reader": ("Read", "List"), "nobody": ("Tagging",)}
+    actions = {"worker": ("Read", "List", "Write"), "reader": ("Read", "List"), "writer": ("Write",), "nobody": ("Tagging",)}
     users = {name: Identity(name, [f"{action}:guarded" for action in may]) for name, may in actions.items()}
     with ObjectStoreServer(tmp_path_factory.mktemp("guarded"), identities=list(users.values())) as server:
         s3_of(server).create_bucket(Bucket="guarded")
@@ -116,6 +116,38 @@ async def test_a_bucket_that_keeps_versions_is_asked_without_leaving_one(
     code, found = await examine(ARTIFACT_DELETION_BUCKET_VERSIONED="no")
     assert (code, found["versioning"]["state"]) == (FAILED, "bad")
     assert stack.world.object_versions() == {}
+
+
+async def test_where_nobody_knows_of_versions_nothing_is_deleted_to_find_out(
+    stack: Stack, examine: Examine, guarded_store: tuple[ObjectStoreServer, dict[str, Identity]]
+) -> None:
+    """Every delete and listing of a worker would fail; and a delete of the doctor's could leave a marker behind."""
+    server, users = guarded_store
+    stack.use_bucket("guarded", server)
+    stack.s3.put_bucket_versioning(Bucket="guarded", VersioningConfiguration={"Status": "Enabled"})
+    keys = {
+        "ARTIFACT_DELETION_S3_ACCESS_KEY": users["writer"].access_key,
+        "ARTIFACT_DELETION_S3_SECRET_KEY": users["writer"].secret_key,
+    }
+    try:
+        code, found = await examine(**keys)
+        assert (code, found["versioning"]["state"], found["bucket"]["state"]) == (FAILED, "bad", "skipped")
+        assert "AccessDenied" in found["versioning"]["found"]
+        assert stack.world.object_versions() == {}
+    finally:
+        stack.s3.put_bucket_versioning(Bucket="guarded", VersioningConfiguration={"Status": "Suspended"})
+
+
+async def test_what_is_put_in_place_of_ours_and_cannot_be_found_is_named(stack: Stack, examine: Examine) -> None:
+    code, found = await examine(ARTIFACT_DELETION_ADAPTERS="no_such_module:name")
+    assert code == FAILED
+    for name in ("Temporal", "bucket", "trace store"):
+        assert "no_such_module:name cannot be imported" in found[name]["found"]
+    assert (
+        found["bucket"]["do"]
+        == found["trace store"]["do"]
+        == "install the extra that it names, or mend ARTIFACT_DELETION_ADAPTERS"
+    )
 
 
 async def test_a_bucket_that_is_not_there_is_no_permission(stack: Stack, examine: Examine) -> None:

@@ -60,10 +60,16 @@ worker.run()
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built without a network, from a copy: building leaves things behind."""
+    """Built without a network, from a copy of no more than an image is built from."""
     folder = tmp_path_factory.mktemp("package")
-    left_out = shutil.ignore_patterns(".*", "__pycache__", "tests", "build", "*.egg-info")
-    shutil.copytree(ROOT, folder / "source", ignore=left_out)
+    for line in (ROOT / ".dockerignore").read_text().splitlines():
+        for let_in in ROOT.glob(line.removeprefix("!")) if line.startswith("!") else ():
+            copy = folder / "source" / let_in.relative_to(ROOT)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            if let_in.is_dir():
+                shutil.copytree(let_in, copy, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy(let_in, copy)
     build = ["pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", str(folder)]
     built = subprocess.run(
         [sys.executable, "-m", *build, str(folder / "source")], capture_output=True, text=True, timeout=120, check=False

@@ -306,7 +306,7 @@ def test_an_endpoint_that_another_process_has_is_one_sentence(
     stack: Stack, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        assert main_with(stack, monkeypatch, METRICS_ADDRESS=f"127.0.0.1:{taken.getsockname()[1]}") == 3
+        assert main_with(stack, monkeypatch, METRICS_ADDRESS=f"127.0.0.1:{taken.getsockname()[1]}") == 2
     assert capsys.readouterr().err == "ARTIFACT_DELETION_METRICS_ADDRESS: no metrics can be served there\n"
 
 

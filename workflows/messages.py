@@ -19,7 +19,7 @@ PREVIEW_WORKFLOW_NAME = "PreviewDeletionWorkflow"
 TASK_QUEUE = "artifact-deletion"
 """Workflow tasks and the activities that talk to the database."""
 OBJECTS_TASK_QUEUE = "artifact-deletion-objects"
-"""Every call of the object store, so that one limit can hold over all workers."""
+"""Every step that reads, lists or deletes objects, so that these workers alone need rights to the store."""
 ROWS_DELETED_UPDATE_ID = "rows-deleted"
 """One id for every caller: the server then answers all of them from one update, even after the workflow has completed."""
 PAGE_KEYS = 1000
@@ -382,7 +382,7 @@ class GoneBefore(Message):
     by_deletion: dict[str, Ids] = {}
     """Deleted by these other deletions, by workflow id; their receipts speak for the objects."""
     swept: Ids = Ids()
-    """Not deleted by any deletion of the ledger, and swept in the project that the request names."""
+    """Not deleted by any deletion of the ledger, and swept in the project that the request names or the ledger knows."""
     objects_unchecked: Ids = Ids()
     """Not deleted by any deletion of the ledger; without a project nobody can say where their objects would lie."""
 

@@ -7,7 +7,7 @@ what is owed. Three rules hold everywhere:
   epoch or state it works under is no longer the chunk's.
 - **Compare and swap.** A page changes only if it still holds the keys that were read, and the chunk's counts change with it in
   one transaction: sealed = deleted + absent + kept + the keys that are still in pages.
-- **One order of locks**: the deletion's row, the chunk's, the backend's rows, the pages.
+- **One order of locks**: the freeze, the deletion's row, the chunk's, the backend's rows, the pages, the files.
 
 A statement stands beside the function that runs it, made once: SQLAlchemy takes longer to put one together than to run it. Its
 parameters `of`, `of_chunk` and `of_epoch` say which deletion, chunk and attempt it is about.
@@ -204,7 +204,7 @@ class DeletionChunk(LedgerTable):
     absent: Mapped[int] = mapped_column(default=0)
     kept: Mapped[int] = mapped_column(default=0)
     collected: Mapped[dict[str, Any]] = mapped_column(default=dict)
-    """Counts of `Collection`."""
+    """What collecting counted: manifests, strays, images, and keys by kind."""
     rows: Mapped[dict[str, Any]] = mapped_column(default=dict)
     """Deleted rows by table."""
     files: Mapped[dict[str, Any]] = mapped_column(default=dict)
@@ -217,7 +217,7 @@ class DeletionChunk(LedgerTable):
 
 
 class DeletionPage(LedgerTable):
-    """Up to a thousand keys of one scope: one DeleteObjects request. It shrinks to what failed, and goes with its last key."""
+    """Up to a thousand keys of one scope, for one DeleteObjects request. It shrinks to what failed, and goes with the last."""
 
     __tablename__ = "artifact_deletion_page"
     __table_args__ = (
