@@ -135,7 +135,7 @@ class CollectKeys:
                     artifacts=len(artifacts),
                     sealed=found.sealed,
                 )
-            icons = ledger.begin_epoch(session, found)
+            before = ledger.begin_epoch(session, found)
             epoch = found.epoch
             organization_id = ledger.organization_of(session, chunk.deletion_id)
         with self.database.read() as session:
@@ -146,7 +146,7 @@ class CollectKeys:
         responses = {_response_key(one.prefix) for one in named if one.kind == "comparison_manifest"}
         reserved = {str(one.key) for one in named if one.owned} | responses
         seal = Seal(self.database, chunk, epoch, frozenset(reserved))
-        for scope, key in icons:
+        for scope, key in before.icons:
             if key.rpartition("/")[2] not in living_icons:
                 seal.add("icon", [scope], PageSource.ICON, [key])
         counts = self.name_keys(seal, places, comparisons, named)
@@ -156,7 +156,7 @@ class CollectKeys:
             ledger.seal_prefixes(
                 session,
                 found,
-                rows.own_prefixes(places, comparisons, self.scopes),
+                [*rows.own_prefixes(places, comparisons, self.scopes), *rows.of_our_bases(before.comparisons, places)],
                 PrefixState.OWED if self.store.listable else PrefixState.UNCHECKED,
             )
             for state, of_state in (

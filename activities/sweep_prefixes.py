@@ -29,6 +29,7 @@ from workflows.messages import SWEEP_PREFIXES, Sweep, Swept
 
 STILL_WRITTEN = "StillWritten"
 """The code of objects that somebody kept on writing while sweep after sweep deleted them."""
+_NO_SUCH_UPLOAD = "NoSuchUpload"
 _LISTINGS = 3
 _PREFIXES_A_PAGE = 25
 """A page of a thousand strangers' names costs about as much as this many listings that find nothing."""
@@ -170,10 +171,16 @@ class SweepPrefixes:
         if not self.store.lists_uploads:
             return
         listing.aborted = 0
+        absent: set[str] = set()
         for page in self.store.uploads_under(prefix):
             outcome = self.store.abort_uploads([one for one in page if not exact or one.key == prefix])
             listing.aborted += len(outcome.deleted)
+            absent |= {key for key, code in outcome.refused.items() if code == _NO_SUCH_UPLOAD}
+            outcome.refused = {key: code for key, code in outcome.refused.items() if code != _NO_SUCH_UPLOAD}
             listing.add(outcome)
+        if absent:  # somebody else ended them in between; but there are stores that go on listing what they do not find
+            listed = {one.key for page in self.store.uploads_under(prefix) for one in page}
+            listing.codes.update([_NO_SUCH_UPLOAD] * len(absent & listed))
 
     def _abort_exact(self, prefix: Prefix) -> tuple[str, Listing]:
         listing = Listing()

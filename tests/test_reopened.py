@@ -83,6 +83,25 @@ async def test_objects_of_an_artifact_with_a_row_are_left_alone(stack: Stack) ->
 
 
 @on_sqlite
+def test_objects_of_an_artifact_that_came_back_twice_are_left_alone_in_every_chunk_that_it_was_in(stack: Stack) -> None:
+    """The first of its chunks may still owe objects, whose names are those of the row that is there now."""
+    one, other = stack.snapshots("home", "menu")
+    request, project = stack.request([one.id, other.id]), one.artifact.project_id
+    with stack.database.write() as session:
+        ledger.accept(session, request)
+        ledger.make_chunks(session, request.deletion_id, [(one.id, project)], 100)
+        for _ in range(2):
+            ledger.make_chunks(session, request.deletion_id, [(one.id, project)], 100)
+        ledger.make_chunks(session, request.deletion_id, [(other.id, project)], 100)
+        ledger.set_artifacts(session, request.deletion_id, [other.id], rows_state=ledger.RowsState.MOVED)
+    with stack.database.read() as session:
+        for chunk in range(3):
+            with pytest.raises(ArtifactReappeared):
+                ledger.refuse_living(session, request.deletion_id, chunk)
+        ledger.refuse_living(session, request.deletion_id, 3)
+
+
+@on_sqlite
 async def test_an_artifact_that_moved_away_and_back_is_deleted_by_a_re_run(stack: Stack) -> None:
     one, two = stack.snapshots("home", "menu")
     other = stack.world.organization("globex")

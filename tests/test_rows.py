@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 import starter
 import worker
+from activities.delete_rows import cascade_of, deleted
 from activities.storage import files, ledger, tables
 from activities.storage.ledger import DeletionArtifact, DeletionChunk, DeletionState, RowsState
 from activities.storage.objects import Found, ObjectStore, Outcome, Upload
@@ -79,6 +80,39 @@ def sealed_keys(stack: Stack, sealed: SealedChunk) -> set[tuple[str, str]]:
 
 
 # Rows that change between the collecting and the deleting ---------------------------------------------------------------
+
+
+@ONE_DATABASE
+@pytest.mark.parametrize("halfway", [0, 1, 2], ids=["collected once more", "after an attempt that ended", "after two"])
+def test_what_rows_named_stays_sealed_when_somebody_else_deletes_them_in_between(stack: Stack, halfway: int) -> None:
+    """Nothing else names a comparison under another's head, or an icon: collecting again must not forget them."""
+    shop = shop_of(stack.world)
+    request, before = stack.request([shop.base.id, shop.build.id]), Seen.of(stack.world)
+    with steps_of(stack) as steps:
+        (chunk,) = steps.open(request)
+        steps.collect(chunk)
+        with stack.database.write() as session:
+            cascade_of(session, [shop.base.artifact, shop.build.artifact], shop.organization_id, deleted)
+        for _ in range(halfway):
+            with stack.database.write() as session:
+                ledger.begin_epoch(session, ledger.lock_chunk(session, chunk.deletion_id, chunk.chunk))
+        assert steps.finish(request, steps.collect(chunk)).complete
+    assert before.objects.keys() - stack.world.objects().keys() == stack.world.objects_of(request.artifact_ids)
+
+
+@ONE_DATABASE
+def test_what_was_sealed_of_an_artifact_that_moves_away_meanwhile_is_forgotten(stack: Stack) -> None:
+    """It is another organization's by now, and the comparisons in which it was the base are too."""
+    shop = shop_of(stack.world)
+    there = stack.world.project(stack.world.organization("globex"), "site")
+    request, before = stack.request([shop.base.id]), Seen.of(stack.world)
+    with steps_of(stack) as steps:
+        (chunk,) = steps.open(request)
+        steps.collect(chunk)
+        with stack.database.write() as session:
+            move(session, shop.base.id, there)
+        assert steps.finish(request, steps.collect(chunk)).left_over == {"Moved": 1}
+    assert stack.world.objects().keys() == before.objects.keys()
 
 
 def rename_manifest(session: Session, shop: Shop) -> str:
@@ -235,6 +269,27 @@ def test_an_artifact_that_moves_away_after_its_keys_were_collected_keeps_its_ico
         receipt = steps.finish(request, steps.collect(chunk))
     assert receipt.artifacts.moved.ids == (shop.build.id,)
     stack.assert_only_these_are_gone([shop.head.id], before)
+
+
+@ONE_DATABASE
+@pytest.mark.parametrize("where", ["behind", "there"])
+def test_a_comparison_with_a_head_that_has_moved_away_is_never_touched_and_left_over_where_nobody_owns_it(
+    stack: Stack, where: str
+) -> None:
+    """Its row goes with its base. What it names goes with the head, where that is now; behind it a person has to look."""
+    shop = shop_of(stack.world)
+    there = stack.world.project(stack.world.organization("globex"), "site")
+    request, before = stack.request([shop.base.id]), Seen.of(stack.world)
+    with stack.database.write() as session:
+        move(session, shop.head.id, there)
+        if where == "there":
+            key = f"{there.organization_id}/{there.id}/{shop.head.id}/{shop.base.id}/comparison.json"
+            set_extras(session, tables.SnapshotComparison, shop.comparison.id, comparison_key=key)
+    with steps_of(stack) as steps:
+        receipt = steps.finish(request, steps.open_and_collect(request))
+    assert receipt.left_over == ({"NamedElsewhere": 1} if where == "behind" else {})
+    gone = before.objects.keys() - stack.world.objects().keys()
+    assert gone == {key for key in stack.world.objects_of([shop.base.id]) if f"/{shop.head.id}/" not in key}
 
 
 @ONE_DATABASE

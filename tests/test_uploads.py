@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from activities.storage.objects import S3Objects
+from activities.storage.objects import Outcome, S3Objects
 from demo.world import Snapshot
 from tests.oracle import Evidence, assert_promises_hold
 from tests.stack import Seen, Stack, steps_of
@@ -125,6 +125,27 @@ def test_an_upload_that_begins_while_a_sweep_confirms_is_aborted_by_the_same_swe
         monkeypatch.setattr(S3Objects, "list_under", write_and_list)
         steps.sweep(sealed, 1)
     assert not late
+    assert unfinished(stack) == set()
+
+
+@on_sqlite
+def test_an_upload_that_somebody_else_ends_in_between_is_not_left_over(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Aborted by its owner after it was listed: S3 answers NoSuchUpload then, which is put in place of SeaweedFS's 204."""
+    (head,) = stack.snapshots("head")
+    place = head.artifact
+    key = stack.world.physical("preprod", place.organization_id, place.project_id, f"{place.prefix}ended.bin")
+    begin_upload(stack, key)
+    abort = S3Objects.abort_uploads
+
+    def be_late(self: S3Objects, uploads: Any) -> Any:
+        abort(self, uploads)
+        return Outcome(refused={one.key: "NoSuchUpload" for one in uploads})
+
+    monkeypatch.setattr(S3Objects, "abort_uploads", be_late)
+    request = stack.request([head.id])
+    with steps_of(stack) as steps:
+        receipt = steps.finish(request, steps.open_and_collect(request))
+    assert (receipt.complete, receipt.objects.uploads_aborted) == (True, 0)
     assert unfinished(stack) == set()
 
 

@@ -74,6 +74,8 @@ from workflows.messages import DeletionReceipt, DeletionRequest, RowsDeleted, Un
 
 NOT_ATTEMPTED = "NotAttempted"
 """The code of sealed keys that no request was made for before the deletion's time was over."""
+_BEFORE = "sealed_before"
+"""Where a chunk keeps it while it is collected again."""
 _LAST_PAGE = 2**62
 """No page has so high a number."""
 _STRAYS_KEPT = 1000
@@ -204,7 +206,7 @@ class DeletionChunk(LedgerTable):
     absent: Mapped[int] = mapped_column(default=0)
     kept: Mapped[int] = mapped_column(default=0)
     collected: Mapped[dict[str, Any]] = mapped_column(default=dict)
-    """What collecting counted: manifests, strays, images, and keys by kind."""
+    """What collecting counted: manifests, strays, images, and keys by kind. While it is done anew, what was sealed before."""
     rows: Mapped[dict[str, Any]] = mapped_column(default=dict)
     """Deleted rows by table."""
     files: Mapped[dict[str, Any]] = mapped_column(default=dict)
@@ -399,14 +401,15 @@ _LIVING = (
     .join(Artifact, Artifact.id == DeletionArtifact.artifact_id)
     .where(
         DeletionArtifact.deletion_id == bindparam("of"),
-        or_(DeletionArtifact.chunk == bindparam("of_chunk"), DeletionArtifact.reopened_from == bindparam("of_chunk")),
+        # One that came from a later chunk may have been in this one before that.
+        or_(DeletionArtifact.chunk == bindparam("of_chunk"), DeletionArtifact.reopened_from >= bindparam("of_chunk")),
         DeletionArtifact.rows_state != RowsState.MOVED,
     )
 )
 
 
 def refuse_living(session: Session, deletion_id: str, chunk: int) -> None:
-    """Raises ArtifactReappeared if an artifact of the chunk has a row: then its objects are not ours to delete."""
+    """Raises ArtifactReappeared if an artifact that is or was in the chunk has a row: its objects are not ours to delete."""
     living = session.execute(_LIVING, {"of": deletion_id, "of_chunk": chunk}).scalar_one()
     if living:
         raise ArtifactReappeared(
@@ -644,7 +647,7 @@ class OtherDeletion:
 @cache
 def _owing(*, traces_configured: bool) -> Select[str, int, int]:
     ours, theirs = aliased(DeletionArtifact), aliased(DeletionArtifact)
-    of_theirs = or_(DeletionChunk.chunk == theirs.chunk, DeletionChunk.chunk == theirs.reopened_from)
+    of_theirs = or_(DeletionChunk.chunk == theirs.chunk, DeletionChunk.chunk <= theirs.reopened_from)
     return (
         select(Deletion.id, Deletion.organization_id, func.count(ours.artifact_id.distinct()))
         .select_from(ours)
@@ -795,24 +798,45 @@ def lock_sealing(session: Session, deletion_id: str, chunk: int, epoch: int) -> 
     return found
 
 
-def begin_epoch(session: Session, found: DeletionChunk) -> list[tuple[str, str]]:
+@dataclass(frozen=True)
+class SealedBefore:
+    """What an earlier attempt sealed, as (scope, key or prefix), and no row may name any more."""
+
+    icons: tuple[tuple[str, str], ...] = ()
+    comparisons: tuple[tuple[str, str], ...] = ()
+    """Prefixes of comparisons with heads that are not the chunk's own: those lie under no prefix of its artifacts."""
+
+
+_COMPARISON_PREFIXES = select(DeletionPrefix.scope, DeletionPrefix.prefix).where(
+    *_of_chunk(DeletionPrefix), DeletionPrefix.prefix.like("%/%/%/%/")
+)
+
+
+def begin_epoch(session: Session, found: DeletionChunk) -> SealedBefore:
     """Take over an open chunk: whatever earlier attempts sealed is forgotten, and they can seal nothing more.
 
-    Returns the (scope, key) of icons that were sealed: if their rows have disappeared since, nothing else names them any more.
+    But not what only rows name, which somebody else may have deleted since: that is returned, and stays with the chunk until it
+    is sealed again, whatever becomes of the attempts in between.
     """
     found.epoch += 1
-    if not found.pages and not found.digest:
-        return []  # nobody has sealed anything yet
-    icons = [
-        (page.scope, key)
-        for page in read_pages(session, found.deletion_id, found.chunk, sources=[PageSource.ICON])
-        for key in page.keys
-    ]
-    found.pages = found.sealed = 0
-    found.digest, found.collected, found.strays = "", {}, None
-    for table in (DeletionPage, DeletionPrefix):
-        session.execute(delete(table).where(table.deletion_id == found.deletion_id, table.chunk == found.chunk))
-    return icons
+    kept = {name: [(scope, key) for scope, key in pairs] for name, pairs in found.collected.get(_BEFORE, {}).items()}
+    if found.pages or found.digest:
+        of_chunk = {"of": found.deletion_id, "of_chunk": found.chunk}
+        sealed = {
+            "icons": [
+                (page.scope, key)
+                for page in read_pages(session, found.deletion_id, found.chunk, sources=[PageSource.ICON])
+                for key in page.keys
+            ],
+            "comparisons": [(scope, prefix) for scope, prefix in session.execute(_COMPARISON_PREFIXES, of_chunk)],
+        }
+        kept = {name: sorted({*pairs, *kept.get(name, ())}) for name, pairs in sealed.items()}
+        found.pages = found.sealed = 0
+        found.digest, found.strays = "", None
+        found.collected = {_BEFORE: kept} if any(kept.values()) else {}
+        for table in (DeletionPage, DeletionPrefix):
+            session.execute(delete(table).where(table.deletion_id == found.deletion_id, table.chunk == found.chunk))
+    return SealedBefore(**{name: tuple(pairs) for name, pairs in kept.items()})
 
 
 def seal_page(session: Session, found: DeletionChunk, scope: str, source: PageSource, keys: Iterable[str]) -> None:

@@ -1,7 +1,7 @@
 """What the backend's rows say of artifacts: where they are, and which keys and files their columns name."""
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,6 +38,8 @@ class NamedKey:
     artifact: ArtifactRef
     key: object
     base_id: int | None = None
+    foreign: bool = False
+    """The comparison's head is another organization's by now: nothing that it names is ours to delete."""
 
     @property
     def prefix(self) -> str:
@@ -47,6 +49,10 @@ class NamedKey:
     @property
     def owned(self) -> bool:
         """True if it is a key of the artifact's own (icons have rules of their own)."""
+        return not self.foreign and self._in_place
+
+    @property
+    def _in_place(self) -> bool:
         if self.kind == "icon":
             return isinstance(self.key, str) and icon_key(self.artifact, self.key) is not None
         return lies_under(self.key, (self.prefix,))
@@ -55,7 +61,7 @@ class NamedKey:
     def elsewhere(self) -> bool:
         """True if it names the artifact's own object under another organization or project: the artifact was moved."""
         own = [str(self.artifact.id)] if self.base_id is None else [str(self.artifact.id), str(self.base_id)]
-        if self.owned or not isinstance(self.key, str) or not well_formed(self.key):
+        if self._in_place or not isinstance(self.key, str) or not well_formed(self.key):
             return False
         return self.key.split("/")[2 : 2 + len(own)] == own
 
@@ -169,12 +175,18 @@ def own_prefixes(places: Places, comparisons: Comparisons, scopes: Scopes) -> li
     ]
 
 
+def of_our_bases(comparison_prefixes: Iterable[tuple[str, str]], places: Places) -> list[tuple[str, str, bool]]:
+    """Of (scope, prefix) of comparisons, as `own_prefixes` has them, those whose base has not been moved away."""
+    ours = {str(artifact.id) for artifact in (*places.present, *places.gone)}
+    return [(scope, prefix, False) for scope, prefix in comparison_prefixes if prefix.split("/")[3] in ours]
+
+
 def compared(
     session: Session, comparisons: Sequence[tuple[int, int, int, Any]], organization_id: int
 ) -> tuple[Comparisons, list[NamedKey]]:
-    """What rows of (id, head metrics, base metrics, extras) say, where the head is in the organization.
+    """What rows of (id, head metrics, base metrics, extras) say.
 
-    Returns who was compared with whom, and what `SnapshotComparison.extras` names.
+    Returns who was compared with whom, where the head is in the organization, and what `SnapshotComparison.extras` names.
     """
     metrics = {head for _, head, _, _ in comparisons} | {base for _, _, base, _ in comparisons}
     rows = session.execute(_PLACES_OF_METRICS, {"metrics": metrics}) if metrics else ()
@@ -183,9 +195,11 @@ def compared(
     named = []
     for _, head_metrics, base_metrics, extras in comparisons:
         head, base = place.get(head_metrics), place.get(base_metrics)
-        if head is None or base is None or head.organization_id != organization_id:
+        if head is None or base is None:
             continue
-        bases[head].append(base.id)
+        foreign = head.organization_id != organization_id
+        if not foreign:
+            bases[head].append(base.id)
         if extras and (key := column_key(extras, "comparison_key")) is not None:
-            named.append(NamedKey("comparison_manifest", head, key, base.id))
+            named.append(NamedKey("comparison_manifest", head, key, base.id, foreign))
     return bases, named
