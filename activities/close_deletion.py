@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,12 +108,7 @@ class CloseDeletion:
         all_rows = [chunk.rows_deleted_at for chunk in chunks]
         listed = session.execute(_ARTIFACTS, {"of": deletion_id}).all()
         artifacts = _artifacts(session, deletion_id, listed)
-        # Others can only have taken what this one found gone.
-        owed = (
-            ledger.deletions_owing(session, deletion_id, traces_configured=self.traces_configured)
-            if any(one.rows_state == RowsState.GONE for one in listed)
-            else []
-        )
+        owed = ledger.deletions_owing(session, deletion_id, traces_configured=self.traces_configured)
         receipt = DeletionReceipt(
             deletion_id=deletion_id,
             workflow_id=request.workflow_id,
@@ -252,5 +247,5 @@ def _objects(session: Session, deletion_id: str, chunks: list[DeletionChunk]) ->
 def _sum(counts: Any) -> Counter[str]:
     total: Counter[str] = Counter()
     for one in counts:
-        total.update({name: count for name, count in one.items() if not isinstance(count, Mapping)})
+        total.update({name: count for name, count in one.items() if isinstance(count, int)})
     return total

@@ -6,7 +6,7 @@ the whole transaction is run again; an ambiguous COMMIT is settled by reading th
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
@@ -148,6 +148,7 @@ class DeleteRows:
                 _count_absent(session, found, by_columns)
                 deleted_files = files.delete_files(session, cascade.file_ids, organization_id, references)
                 self._release(session, found, known, present)
+                ledger.note_compared(found, _bases_elsewhere(cascade, present))
                 found.files = deleted_files
                 found.rows = {**cascade.rows, **files.rows_deleted(deleted_files)}
                 session.flush()
@@ -388,6 +389,12 @@ def icons_still_named(session: Session, icon_keys: Iterable[str], going: Collect
         if any(artifact not in going for artifact in session.execute(named_by).scalars()):
             surviving.add(key)
     return surviving
+
+
+def _bases_elsewhere(cascade: Cascade, present: Sequence[ArtifactRef]) -> Iterator[int]:
+    """Of comparisons with heads of this chunk, the bases that are not."""
+    here = {artifact.id for artifact in present}
+    return (base for head, bases in cascade.comparisons.items() if head.id in here for base in bases if base not in here)
 
 
 def _count_absent(session: Session, found: DeletionChunk, pages: Iterable[Page]) -> None:

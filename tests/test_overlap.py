@@ -132,6 +132,31 @@ def test_no_artifact_is_reported_as_gone_while_another_deletion_owes_its_objects
         assert steps.close(second).complete
 
 
+def test_a_base_is_not_reported_as_gone_while_another_deletion_owes_the_objects_of_its_comparison(stack: Stack) -> None:
+    """The comparison's row went with its head, so nothing tells the base's deletion of the masks that can still be read."""
+    head, base = stack.snapshots("a", "b")
+    comparison = stack.world.comparison(head, base)
+    first, second = stack.request([head.id]), stack.request([base.id])
+    before = Evidence.of(stack)
+    with steps_of(stack) as steps:
+        sealed = steps.open_and_collect(first)
+        released = steps.delete_rows(sealed)
+        theirs = steps.open_and_collect(second)
+        steps.delete_what_was_released(theirs, steps.delete_rows(theirs))
+        (owed,) = steps.run(FIND_OWED_ELSEWHERE, Deletion(deletion_id=second.deletion_id)).deletions
+        assert (owed.workflow_id, owed.artifacts) == (first.workflow_id, 1)
+        receipt = steps.close(second)
+        assert (receipt.complete, receipt.left_over) == (False, {"OwedByOthers": 1})
+        assert any(key.endswith(comparison.key) for key in stack.world.objects())
+
+        steps.delete_what_was_released(sealed, released)
+        assert steps.close(first).complete
+        stack.accept(second)
+        assert steps.open(second) == []
+        assert steps.close(second).complete
+    assert_promises_hold(stack, before, [first, second])
+
+
 @POSTGRESQL
 async def test_two_overlapping_deletions_at_once_delete_everything_exactly_once(stack: Stack) -> None:
     """The whole path: neither waits for ever, and what both were asked for is deleted in one receipt and gone in the other."""

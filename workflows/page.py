@@ -16,7 +16,7 @@ LEFT_OVER = {
     "NamedElsewhere": "their objects lie where the artifact was before it was moved: a person has to look",
     "NoSuchUpload": "unfinished uploads that the store lists but cannot abort: let its lifecycle rules end them",
     "NotAttempted": "no request got an answer before the step ended: is the store up, or did rows come back?",
-    "OwedByOthers": "another deletion took their rows and still owes their objects: run that one again first",
+    "OwedByOthers": "another deletion took rows of theirs and still owes objects: a re-run runs that one too",
     "PrefixNotListed": "no listing got an answer before the step ended: may the worker list, or did rows come back?",
     "RowsNotDeleted": "a step before the rows' deletion did not succeed in its time: the history has its failure",
     "StillWritten": "something goes on writing under the artifacts' prefixes: stop it first",

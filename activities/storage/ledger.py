@@ -57,6 +57,7 @@ from sqlalchemy import (
     literal,
     or_,
     select,
+    true,
     tuple_,
     update,
 )
@@ -76,6 +77,7 @@ NOT_ATTEMPTED = "NotAttempted"
 """The code of sealed keys that no request was made for before the deletion's time was over."""
 _BEFORE = "sealed_before"
 """Where a chunk keeps it while it is collected again."""
+_COMPARED = "compared"
 _LAST_PAGE = 2**62
 """No page has so high a number."""
 _STRAYS_KEPT = 1000
@@ -637,7 +639,7 @@ def has_deleted_rows(session: Session, deletion_id: str) -> bool:
 
 @dataclass(frozen=True)
 class OtherDeletion:
-    """A deletion that took rows of ours, and still owes objects or trace items of those artifacts."""
+    """A deletion that took rows of ours or their comparisons, and still owes objects or trace items of those artifacts."""
 
     id: str
     workflow_id: str
@@ -667,10 +669,46 @@ def _owing(*, traces_configured: bool) -> Select[str, int, int]:
     )
 
 
+@cache
+def _owing_comparisons(dialect: str) -> Select[str, int, int]:
+    ours = aliased(DeletionArtifact)
+    if dialect == "postgresql":
+        bases = func.jsonb_array_elements(DeletionChunk.collected[_COMPARED]).table_valued("value")
+    else:
+        bases = func.json_each(DeletionChunk.collected, f"$.{_COMPARED}").table_valued("value")
+    return (
+        select(Deletion.id, Deletion.organization_id, func.count(ours.artifact_id.distinct()))
+        .select_from(Deletion)
+        .join(DeletionChunk, DeletionChunk.deletion_id == Deletion.id)
+        .join(bases, true())
+        .join(ours, ours.artifact_id == sql_cast(bases.c.value, BigInteger))
+        .where(
+            ours.deletion_id == bindparam("of"),
+            ours.rows_state.in_([RowsState.DELETED, RowsState.GONE]),
+            Deletion.id != bindparam("of"),
+            Deletion.state != DeletionState.CLOSED,
+            Deletion.organization_id == _own_organization(),
+            DeletionChunk.state == ChunkState.ROWS_DELETED,
+            _owes_objects(),
+        )
+        .group_by(Deletion.id, Deletion.organization_id)
+        .order_by(Deletion.id)
+    )
+
+
 def deletions_owing(session: Session, deletion_id: str, *, traces_configured: bool) -> list[OtherDeletion]:
-    """The other deletions that deleted artifacts which this one found gone, where their chunk still owes anything."""
-    rows = session.execute(_owing(traces_configured=traces_configured), {"of": deletion_id})
-    return [OtherDeletion(other, workflow_id(organization, other), count) for other, organization, count in rows]
+    """The other deletions whose chunk still owes anything of artifacts that this one found gone, or objects of comparisons.
+
+    A comparison's objects are its head's and its base's: where another deletion took the head, no row tells us of them.
+    """
+    artifacts: dict[tuple[str, int], int] = {}
+    for statement in (
+        _owing(traces_configured=traces_configured),
+        _owing_comparisons(session.get_bind().dialect.name),
+    ):
+        for other, organization, count in session.execute(statement, {"of": deletion_id}):
+            artifacts[other, organization] = max(count, artifacts.get((other, organization), 0))
+    return [OtherDeletion(other, workflow_id(org, other), count) for (other, org), count in sorted(artifacts.items())]
 
 
 def open_deletions_of(session: Session, request: DeletionRequest) -> list[str]:
@@ -751,16 +789,26 @@ def _own_organization() -> ScalarSelect[int]:
 
 def _owes(*, traces_configured: bool) -> ColumnElement[bool]:
     """True for a chunk that owes anything: rows, pages, prefixes or trace items."""
+    owes = [DeletionChunk.state == ChunkState.OPEN, _owes_objects()]
+    if traces_configured:
+        owes.append(DeletionChunk.trace_items_confirmed_at.is_(None))
+    return or_(*owes)
+
+
+def _owes_objects() -> ColumnElement[bool]:
     page = and_(DeletionPage.deletion_id == DeletionChunk.deletion_id, DeletionPage.chunk == DeletionChunk.chunk)
     prefix = and_(
         DeletionPrefix.deletion_id == DeletionChunk.deletion_id,
         DeletionPrefix.chunk == DeletionChunk.chunk,
         DeletionPrefix.state.in_(_UNFINISHED),
     )
-    owes = [DeletionChunk.state == ChunkState.OPEN, exists().where(page), exists().where(prefix)]
-    if traces_configured:
-        owes.append(DeletionChunk.trace_items_confirmed_at.is_(None))
-    return or_(*owes)
+    return or_(exists().where(page), exists().where(prefix))
+
+
+def note_compared(found: DeletionChunk, bases: Iterable[int]) -> None:
+    """Write down the bases of comparisons that went with their heads: these objects are theirs too, while they are owed."""
+    if ids := sorted(set(bases)):
+        found.collected = {**found.collected, _COMPARED: ids}
 
 
 # Sealing --------------------------------------------------------------------------------------------------------------
