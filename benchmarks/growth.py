@@ -63,6 +63,8 @@ async def growth(stage: Stage, *, sizes: Sequence[int], rounds: int) -> dict[str
         size: {figure: statistics.median(run[figure] for run in of_size) for figure in of_size[0]}
         for size, of_size in runs.items()
     }
+    if any(run["rows_left"] for of_size in runs.values() for run in of_size):
+        raise ContenderFailed("ours: the ledger still has pages or prefixes")
     shown = table(HEAD, [_row(*one) for one in results.items()])
     print(f"\n### Growth: against a store that answers at once, medians of {rounds}\n\n{shown}\n", flush=True)
     return results

@@ -80,7 +80,7 @@ async def many(stage: Stage, *, deletions: int) -> dict[str, Any]:
         (
             *(name, deletions / found["wall_s"], results[REFERENCE]["wall_s"] / found["wall_s"], found["wall_s"]),
             *(found[cost] / deletions for cost in ("client_cpu_s", "store_cpu_s", "other_cpu_s")),
-            *(found["peak_mb"], found["events"], found["left"]),
+            *(found["peak_mb"] or "", found["events"], found["left"]),
         )
         for name, found in results.items()
     ]

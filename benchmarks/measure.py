@@ -29,13 +29,19 @@ class Cost:
     other_cpu_s: float = 0.0
     """Of Temporal's server and PostgreSQL, where the contender needs them."""
     peak_mb: float = 0.0
-    """Resident memory of whoever deletes, sampled."""
+    """Resident memory of whoever deletes, sampled; 0 in this process, which holds much else."""
 
 
 def cpu_s(pids: Iterable[int]) -> float:
-    """CPU seconds so far of processes and their children, those too that have ended and were waited for."""
+    """CPU seconds so far of processes and their children, those too that have ended and were waited for.
+
+    Of this process without children, which are the servers and all others that are measured.
+    """
     total = 0.0
     for pid in pids:
+        if pid == os.getpid():
+            total += time.process_time()
+            continue
         process = psutil.Process(pid)
         times = process.cpu_times()
         total += times.user + times.system + times.children_user + times.children_system
@@ -55,7 +61,7 @@ def measured(cost: Cost, *, worker: int, store: int, others: Sequence[int]) -> I
     process = psutil.Process(worker)
 
     def sample() -> None:
-        while True:
+        while worker != os.getpid():
             cost.peak_mb = max(cost.peak_mb, process.memory_info().rss / 2**20)
             if ended.wait(SAMPLED_EVERY_S):
                 return
@@ -115,6 +121,11 @@ def percentile(values: Sequence[float], share: float) -> float:
     """The smallest value that at least this share of them do not exceed."""
     ordered = sorted(values)
     return ordered[max(0, -int(-share * len(ordered) // 1) - 1)]
+
+
+def peak(costs: Iterable[Cost]) -> float | str:
+    """The highest of them, for a table."""
+    return max((cost.peak_mb for cost in costs), default=0) or ""
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -22,7 +22,7 @@ from sqlalchemy import text
 from temporalio.api.enums.v1 import EventType
 
 from benchmarks.empty import EmptyWorker, until_chunks_empty
-from benchmarks.measure import ContenderFailed, Cost, cpu_s, measured, table
+from benchmarks.measure import ContenderFailed, Cost, cpu_s, measured, peak, table
 from benchmarks.stage import BUCKET, Stage
 from client import accept_deletion, start_deletion, wait_rows_deleted
 from settings import Settings
@@ -99,27 +99,33 @@ def fill(stage: Stage, count: int, *, objects: bool) -> range:
         connection.execute(text("VACUUM ANALYZE"))
         connection.execute(text("CHECKPOINT"))
     if objects:
-        store = S3Store(
-            BUCKET,
-            endpoint=stage.objects.endpoint,
-            access_key_id=stage.objects.access_key,
-            secret_access_key=stage.objects.secret_key,
-            client_options={"allow_http": True},
-        )
-        with ThreadPoolExecutor(16) as threads:
-            list(threads.map(lambda one: store.put(*one), _objects(ids)))
+        put_objects(stage, ids)
     return ids
+
+
+def put_objects(stage: Stage, ids: range) -> None:
+    """See _objects."""
+    store = S3Store(
+        BUCKET,
+        endpoint=stage.objects.endpoint,
+        access_key_id=stage.objects.access_key,
+        secret_access_key=stage.objects.secret_key,
+        client_options={"allow_http": True},
+    )
+    with ThreadPoolExecutor(16) as threads:
+        list(threads.map(lambda one: store.put(*one), _objects(ids)))
 
 
 def delete_by_hand(stage: Stage, ids: range) -> Run:
     """See cascade.sql."""
     run = Run(rows=ROWS_AN_ARTIFACT * len(ids))
-    began = time.thread_time()
     with psycopg.connect(_dsn(stage)) as connection, watched(stage, run, os.getpid()):
+        began = time.thread_time()
         for statement in _CASCADE.split(";\n")[:-1]:
             connection.execute(statement, {"ids": list(ids)})
         connection.commit()
-    run.client_cpu_s = time.thread_time() - began  # without whoever watches the locks in this process
+        own = time.thread_time() - began
+    run.client_cpu_s = own  # without whoever watches the locks in this process
     return run
 
 
@@ -178,9 +184,10 @@ async def rows(stage: Stage, *, sizes: Sequence[tuple[int, int]], receipts: int)
             for name in (OURS, SQL) if number % 2 else (SQL, OURS):
                 ids = fill(stage, size, objects=name == OURS)
                 if name == OURS:
+                    run = await delete_ours(stage, ids, receipt=size <= receipts and not number)
+                    put_objects(stage, ids)
                     runs[MANIFESTS].append(await asyncio.to_thread(read_manifests, stage, ids))
                     runs[EMPTY].append(await take_empty_steps(stage, size))
-                    run = await delete_ours(stage, ids, receipt=size <= receipts and not number)
                 else:
                     run = await asyncio.to_thread(delete_by_hand, stage, ids)
                 with stage.database.read() as session:
@@ -211,8 +218,8 @@ def _shown(runs: dict[str, list[Run]]) -> Iterator[Sequence[object]]:
     for name in (SQL, OURS, MANIFESTS, EMPTY):
         wall, deletes = middle(name, "wall_s"), bool(runs[name][0].rows)
         lock = 1000 * middle(name, "locked_s") if deletes else ""
-        costs = (middle(name, what) for what in ("client_cpu_s", "store_cpu_s", "other_cpu_s", "temporal_cpu_s", "peak_mb"))
-        yield name, wall, round(rows / wall) if deletes else "", wall / theirs, lock, *costs
+        costs = [middle(name, what) for what in ("client_cpu_s", "store_cpu_s", "other_cpu_s", "temporal_cpu_s")]
+        yield name, wall, round(rows / wall) if deletes else "", wall / theirs, lock, *costs, peak(runs[name])
     for step in (COLLECT_KEYS, DELETE_ROWS):
         took = statistics.median(run.steps_s[step.name] for run in runs[OURS])
         yield f"ours, all {step.name} steps added up", took, round(rows / took), took / theirs, *[""] * 6

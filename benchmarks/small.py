@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.empty import EmptyWorker, until_rows_deleted
-from benchmarks.measure import ContenderFailed, Cost, mean, measured, percentile, table
+from benchmarks.measure import ContenderFailed, Cost, mean, measured, peak, percentile, table
 from benchmarks.reference import delete_snapshot
 from benchmarks.stage import BUCKET, Stage
 from client import accept_deletion, start_deletion, wait_rows_deleted
@@ -121,4 +121,4 @@ def _costs(costs: list[Cost]) -> list[object]:
     if not costs:
         return [""] * 4
     cost = mean(costs)
-    return [1000 * cost.client_cpu_s, 1000 * cost.store_cpu_s, 1000 * cost.other_cpu_s, max(one.peak_mb for one in costs)]
+    return [1000 * cost.client_cpu_s, 1000 * cost.store_cpu_s, 1000 * cost.other_cpu_s, peak(costs)]
