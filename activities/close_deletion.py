@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -247,5 +247,5 @@ def _objects(session: Session, deletion_id: str, chunks: list[DeletionChunk]) ->
 def _sum(counts: Any) -> Counter[str]:
     total: Counter[str] = Counter()
     for one in counts:
-        total.update({name: count for name, count in one.items() if isinstance(count, int)})
+        total.update({name: count for name, count in one.items() if not isinstance(count, Mapping)})
     return total

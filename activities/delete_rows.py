@@ -148,7 +148,7 @@ class DeleteRows:
                 _count_absent(session, found, by_columns)
                 deleted_files = files.delete_files(session, cascade.file_ids, organization_id, references)
                 self._release(session, found, known, present)
-                ledger.note_compared(found, _bases_elsewhere(cascade, present))
+                ledger.note_compared(found, _bases_of(present, cascade))
                 found.files = deleted_files
                 found.rows = {**cascade.rows, **files.rows_deleted(deleted_files)}
                 session.flush()
@@ -391,10 +391,10 @@ def icons_still_named(session: Session, icon_keys: Iterable[str], going: Collect
     return surviving
 
 
-def _bases_elsewhere(cascade: Cascade, present: Sequence[ArtifactRef]) -> Iterator[int]:
-    """Of comparisons with heads of this chunk, the bases that are not."""
+def _bases_of(present: Sequence[ArtifactRef], cascade: Cascade) -> Iterator[int]:
+    """Of comparisons with heads of this chunk."""
     here = {artifact.id for artifact in present}
-    return (base for head, bases in cascade.comparisons.items() if head.id in here for base in bases if base not in here)
+    return (base for head, bases in cascade.comparisons.items() if head.id in here for base in bases)
 
 
 def _count_absent(session: Session, found: DeletionChunk, pages: Iterable[Page]) -> None:

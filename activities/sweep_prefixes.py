@@ -171,15 +171,16 @@ class SweepPrefixes:
         if not self.store.lists_uploads:
             return
         listing.aborted = 0
-        absent: set[str] = set()
+        absent: set[Upload] = set()
         for page in self.store.uploads_under(prefix):
-            outcome = self.store.abort_uploads([one for one in page if not exact or one.key == prefix])
+            uploads = [one for one in page if not exact or one.key == prefix]
+            outcome = self.store.abort_uploads(uploads)
             listing.aborted += len(outcome.deleted)
-            absent |= {key for key, code in outcome.refused.items() if code == _NO_SUCH_UPLOAD}
+            absent |= {one for one in uploads if outcome.refused.get(one.key) == _NO_SUCH_UPLOAD}
             outcome.refused = {key: code for key, code in outcome.refused.items() if code != _NO_SUCH_UPLOAD}
             listing.add(outcome)
         if absent:  # somebody else ended them in between; but there are stores that go on listing what they do not find
-            listed = {one.key for page in self.store.uploads_under(prefix) for one in page}
+            listed = {one for page in self.store.uploads_under(prefix) for one in page}
             listing.codes.update([_NO_SUCH_UPLOAD] * len(absent & listed))
 
     def _abort_exact(self, prefix: Prefix) -> tuple[str, Listing]:

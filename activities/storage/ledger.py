@@ -77,7 +77,7 @@ NOT_ATTEMPTED = "NotAttempted"
 """The code of sealed keys that no request was made for before the deletion's time was over."""
 _BEFORE = "sealed_before"
 """Where a chunk keeps it while it is collected again."""
-_COMPARED = "compared"
+_COMPARED, _BASES = "compared", "bases"
 _LAST_PAGE = 2**62
 """No page has so high a number."""
 _STRAYS_KEPT = 1000
@@ -102,6 +102,9 @@ class DeletionState(StrEnum):
     REFUSED = "refused"
     CANCELLED = "cancelled"
     CLOSED = "closed"
+
+
+_OPEN = (DeletionState.ACCEPTED, DeletionState.RUNNING, DeletionState.FAILED)
 
 
 class ChunkState(StrEnum):
@@ -673,9 +676,9 @@ def _owing(*, traces_configured: bool) -> Select[str, int, int]:
 def _owing_comparisons(dialect: str) -> Select[str, int, int]:
     ours = aliased(DeletionArtifact)
     if dialect == "postgresql":
-        bases = func.jsonb_array_elements(DeletionChunk.collected[_COMPARED]).table_valued("value")
+        bases = func.jsonb_array_elements(DeletionChunk.collected[_COMPARED, _BASES]).table_valued("value")
     else:
-        bases = func.json_each(DeletionChunk.collected, f"$.{_COMPARED}").table_valued("value")
+        bases = func.json_each(DeletionChunk.collected, f"$.{_COMPARED}.{_BASES}").table_valued("value")
     return (
         select(Deletion.id, Deletion.organization_id, func.count(ours.artifact_id.distinct()))
         .select_from(Deletion)
@@ -686,7 +689,7 @@ def _owing_comparisons(dialect: str) -> Select[str, int, int]:
             ours.deletion_id == bindparam("of"),
             ours.rows_state.in_([RowsState.DELETED, RowsState.GONE]),
             Deletion.id != bindparam("of"),
-            Deletion.state != DeletionState.CLOSED,
+            Deletion.state.in_(_OPEN),  # which has an index: of closed ones there may be millions
             Deletion.organization_id == _own_organization(),
             DeletionChunk.state == ChunkState.ROWS_DELETED,
             _owes_objects(),
@@ -720,7 +723,7 @@ def open_deletions_of(session: Session, request: DeletionRequest) -> list[str]:
             one_of(DeletionArtifact.artifact_id, request.artifact_ids),
             Deletion.organization_id == request.organization_id,
             Deletion.id != request.deletion_id,
-            Deletion.state.in_([DeletionState.ACCEPTED, DeletionState.RUNNING, DeletionState.FAILED]),
+            Deletion.state.in_(_OPEN),
         )
         .distinct()
     )
@@ -808,7 +811,7 @@ def _owes_objects() -> ColumnElement[bool]:
 def note_compared(found: DeletionChunk, bases: Iterable[int]) -> None:
     """Write down the bases of comparisons that went with their heads: these objects are theirs too, while they are owed."""
     if ids := sorted(set(bases)):
-        found.collected = {**found.collected, _COMPARED: ids}
+        found.collected = {**found.collected, _COMPARED: {_BASES: ids}}
 
 
 # Sealing --------------------------------------------------------------------------------------------------------------
