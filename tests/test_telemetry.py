@@ -317,7 +317,7 @@ def test_traces_without_their_packages_are_one_sentence(
     """They are an extra, and nothing of them is imported unless they are asked for."""
     monkeypatch.delitem(sys.modules, "workflows.tracing", raising=False)
     monkeypatch.setitem(sys.modules, "opentelemetry", None)
-    assert main_with(stack, monkeypatch, TRACING="true") == 3
+    assert main_with(stack, monkeypatch, TRACING="true") == 2
     assert capsys.readouterr().err == "ARTIFACT_DELETION_TRACING needs the extra `otel`: artifact-deletion[otel]\n"
 
 
