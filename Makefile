@@ -73,8 +73,8 @@ $(STAMP): requirements.txt
 	fi; \
 	touch $@
 
-# With the oldest Python: what it resolves to is there for newer ones too, not the other way round. Without this machine's pip settings: hashes must be the
-# public index's. What an image installs are the same versions, without what only tests need. The header names this command instead of pip-compile's, which would name options and paths.
+# With the oldest Python: what it resolves to is there for newer ones too, not the other way round. Without this machine's pip
+# settings: hashes must be the public index's. What an image installs are the same versions, without what only tests need. The header names this command instead of pip-compile's, which would name options and paths.
 PIP_COMPILE = python=$(firstword $(PYTHON) python3.11); \
 	"$$python" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "make $@ needs Python 3.11." >&2; exit 1; }; \
 	tools=$$(mktemp -d) && trap 'rm -rf "$$tools"' EXIT && \

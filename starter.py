@@ -644,22 +644,7 @@ def _add_emergencies(command: Callable[..., argparse.ArgumentParser]) -> None:
     reapplying.add_argument("--yes", action="store_true", help="ask no question")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description="Delete snapshot artifacts for good: start deletions, follow them, run them again.",
-        epilog="exit codes: 0 done, 1 failed or left over, 2 bad usage, 3 Temporal or the database not reached, 130 Ctrl-C",
-    )
-    commands = parser.add_subparsers(dest="command", required=True)
-
-    def command(name: str, run: Any, help: str, *, deletion: bool = False) -> argparse.ArgumentParser:  # noqa: A002
-        made = commands.add_parser(name, help=help, description=help)
-        made.set_defaults(run=run)
-        if deletion:
-            made.add_argument("deletion", help="workflow id, or the digest at its end")
-        return made
-
-    setup = command("setup", _setup, "create or update the ledger's tables and the search attributes; safe to repeat")
-    setup.add_argument("--sql", choices=["postgresql", "sqlite"], help="print the tables' SQL instead")
+def _add_requests(command: Callable[..., argparse.ArgumentParser]) -> None:
     delete = command("delete", _delete, "delete artifacts of an organization")
     previewing = command("preview", _preview, "what a deletion would do; changes nothing")
     previewing.add_argument(
@@ -682,8 +667,11 @@ def _parser() -> argparse.ArgumentParser:
     rerun.add_argument("--yes", action="store_true", help="with --all-failed: do not ask")
     for made in (delete, rerun):
         made.add_argument("--wait", action="store_true", help="follow it to its end")
-    status = command("status", _status, "where a deletion is", deletion=True)
-    status.add_argument("--follow", action="store_true", help="until it ends")
+    for made in (delete, previewing, rerun):
+        made.add_argument("--json", action="store_true", help="for scripts")
+
+
+def _add_list(command: Callable[..., argparse.ArgumentParser]) -> argparse.ArgumentParser:
     listing = command("list", _list, "deletions, newest first")
     listing.formatter_class = argparse.RawDescriptionHelpFormatter
     filters = "\n".join(f"  {what}:\n    {query}" for what, query in LIST_FILTERS.items())
@@ -694,6 +682,29 @@ def _parser() -> argparse.ArgumentParser:
     listing.add_argument("--organization", type=_number)
     listing.add_argument("--state", choices=list(DeletionState))
     listing.add_argument("--limit", type=_limit, default=50)
+    return listing
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description="Delete snapshot artifacts for good: start deletions, follow them, run them again.",
+        epilog="exit codes: 0 done, 1 failed or left over, 2 bad usage, 3 Temporal or the database not reached, 130 Ctrl-C",
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    def command(name: str, run: Any, help: str, *, deletion: bool = False) -> argparse.ArgumentParser:  # noqa: A002
+        made = commands.add_parser(name, help=help, description=help)
+        made.set_defaults(run=run)
+        if deletion:
+            made.add_argument("deletion", help="workflow id, or the digest at its end")
+        return made
+
+    setup = command("setup", _setup, "create or update the ledger's tables and the search attributes; safe to repeat")
+    setup.add_argument("--sql", choices=["postgresql", "sqlite"], help="print the tables' SQL instead")
+    _add_requests(command)
+    status = command("status", _status, "where a deletion is", deletion=True)
+    status.add_argument("--follow", action="store_true", help="until it ends")
+    listing = _add_list(command)
     resuming = command("resume", _resume, "start every accepted deletion that nobody runs")
     resuming.add_argument("--every", type=_seconds, help="again and again, such as every 30s, 5m or 1h, until it is stopped")
     _add_emergencies(command)
@@ -702,7 +713,7 @@ def _parser() -> argparse.ArgumentParser:
         "doctor", _doctor, "look at all that a worker needs, with its settings, and say what to do; changes nothing"
     )
     examining.add_argument("--database-only", action="store_true", help="ledger and schema, as for a backend's own tests")
-    for made in (delete, previewing, rerun, status, listing, shown, examining):
+    for made in (status, listing, shown, examining):
         made.add_argument("--json", action="store_true", help="for scripts")
     command("schema", _schema, "the JSON Schema of a request, for clients in other languages")
     command("demo", _demo, "the whole of it, on servers of its own that end with it")

@@ -31,7 +31,7 @@ from activities.storage.keys import (
     stray_text,
     why_stray,
 )
-from activities.storage.ledger import ChunkState, DeletionChunk, PageSource, PrefixState, RowsState
+from activities.storage.ledger import ChunkState, DeletionChunk, PageSource, PrefixState, RowsState, SealedBefore
 from activities.storage.objects import ObjectAbsent, ObjectStore, ObjectTooLarge
 from activities.storage.rows import Comparisons, NamedKey, Places
 from workflows.messages import COLLECT_KEYS, PAGE_KEYS, Chunk, Collected
@@ -143,12 +143,15 @@ class CollectKeys:
             places = rows.find_places(session, known, organization_id)
             comparisons, named = rows.named_by_columns(session, places)
             living_icons = rows.icon_ids(session, places.moved)
+            again = SealedBefore(
+                icons=frozenset(icon for icon in before.icons if icon[1].rpartition("/")[2] not in living_icons),
+                comparisons=frozenset(rows.in_place(session, before.comparisons, places)),
+            )
         responses = {_response_key(one.prefix) for one in named if one.kind == "comparison_manifest"}
         reserved = {str(one.key) for one in named if one.owned} | responses
         seal = Seal(self.database, chunk, epoch, frozenset(reserved))
-        for scope, key in before.icons:
-            if key.rpartition("/")[2] not in living_icons:
-                seal.add("icon", [scope], PageSource.ICON, [key])
+        for scope, key in again.icons:
+            seal.add("icon", [scope], PageSource.ICON, [key])
         counts = self.name_keys(seal, places, comparisons, named)
         with self.database.write() as session:
             found = ledger.lock_sealing(session, chunk.deletion_id, chunk.chunk, epoch)
@@ -156,7 +159,10 @@ class CollectKeys:
             ledger.seal_prefixes(
                 session,
                 found,
-                [*rows.own_prefixes(places, comparisons, self.scopes), *rows.of_our_bases(before.comparisons, places)],
+                [
+                    *rows.own_prefixes(places, comparisons, self.scopes),
+                    *((scope, prefix, False) for scope, prefix in again.comparisons),
+                ],
                 PrefixState.OWED if self.store.listable else PrefixState.UNCHECKED,
             )
             for state, of_state in (
@@ -168,7 +174,7 @@ class CollectKeys:
             ledger.set_artifacts(session, chunk.deletion_id, places.lost, rows_state=RowsState.GONE, project_id=None)
             ledger.set_artifacts(session, chunk.deletion_id, places.moved, rows_state=RowsState.MOVED, project_id=None)
             found.pages, found.sealed, found.digest = ledger.seal_digest(session, found)
-            found.collected = {**counts.collected, "kinds": dict(seal.kinds)}
+            found.collected = {**counts.collected, "kinds": dict(seal.kinds), **(before - again).note}
             found.strays = ledger.pack_strays(counts.strays)
             return Collected(epoch=epoch, pages=found.pages, digest=found.digest, artifacts=len(artifacts), sealed=found.sealed)
 

@@ -61,7 +61,9 @@ def measured(cost: Cost, *, worker: int, store: int, others: Sequence[int]) -> I
     process = psutil.Process(worker)
 
     def sample() -> None:
-        while worker != os.getpid():
+        if worker == os.getpid():
+            return
+        while True:
             cost.peak_mb = max(cost.peak_mb, process.memory_info().rss / 2**20)
             if ended.wait(SAMPLED_EVERY_S):
                 return

@@ -115,6 +115,39 @@ def test_what_was_sealed_of_an_artifact_that_moves_away_meanwhile_is_forgotten(s
     assert stack.world.objects().keys() == before.objects.keys()
 
 
+@ONE_DATABASE
+def test_what_was_sealed_of_an_artifact_that_moves_away_and_back_is_remembered(stack: Stack) -> None:
+    """Collected before, while and after; the comparison's row goes in between, so that in the end nothing names it."""
+    shop = shop_of(stack.world)
+    there = stack.world.project(stack.world.organization("globex"), "site")
+    request, before = stack.request([shop.base.id]), Seen.of(stack.world)
+    with steps_of(stack) as steps:
+        (chunk,) = steps.open(request)
+        for place in (there, shop.project):
+            steps.collect(chunk)
+            with stack.database.write() as session:
+                move(session, shop.base.id, place)
+                session.execute(delete(tables.SnapshotComparison).where(tables.SnapshotComparison.id == shop.comparison.id))
+        assert steps.finish(request, steps.collect(chunk)).complete
+    assert before.objects.keys() - stack.world.objects().keys() == stack.world.objects_of([shop.base.id])
+
+
+@ONE_DATABASE
+def test_a_comparison_whose_head_moves_away_after_it_was_sealed_is_left_where_it_is_when_collected_again(stack: Stack) -> None:
+    """As one that was collected for the first time then: not deleted, and left over."""
+    shop = shop_of(stack.world)
+    there = stack.world.project(stack.world.organization("globex"), "site")
+    request, before = stack.request([shop.base.id]), Seen.of(stack.world)
+    with steps_of(stack) as steps:
+        (chunk,) = steps.open(request)
+        steps.collect(chunk)
+        with stack.database.write() as session:
+            move(session, shop.head.id, there)
+        assert steps.finish(request, steps.collect(chunk)).left_over == {"NamedElsewhere": 1}
+    gone = before.objects.keys() - stack.world.objects().keys()
+    assert gone == {key for key in stack.world.objects_of([shop.base.id]) if f"/{shop.head.id}/" not in key}
+
+
 def rename_manifest(session: Session, shop: Shop) -> str:
     key = shop.key("second/manifest.json")
     set_extras(session, tables.SnapshotMetrics, shop.head.metrics_id, manifest_key=key)

@@ -129,7 +129,12 @@ def test_an_upload_that_begins_while_a_sweep_confirms_is_aborted_by_the_same_swe
 
 
 @on_sqlite
-def test_an_upload_that_somebody_else_ends_in_between_is_not_left_over(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("ended", [True, False], ids=["ended", "listed as before"])
+def test_an_upload_that_the_store_does_not_know_is_left_over_only_where_it_is_still_listed(
+    stack: Stack,
+    monkeypatch: pytest.MonkeyPatch,
+    ended: bool,  # noqa: FBT001
+) -> None:
     """Aborted by its owner after it was listed: S3 answers NoSuchUpload then, which is put in place of SeaweedFS's 204."""
     (head,) = stack.snapshots("head")
     place = head.artifact
@@ -138,15 +143,16 @@ def test_an_upload_that_somebody_else_ends_in_between_is_not_left_over(stack: St
     abort = S3Objects.abort_uploads
 
     def be_late(self: S3Objects, uploads: Any) -> Any:
-        abort(self, uploads)
+        if ended:
+            abort(self, uploads)
         return Outcome(refused={one.key: "NoSuchUpload" for one in uploads})
 
     monkeypatch.setattr(S3Objects, "abort_uploads", be_late)
     request = stack.request([head.id])
     with steps_of(stack) as steps:
         receipt = steps.finish(request, steps.open_and_collect(request))
-    assert (receipt.complete, receipt.objects.uploads_aborted) == (True, 0)
-    assert unfinished(stack) == set()
+    assert (receipt.left_over, receipt.objects.uploads_aborted) == ({} if ended else {"NoSuchUpload": 1}, 0)
+    assert unfinished(stack) == (set() if ended else {key})
 
 
 @on_sqlite

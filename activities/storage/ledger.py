@@ -211,7 +211,9 @@ class DeletionChunk(LedgerTable):
     absent: Mapped[int] = mapped_column(default=0)
     kept: Mapped[int] = mapped_column(default=0)
     collected: Mapped[dict[str, Any]] = mapped_column(default=dict)
-    """What collecting counted: manifests, strays, images, and keys by kind. While it is done anew, what was sealed before."""
+    """What collecting counted: manifests, strays, images, and keys by kind; what was sealed before and is not again; and once
+    the rows are gone, the bases of comparisons that went with their heads.
+    """
     rows: Mapped[dict[str, Any]] = mapped_column(default=dict)
     """Deleted rows by table."""
     files: Mapped[dict[str, Any]] = mapped_column(default=dict)
@@ -849,13 +851,35 @@ def lock_sealing(session: Session, deletion_id: str, chunk: int, epoch: int) -> 
     return found
 
 
+Pairs = frozenset[tuple[str, str]]
+"""(scope, key or prefix)"""
+
+
 @dataclass(frozen=True)
 class SealedBefore:
-    """What an earlier attempt sealed, as (scope, key or prefix), and no row may name any more."""
+    """What earlier attempts sealed, and no row may name any more."""
 
-    icons: tuple[tuple[str, str], ...] = ()
-    comparisons: tuple[tuple[str, str], ...] = ()
+    icons: Pairs = frozenset()
+    comparisons: Pairs = frozenset()
     """Prefixes of comparisons with heads that are not the chunk's own: those lie under no prefix of its artifacts."""
+
+    @classmethod
+    def noted_in(cls, found: DeletionChunk) -> "SealedBefore":
+        """What stays with a chunk until it is sealed again."""
+        noted = found.collected.get(_BEFORE, {})
+        return cls(**{name: frozenset((scope, key) for scope, key in pairs) for name, pairs in noted.items()})
+
+    @property
+    def note(self) -> dict[str, Any]:
+        """For a chunk's `collected`."""
+        kept = {name: sorted(pairs) for name, pairs in vars(self).items() if pairs}
+        return {_BEFORE: kept} if kept else {}
+
+    def __or__(self, other: "SealedBefore") -> "SealedBefore":
+        return SealedBefore(self.icons | other.icons, self.comparisons | other.comparisons)
+
+    def __sub__(self, other: "SealedBefore") -> "SealedBefore":
+        return SealedBefore(self.icons - other.icons, self.comparisons - other.comparisons)
 
 
 _COMPARISON_PREFIXES = select(DeletionPrefix.scope, DeletionPrefix.prefix).where(
@@ -870,24 +894,20 @@ def begin_epoch(session: Session, found: DeletionChunk) -> SealedBefore:
     is sealed again, whatever becomes of the attempts in between.
     """
     found.epoch += 1
-    kept = {name: [(scope, key) for scope, key in pairs] for name, pairs in found.collected.get(_BEFORE, {}).items()}
-    if found.pages or found.digest:
-        of_chunk = {"of": found.deletion_id, "of_chunk": found.chunk}
-        sealed = {
-            "icons": [
-                (page.scope, key)
-                for page in read_pages(session, found.deletion_id, found.chunk, sources=[PageSource.ICON])
-                for key in page.keys
-            ],
-            "comparisons": [(scope, prefix) for scope, prefix in session.execute(_COMPARISON_PREFIXES, of_chunk)],
-        }
-        kept = {name: sorted({*pairs, *kept.get(name, ())}) for name, pairs in sealed.items()}
-        found.pages = found.sealed = 0
-        found.digest, found.strays = "", None
-        found.collected = {_BEFORE: kept} if any(kept.values()) else {}
-        for table in (DeletionPage, DeletionPrefix):
-            session.execute(delete(table).where(table.deletion_id == found.deletion_id, table.chunk == found.chunk))
-    return SealedBefore(**{name: tuple(pairs) for name, pairs in kept.items()})
+    before = SealedBefore.noted_in(found)
+    if not found.pages and not found.digest:
+        return before  # nobody has sealed anything since
+    pages = read_pages(session, found.deletion_id, found.chunk, sources=[PageSource.ICON])
+    comparisons = session.execute(_COMPARISON_PREFIXES, {"of": found.deletion_id, "of_chunk": found.chunk})
+    before |= SealedBefore(
+        icons=frozenset((page.scope, key) for page in pages for key in page.keys),
+        comparisons=frozenset((scope, prefix) for scope, prefix in comparisons),
+    )
+    found.pages = found.sealed = 0
+    found.digest, found.collected, found.strays = "", before.note, None
+    for table in (DeletionPage, DeletionPrefix):
+        session.execute(delete(table).where(table.deletion_id == found.deletion_id, table.chunk == found.chunk))
+    return before
 
 
 def seal_page(session: Session, found: DeletionChunk, scope: str, source: PageSource, keys: Iterable[str]) -> None:

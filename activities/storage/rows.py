@@ -1,7 +1,7 @@
 """What the backend's rows say of artifacts: where they are, and which keys and files their columns name."""
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -175,10 +175,20 @@ def own_prefixes(places: Places, comparisons: Comparisons, scopes: Scopes) -> li
     ]
 
 
-def of_our_bases(comparison_prefixes: Iterable[tuple[str, str]], places: Places) -> list[tuple[str, str, bool]]:
-    """Of (scope, prefix) of comparisons, as `own_prefixes` has them, those whose base has not been moved away."""
-    ours = {str(artifact.id) for artifact in (*places.present, *places.gone)}
-    return [(scope, prefix, False) for scope, prefix in comparison_prefixes if prefix.split("/")[3] in ours]
+def in_place(session: Session, comparisons: Collection[tuple[str, str]], places: Places) -> list[tuple[str, str]]:
+    """Of (scope, prefix) of comparisons, those of which neither the base nor a head that is there has been moved away."""
+    if not comparisons:
+        return []
+    heads = {int(prefix.split("/")[2]) for _, prefix in comparisons}
+    rows = session.execute(_PLACES, {"artifacts": heads})
+    of_head = {str(head): ArtifactRef(organization, project, head).prefix for head, project, organization in rows}
+    bases = {str(artifact.id) for artifact in (*places.present, *places.gone)}
+    found = []
+    for scope, prefix in comparisons:
+        _, _, head, base, _ = prefix.split("/")
+        if base in bases and prefix.startswith(of_head.get(head, "")):
+            found.append((scope, prefix))
+    return found
 
 
 def compared(
