@@ -174,7 +174,9 @@ class CollectKeys:
             ledger.set_artifacts(session, chunk.deletion_id, places.lost, rows_state=RowsState.GONE, project_id=None)
             ledger.set_artifacts(session, chunk.deletion_id, places.moved, rows_state=RowsState.MOVED, project_id=None)
             found.pages, found.sealed, found.digest = ledger.seal_digest(session, found)
-            found.collected = {**counts.collected, "kinds": dict(seal.kinds), **(before - again).note}
+            counted = {**counts.collected, "kinds": dict(seal.kinds)}
+            compared = rows.compared_with(places.present, comparisons, heads=not self.store.listable)
+            ledger.note_collected(found, counted, before - again, compared)
             found.strays = ledger.pack_strays(counts.strays)
             return Collected(epoch=epoch, pages=found.pages, digest=found.digest, artifacts=len(artifacts), sealed=found.sealed)
 

@@ -5,8 +5,8 @@ seal what changed since the keys were collected, release. PostgreSQL refuses at 
 the whole transaction is run again; an ambiguous COMMIT is settled by reading the chunk's state, which is written with it.
 """
 
-from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
@@ -148,7 +148,7 @@ class DeleteRows:
                 _count_absent(session, found, by_columns)
                 deleted_files = files.delete_files(session, cascade.file_ids, organization_id, references)
                 self._release(session, found, known, present)
-                ledger.note_compared(found, _bases_of(present, cascade))
+                ledger.note_compared(found, rows.compared_with(present, cascade.comparisons, heads=not self.listable))
                 found.files = deleted_files
                 found.rows = {**cascade.rows, **files.rows_deleted(deleted_files)}
                 session.flush()
@@ -208,7 +208,8 @@ class DeleteRows:
         for page in by_columns:
             sealed[page.scope].update(page.keys)
         added: dict[tuple[str, PageSource], set[str]] = defaultdict(set)
-        collected, kinds = dict(found.collected), dict(found.collected.get("kinds", {}))
+        kinds = Counter[str](found.collected.get("kinds", {}))
+        elsewhere = sum(named.elsewhere for named in cascade.named if not named.owned)
         for named in cascade.named:
             key = icon_key(named.artifact, str(named.key)) if named.kind == "icon" else str(named.key)
             scopes = self.scopes.of(named.artifact.organization_id, named.artifact.project_id)
@@ -218,13 +219,14 @@ class DeleteRows:
                 raise StaleSeal(f"chunk {found.chunk}: a row names a key that was not collected; nothing was deleted")
             source = PageSource.ICON if named.kind == "icon" else PageSource.COLUMN
             for scope in scopes:
+                kinds[named.kind] += key not in added[scope, source]
                 added[scope, source].add(key)
-                kinds[named.kind] = kinds.get(named.kind, 0) + 1
         for (scope, source), keys in sorted(added.items()):
             ordered = sorted(keys)
             for start in range(0, len(ordered), PAGE_KEYS):
                 ledger.seal_page(session, found, scope, source, ordered[start : start + PAGE_KEYS])
-        found.collected = {**collected, "kinds": kinds}
+        elsewhere = max(elsewhere, found.collected.get("named_elsewhere", 0))
+        found.collected = {**found.collected, "kinds": dict(kinds), "named_elsewhere": elsewhere}
         ledger.seal_prefixes(
             session,
             found,
@@ -389,12 +391,6 @@ def icons_still_named(session: Session, icon_keys: Iterable[str], going: Collect
         if any(artifact not in going for artifact in session.execute(named_by).scalars()):
             surviving.add(key)
     return surviving
-
-
-def _bases_of(present: Sequence[ArtifactRef], cascade: Cascade) -> Iterator[int]:
-    """Of comparisons with heads of this chunk."""
-    here = {artifact.id for artifact in present}
-    return (base for head, bases in cascade.comparisons.items() if head.id in here for base in bases)
 
 
 def _count_absent(session: Session, found: DeletionChunk, pages: Iterable[Page]) -> None:

@@ -77,7 +77,7 @@ NOT_ATTEMPTED = "NotAttempted"
 """The code of sealed keys that no request was made for before the deletion's time was over."""
 _BEFORE = "sealed_before"
 """Where a chunk keeps it while it is collected again."""
-_COMPARED, _BASES = "compared", "bases"
+_COMPARED, _OTHERS = "compared", "bases"
 _LAST_PAGE = 2**62
 """No page has so high a number."""
 _STRAYS_KEPT = 1000
@@ -663,7 +663,7 @@ def _owing(*, traces_configured: bool) -> Select[str, int, int]:
         .join(DeletionChunk, and_(DeletionChunk.deletion_id == theirs.deletion_id, of_theirs))
         .where(
             ours.deletion_id == bindparam("of"),
-            ours.rows_state == RowsState.GONE,
+            ours.rows_state.in_([RowsState.DELETED, RowsState.GONE]),  # it may have come back, and they took it then
             theirs.rows_state == RowsState.DELETED,
             Deletion.state != DeletionState.CLOSED,
             Deletion.organization_id == _own_organization(),
@@ -678,15 +678,15 @@ def _owing(*, traces_configured: bool) -> Select[str, int, int]:
 def _owing_comparisons(dialect: str) -> Select[str, int, int]:
     ours = aliased(DeletionArtifact)
     if dialect == "postgresql":
-        bases = func.jsonb_array_elements(DeletionChunk.collected[_COMPARED, _BASES]).table_valued("value")
+        others = func.jsonb_array_elements(DeletionChunk.collected[_COMPARED, _OTHERS]).table_valued("value")
     else:
-        bases = func.json_each(DeletionChunk.collected, f"$.{_COMPARED}.{_BASES}").table_valued("value")
+        others = func.json_each(DeletionChunk.collected, f"$.{_COMPARED}.{_OTHERS}").table_valued("value")
     return (
         select(Deletion.id, Deletion.organization_id, func.count(ours.artifact_id.distinct()))
         .select_from(Deletion)
         .join(DeletionChunk, DeletionChunk.deletion_id == Deletion.id)
-        .join(bases, true())
-        .join(ours, ours.artifact_id == sql_cast(bases.c.value, BigInteger))
+        .join(others, true())
+        .join(ours, ours.artifact_id == sql_cast(others.c.value, BigInteger))
         .where(
             ours.deletion_id == bindparam("of"),
             ours.rows_state.in_([RowsState.DELETED, RowsState.GONE]),
@@ -810,10 +810,24 @@ def _owes_objects() -> ColumnElement[bool]:
     return or_(exists().where(page), exists().where(prefix))
 
 
-def note_compared(found: DeletionChunk, bases: Iterable[int]) -> None:
-    """Write down the bases of comparisons that went with their heads: these objects are theirs too, while they are owed."""
-    if ids := sorted(set(bases)):
-        found.collected = {**found.collected, _COMPARED: {_BASES: ids}}
+def note_collected(found: DeletionChunk, counted: Mapping[str, Any], before: "SealedBefore", compared: Iterable[int]) -> None:
+    """Write down what collecting counted, what was sealed before and is not now, and with whom the artifacts were compared."""
+    found.collected = {**counted, **before.note, **_compared(found)}
+    note_compared(found, compared)
+
+
+def note_compared(found: DeletionChunk, artifacts: Iterable[int]) -> None:
+    """Write down, beside what is written already, artifacts whose comparisons have objects that are sealed here.
+
+    These objects are theirs too, and their own deletion does not end while they are owed.
+    """
+    known = _compared(found).get(_COMPARED, {}).get(_OTHERS, [])
+    if ids := sorted({*known, *artifacts}):
+        found.collected = {**found.collected, _COMPARED: {_OTHERS: ids}}
+
+
+def _compared(found: DeletionChunk) -> dict[str, Any]:
+    return {name: noted for name, noted in found.collected.items() if name == _COMPARED}
 
 
 # Sealing --------------------------------------------------------------------------------------------------------------
@@ -904,7 +918,8 @@ def begin_epoch(session: Session, found: DeletionChunk) -> SealedBefore:
         comparisons=frozenset((scope, prefix) for scope, prefix in comparisons),
     )
     found.pages = found.sealed = 0
-    found.digest, found.collected, found.strays = "", before.note, None
+    found.digest, found.strays = "", None
+    note_collected(found, {}, before, ())
     for table in (DeletionPage, DeletionPrefix):
         session.execute(delete(table).where(table.deletion_id == found.deletion_id, table.chunk == found.chunk))
     return before
@@ -970,6 +985,7 @@ def seal_digest(session: Session, found: DeletionChunk) -> tuple[int, int, str]:
     """(pages, keys, SHA-256 over the pages' digests in order) of the chunk's epoch as they stand in the ledger."""
     digest = hashlib.sha256()
     pages = keys = 0
+    session.flush()  # a backend's own session may not do so before a query
     for _, scope, page_digest, count in _in_parts(session, _PAGE_DIGESTS, _epoch_of(found), 1000):
         digest.update(f"{scope}\n{page_digest}\n".encode())
         pages += 1

@@ -1,7 +1,7 @@
 """What the backend's rows say of artifacts: where they are, and which keys and files their columns name."""
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -189,6 +189,19 @@ def in_place(session: Session, comparisons: Collection[tuple[str, str]], places:
         if base in bases and prefix.startswith(of_head.get(head, "")):
             found.append((scope, prefix))
     return found
+
+
+def compared_with(artifacts: Iterable[ArtifactRef], comparisons: Comparisons, *, heads: bool) -> Iterator[int]:
+    """The bases with which these artifacts were compared, which no prefix of their own leads to the objects.
+
+    With `heads` also the heads that these were a base of: theirs does, but only where the store lists.
+    """
+    here = {artifact.id for artifact in artifacts}
+    for head, bases in comparisons.items():
+        if head.id in here:
+            yield from bases
+        elif heads:
+            yield head.id
 
 
 def compared(
