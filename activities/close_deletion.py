@@ -2,8 +2,9 @@
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import bindparam, func, select, type_coerce
@@ -54,6 +55,7 @@ _PREFIXES = select(DeletionPrefix.chunk, DeletionPrefix.state, DeletionPrefix.co
 )
 _PREFIXES_BY_STATE = (
     select(
+        DeletionPrefix.chunk,
         DeletionPrefix.state,
         DeletionPrefix.exact,
         func.count().label("prefixes"),
@@ -63,8 +65,10 @@ _PREFIXES_BY_STATE = (
         func.count(DeletionPrefix.uploads_aborted).label("uploads_looked_for"),
     )
     .where(DeletionPrefix.deletion_id == bindparam("of"))
-    .group_by(DeletionPrefix.state, DeletionPrefix.exact)
+    .group_by(DeletionPrefix.chunk, DeletionPrefix.state, DeletionPrefix.exact)
 )
+_LISTED = "listed"
+"""Where a chunk keeps what its prefixes said, once they are forgotten."""
 
 
 @dataclass(frozen=True)
@@ -91,8 +95,12 @@ class CloseDeletion:
                 # Failed: closed before, by an attempt whose answer was lost, a late step or the run that a Reset took up again.
                 if state not in {DeletionState.RUNNING, DeletionState.FAILED}:
                     raise NotOpen("the deletion is not running; nothing was closed")
-                receipt = self._add_up(session, deletion.deletion_id)
+                chunks = list(session.execute(_CHUNKS, {"of": deletion.deletion_id}).scalars())
+                listed = _listed(session, deletion.deletion_id, chunks)
+                receipt = self._add_up(session, deletion.deletion_id, chunks, listed)
                 if self.receipts is None or (kept is not None and _same_but_for_the_time(receipt, kept)):
+                    if receipt.complete:
+                        _note_listed(chunks, listed)
                     ledger.close(session, kept or receipt)
                     return (kept or receipt).for_history()
                 request = ledger.request_of(session, deletion.deletion_id)
@@ -100,14 +108,15 @@ class CloseDeletion:
             self.receipts.write(Closed(request=request, receipt=receipt))
             kept = receipt
 
-    def _add_up(self, session: Session, deletion_id: str) -> DeletionReceipt:
+    def _add_up(
+        self, session: Session, deletion_id: str, chunks: list[DeletionChunk], listed: "Mapping[int, Listed]"
+    ) -> DeletionReceipt:
         accepted, now = session.execute(_ACCEPTED, {"of": deletion_id}).one()
         request = DeletionRequest.model_validate(accepted.request)
-        chunks = list(session.execute(_CHUNKS, {"of": deletion_id}).scalars())
         collected = _sum(chunk.collected for chunk in chunks)
         all_rows = [chunk.rows_deleted_at for chunk in chunks]
-        listed = session.execute(_ARTIFACTS, {"of": deletion_id}).all()
-        artifacts = _artifacts(session, deletion_id, listed)
+        of_artifacts = session.execute(_ARTIFACTS, {"of": deletion_id}).all()
+        artifacts = _artifacts(session, deletion_id, request.organization_id, of_artifacts)
         owed = ledger.deletions_owing(session, deletion_id, traces_configured=self.traces_configured)
         receipt = DeletionReceipt(
             deletion_id=deletion_id,
@@ -120,7 +129,7 @@ class CloseDeletion:
             artifacts=artifacts,
             rows=dict(_sum(chunk.rows for chunk in chunks)),
             files=_files(session, chunks),
-            objects=_objects(session, deletion_id, chunks),
+            objects=_objects(session, deletion_id, chunks, listed),
             manifests=ManifestsReceipt(
                 read=collected["manifests_read"],
                 evicted=collected["manifests_evicted"],
@@ -128,8 +137,9 @@ class CloseDeletion:
                 strays=collected["strays"],
                 named_elsewhere=collected["named_elsewhere"],
                 images_kept=collected["images_kept"],
+                masks_unknown=collected["masks_unknown"],
             ),
-            trace_items=self._trace_items(listed, chunks, artifacts.gone_before.objects_unchecked.count),
+            trace_items=self._trace_items(of_artifacts, chunks, artifacts.gone_before.objects_unchecked.count),
             owed_by_others=sum(other.artifacts for other in owed),
             times=TimesReceipt(
                 accepted=accepted.accepted_at,
@@ -167,7 +177,7 @@ def stored_receipt(session: Session, deletion_id: str) -> DeletionReceipt:
     return DeletionReceipt.model_validate(stored)
 
 
-def _artifacts(session: Session, deletion_id: str, listed: Sequence[Any]) -> ArtifactsReceipt:
+def _artifacts(session: Session, deletion_id: str, organization_id: int, listed: Sequence[Any]) -> ArtifactsReceipt:
     by_state: dict[RowsState, list[tuple[int, int | None]]] = defaultdict(list)
     for artifact, project, state, _ in listed:
         by_state[RowsState(state)].append((artifact, project))
@@ -187,6 +197,7 @@ def _artifacts(session: Session, deletion_id: str, listed: Sequence[Any]) -> Art
         ),
         moved=Ids.of(artifact for artifact, _ in by_state[RowsState.MOVED]),
         not_reached=Ids.of(artifact for state in (RowsState.PENDING, RowsState.SEALED) for artifact, _ in by_state[state]),
+        reappeared=Ids.of(ledger.reappeared_artifacts(session, deletion_id, organization_id)),
     )
 
 
@@ -208,7 +219,7 @@ def _files(session: Session, chunks: list[DeletionChunk]) -> FilesReceipt:
     )
 
 
-def _objects(session: Session, deletion_id: str, chunks: list[DeletionChunk]) -> ObjectsReceipt:
+def _objects(session: Session, deletion_id: str, chunks: list[DeletionChunk], listed: "Mapping[int, Listed]") -> ObjectsReceipt:
     left_over: Counter[str] = Counter()
     with_pages = set()
     for chunk, count, codes in session.execute(_PAGES, {"of": deletion_id}):
@@ -221,9 +232,7 @@ def _objects(session: Session, deletion_id: str, chunks: list[DeletionChunk]) ->
         # Left over because of a page alone, which has gone since: nobody has seen the prefix empty.
         outlived_page = state == PrefixState.LEFT_OVER and not codes and chunk not in with_pages
         found_left_over[NOT_LISTED] += outlived_page or state in {PrefixState.OWED, PrefixState.SWEPT}
-    of_prefixes = session.execute(_PREFIXES_BY_STATE, {"of": deletion_id}).all()
-    listed = [one for one in of_prefixes if not one.exact]
-    by_state = {one.state: one.prefixes for one in listed}
+    counts = sum((one.counts for one in listed.values()), Counter[str]())
     digest = hashlib.sha256("".join(chunk.digest for chunk in chunks).encode()).hexdigest()
     return ObjectsReceipt(
         sealed=sum(chunk.sealed for chunk in chunks),
@@ -232,16 +241,55 @@ def _objects(session: Session, deletion_id: str, chunks: list[DeletionChunk]) ->
         absent=sum(chunk.absent for chunk in chunks),
         kept=sum(chunk.kept for chunk in chunks),
         left_over=dict(+left_over),
-        found_by_listing=sum(one.found or 0 for one in listed),
+        found_by_listing=counts["found"],
         found_left_over=dict(+found_left_over),
-        prefixes=sum(by_state.values()),
-        prefixes_listed_empty=by_state.get(PrefixState.EMPTY, 0),
-        prefixes_unchecked=by_state.get(PrefixState.UNCHECKED, 0),
-        uploads_aborted=sum(int(one.uploads_aborted or 0) for one in of_prefixes),
-        uploads_unchecked=sum(one.prefixes - one.uploads_looked_for for one in listed),
-        listed_empty_from=min((one.listed_empty_from for one in listed if one.listed_empty_from), default=None),
+        prefixes=counts["prefixes"],
+        prefixes_listed_empty=counts[PrefixState.EMPTY],
+        prefixes_unchecked=counts[PrefixState.UNCHECKED],
+        uploads_aborted=counts["uploads_aborted"],
+        uploads_unchecked=counts["uploads_unchecked"],
+        listed_empty_from=min((one.empty_from for one in listed.values() if one.empty_from), default=None),
         digest=digest,
     )
+
+
+@dataclass
+class Listed:
+    """What a chunk's prefixes say, now and before they were last forgotten."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    empty_from: datetime | None = None
+
+    @classmethod
+    def noted_in(cls, chunk: DeletionChunk) -> "Listed":
+        """As it was when the deletion was complete: rows that come back open it again."""
+        noted = dict(chunk.collected.get(_LISTED, {}))
+        empty_from = noted.pop("empty_from", None)
+        return cls(Counter(noted), datetime.fromisoformat(empty_from) if empty_from else None)
+
+    @property
+    def note(self) -> dict[str, Any]:
+        """For a chunk's `collected`."""
+        return {_LISTED: {**+self.counts, "empty_from": self.empty_from.isoformat() if self.empty_from else None}}
+
+
+def _listed(session: Session, deletion_id: str, chunks: Iterable[DeletionChunk]) -> dict[int, Listed]:
+    listed = {chunk.chunk: Listed.noted_in(chunk) for chunk in chunks}
+    for one in session.execute(_PREFIXES_BY_STATE, {"of": deletion_id}):
+        of_chunk = listed[one.chunk]
+        of_chunk.counts["uploads_aborted"] += int(one.uploads_aborted or 0)
+        if one.exact:
+            continue
+        unlooked = one.prefixes - one.uploads_looked_for
+        of_chunk.counts.update({one.state: one.prefixes, "prefixes": one.prefixes, "uploads_unchecked": unlooked})
+        of_chunk.counts["found"] += int(one.found or 0)
+        of_chunk.empty_from = min((at for at in (of_chunk.empty_from, one.listed_empty_from) if at), default=None)
+    return listed
+
+
+def _note_listed(chunks: Iterable[DeletionChunk], listed: Mapping[int, Listed]) -> None:
+    for chunk in chunks:
+        chunk.collected = {**chunk.collected, **listed[chunk.chunk].note}
 
 
 def _sum(counts: Any) -> Counter[str]:

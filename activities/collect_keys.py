@@ -221,6 +221,8 @@ class CollectKeys:
                 sink.add(named.kind, read.manifest.scopes, PageSource.COLUMN, [key])
             return
         counts.collected["manifests_read" if read.readable else "manifests_unreadable"] += 1
+        # Where the store lists, the prefix shows them.
+        counts.collected["masks_unknown"] += not (read.readable or self.store.listable or named.kind == "manifest")
         scopes = [read.scope] if self.store.listable else read.manifest.scopes
         sink.add(named.kind, scopes, PageSource.COLUMN, [key])
         sink.add("diff_mask", scopes, PageSource.MANIFEST, read.masks.owned)

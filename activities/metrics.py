@@ -114,14 +114,18 @@ def _left_over(session: Session) -> Iterator[Counter[str]]:
             receipt["manifests"]["named_elsewhere"],
             receipt["trace_items"]["unconfirmed_artifacts"],
             receipt["owed_by_others"],
+            receipt["artifacts"]["reappeared"]["count"],
+            receipt["manifests"]["masks_unknown"],
         ).where(Deletion.state == DeletionState.FAILED, Deletion.receipt.is_not(None))
     )
-    for sealed, found, moved, not_reached, named_elsewhere, unconfirmed, owed in rows:
+    for sealed, found, moved, not_reached, named_elsewhere, unconfirmed, owed, reappeared, masks_unknown in rows:
         of_artifacts = {
             "Moved": moved,
             "NamedElsewhere": named_elsewhere,
             "RowsNotDeleted": not_reached,
             "TraceItemsUnconfirmed": unconfirmed,
             "OwedByOthers": owed,
+            "Reappeared": reappeared or 0,  # receipts from before say nothing of these two
+            "MasksUnknown": masks_unknown or 0,
         }
         yield Counter(sealed) + Counter(found) + Counter(of_artifacts)

@@ -86,6 +86,9 @@ class SweepPrefixes:
         uploads |= dict(run_all(self.requests, [partial(self._abort_exact, one) for one in exact if one.name not in uploads]))
         settle = partial(self._settle, sweep, activity.metric_meter())
         wide = [prefix for prefix in prefixes if not prefix.exact]
+        if not self.store.listable:  # it was, or was thought to be, when they were sealed
+            settle([[Emptied(prefix, PrefixState.UNCHECKED, Listing()) for prefix in wide]])
+            wide = []
         quiet_together = run_all(self.requests, [partial(self._prove, sweep, group) for group in _by_scope(wide)], settle)
         proven = {one.prefix.name for group in quiet_together for one in group}
         jobs = [partial(self._sweep_one, sweep, prefix, in_pages) for prefix in wide if prefix.name not in proven]

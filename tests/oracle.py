@@ -550,7 +550,8 @@ def _untrue_artifacts(after: Evidence, one: Done) -> Iterator[str]:
     parts = [found.deleted.ids, answered, gone.swept.ids, gone.objects_unchecked.ids, found.moved.ids, found.not_reached.ids]
     if sorted(artifact for part in parts for artifact in part) != sorted(one.request.artifact_ids):
         yield f"untrue: {one.name} does not account for each of its artifacts once"
-    for artifact in set(one.request.artifact_ids) & set(after.artifacts) - {*found.moved.ids, *found.not_reached.ids}:
+    said_to_be_there = {*found.moved.ids, *found.not_reached.ids, *found.reappeared.ids}
+    for artifact in set(one.request.artifact_ids) & set(after.artifacts) - said_to_be_there:
         yield f"untrue: {one.name} says that artifact {artifact} is gone, and it has a row"
     deleted = _deleted(after)
     for other, ids in gone.by_deletion.items():

@@ -396,6 +396,8 @@ class ArtifactsReceipt(Message):
     """Belong to another organization by now: left alone, and left over."""
     not_reached: Ids = Ids()
     """A step before their rows' deletion did not succeed in its time."""
+    reappeared: Ids = Ids()
+    """Have rows again, which came after this deletion had deleted or missed them: only a re-run deletes those."""
 
 
 class FilesReceipt(Message):
@@ -446,7 +448,9 @@ class ManifestsReceipt(Message):
     evicted: int = 0
     """Named by a row, absent from the store."""
     unreadable: int = 0
-    """Not what a manifest looks like; the prefix they stand for was swept all the same."""
+    """Not what a manifest looks like; the prefix they stand for was swept all the same, where the store can list."""
+    masks_unknown: int = 0
+    """Those of them that name diff masks, where the store cannot list: nobody knows which. They are left over."""
     strays: int = 0
     """Keys that they, or columns, named outside the artifact's own prefixes: neither read nor deleted."""
     named_elsewhere: int = 0
@@ -507,11 +511,13 @@ class DeletionReceipt(Message):
             for code, count in codes.items():
                 counts[code] = counts.get(code, 0) + count
         artifacts = {
+            "MasksUnknown": self.manifests.masks_unknown,
             "Moved": self.artifacts.moved.count,
             "NamedElsewhere": self.manifests.named_elsewhere,
             "RowsNotDeleted": self.artifacts.not_reached.count,
             "TraceItemsUnconfirmed": self.trace_items.unconfirmed_artifacts,
             "OwedByOthers": self.owed_by_others,
+            "Reappeared": self.artifacts.reappeared.count,
         }
         return counts | {code: count for code, count in artifacts.items() if count}
 
@@ -529,6 +535,7 @@ class DeletionReceipt(Message):
                     ),
                     moved=self.artifacts.moved.for_history(),
                     not_reached=self.artifacts.not_reached.for_history(),
+                    reappeared=self.artifacts.reappeared.for_history(),
                 ),
                 "files": self.files.model_copy(
                     update={"kept": {reason: ids.for_history() for reason, ids in self.files.kept.items()}}

@@ -175,8 +175,8 @@ class Deletion(LedgerTable):
     receipt: Mapped[dict[str, Any] | None]
     accepted_at: Mapped[datetime] = mapped_column(server_default=func.now())
     closed_at: Mapped[datetime | None]
-    cancelled_run: Mapped[str | None] = mapped_column(String(64))
-    """Temporal's id of the run that was cancelled: a step of that run which comes late must not open the deletion again."""
+    cancelled_run: Mapped[str | None] = mapped_column(Text().with_variant(String(64), "sqlite"))
+    """Temporal's ids of the runs that were cancelled: a step of one which comes late must not open the deletion again."""
     confirmed_at: Mapped[datetime | None]
     confirmed_by: Mapped[str | None] = mapped_column(String(128))
     """Opaque id of whoever said that so large a deletion is meant."""
@@ -365,9 +365,11 @@ def accept(session: Session, request: DeletionRequest, reason: str | None = None
     if inserted:
         return DeletionState.ACCEPTED
     # No lock unless something changes: a running deletion holds its row while it deletes others, and a backend would wait.
-    found = session.execute(
-        select(Deletion.state).where(Deletion.id == request.deletion_id), execution_options=options
-    ).scalar_one()
+    state = select(Deletion.state).where(Deletion.id == request.deletion_id)
+    found = session.execute(state, execution_options=options).scalar_one()
+    if found == DeletionState.RUNNING and living_artifacts(session, request):
+        # If rows came back, it must not be closed as complete without having seen them.
+        found = session.execute(state.with_for_update(read=True), execution_options=options).scalar_one()
     ended = {DeletionState.FAILED, DeletionState.REFUSED, DeletionState.CANCELLED}
     if found in ended or (found == DeletionState.CLOSED and living_artifacts(session, request)):
         reopened = (
@@ -387,6 +389,23 @@ def living_artifacts(session: Session, request: DeletionRequest) -> dict[int, in
         .where(one_of(Artifact.id, request.artifact_ids), Project.organization_id == request.organization_id)
     )
     return {row.id: row.project_id for row in rows}
+
+
+_REAPPEARED = (
+    select(DeletionArtifact.artifact_id)
+    .join(Artifact, Artifact.id == DeletionArtifact.artifact_id)
+    .join(Project, Project.id == Artifact.project_id)
+    .where(
+        DeletionArtifact.deletion_id == bindparam("of"),
+        DeletionArtifact.rows_state.in_([RowsState.DELETED, RowsState.GONE]),
+        Project.organization_id == bindparam("organization"),
+    )
+)
+
+
+def reappeared_artifacts(session: Session, deletion_id: str, organization_id: int) -> set[int]:
+    """The artifacts whose rows were deleted, or gone, and that have rows in the organization again."""
+    return set(session.execute(_REAPPEARED, {"of": deletion_id, "organization": organization_id}).scalars())
 
 
 def settled_artifacts(session: Session, deletion_id: str) -> set[int]:
@@ -420,7 +439,8 @@ def refuse_living(session: Session, deletion_id: str, chunk: int) -> None:
     living = session.execute(_LIVING, {"of": deletion_id, "of_chunk": chunk}).scalar_one()
     if living:
         raise ArtifactReappeared(
-            f"{living} artifacts whose rows were gone have rows again; their objects are left alone until a re-run deletes them"
+            f"{living} artifacts whose rows were gone have rows again; objects are left alone until a re-run deletes these, "
+            "or, where they are another organization's, until they are deleted there"
         )
 
 
@@ -460,11 +480,18 @@ def cancel(session: Session, request: DeletionRequest, run_id: str) -> bool:
         return True  # a late try of the same cancel: what has been asked for since is not its business
     if state is DeletionState.CLOSED or has_deleted_rows(session, request.deletion_id):
         return False
+    of_deletion = select(DeletionChunk.chunk).where(DeletionChunk.deletion_id == request.deletion_id)
+    session.execute(of_deletion.order_by(DeletionChunk.chunk).with_for_update()).all()
     drop_work(session, request.deletion_id, everything=True)
     session.execute(
         update(Deletion)
         .where(Deletion.id == request.deletion_id)
-        .values(state=DeletionState.CANCELLED, cancelled_run=run_id, confirmed_at=None, confirmed_by=None)
+        .values(
+            state=DeletionState.CANCELLED,
+            cancelled_run=" ".join([*_cancelled_runs(session, request.deletion_id), run_id]),
+            confirmed_at=None,
+            confirmed_by=None,
+        )
     )
     return True
 
@@ -520,9 +547,12 @@ _CANCELLED_RUN = select(Deletion.cancelled_run).where(Deletion.id == bindparam("
 
 
 def was_cancelled(session: Session, deletion_id: str, run_id: str) -> bool:
-    """True if this run is the last that was cancelled."""
-    cancelled = session.execute(_CANCELLED_RUN, {"of": deletion_id}).scalar_one()
-    return cancelled is not None and cancelled == run_id
+    """True if this run was cancelled."""
+    return run_id in _cancelled_runs(session, deletion_id)
+
+
+def _cancelled_runs(session: Session, deletion_id: str) -> list[str]:
+    return (session.execute(_CANCELLED_RUN, {"of": deletion_id}).scalar_one() or "").split()
 
 
 def request_of(session: Session, deletion_id: str) -> DeletionRequest:
