@@ -17,6 +17,7 @@ from temporalio import activity, workflow
 from temporalio.api.common.v1 import Payload
 from temporalio.client import (
     Client,
+    WorkflowExecution,
     WorkflowExecutionStatus,
     WorkflowHistory,
     WorkflowUpdateFailedError,
@@ -27,9 +28,13 @@ from temporalio.worker import Replayer, UnsandboxedWorkflowRunner, Worker
 
 import starter
 import worker
+from activities import collect_keys
+from activities.delete_objects import DeleteObjects
 from activities.storage.objects import S3Objects
 from demo.servers import TemporalServer
 from tests.stack import ROOT, Held, Seen, Stack, connect, eventually
+from tests.test_reruns import hold
+from workflows import delete_artifacts
 from workflows.converter import data_converter
 from workflows.delete_artifacts import NO_REQUEST, DeleteArtifactsWorkflow
 from workflows.messages import (
@@ -356,6 +361,67 @@ async def test_a_deletion_that_does_not_fit_into_one_run_comes_to_an_end(stack: 
     receipt = stack.receipt(request.workflow_id)
     assert receipt.complete
     assert answer == AllRowsDeleted(artifacts=8, rows=sum(receipt.rows.values()))
+
+
+@pytest.mark.parametrize("in_one_chunk", [False, True], ids=["many chunks", "many pages"])
+@on_sqlite
+async def test_leftovers_that_do_not_fit_into_one_run_fail_the_deletion(
+    stack: Stack,
+    tmp_path: Path,
+    locking_bucket: str,
+    monkeypatch: pytest.MonkeyPatch,
+    in_one_chunk: bool,  # noqa: FBT001
+) -> None:
+    """Twenty chunks that the store holds on to, as 700 of them in a history of 4,096 events: no run begins with them anew."""
+    stack.use_bucket(locking_bucket)
+    ids = [one.id for one in stack.snapshots(*"abcdefghijklmnopqrst")]
+    hold(stack, ids, "ON")
+    if in_one_chunk:
+        for module in (collect_keys, delete_artifacts):
+            monkeypatch.setattr(module, "PAGE_KEYS", 1)
+    with bare_temporal(tmp_path, 120) as server:
+        stack.use_temporal(await connect(server.address))
+        async with stack.worker(chunk_artifacts=20 if in_one_chunk else 1, pages_an_activity=1):
+            handle = await stack.start(ids)
+
+            async def ended_or_going_round() -> list[WorkflowExecutionStatus | None] | None:
+                found = await runs(stack.client, handle.id)
+                return found if WorkflowExecutionStatus.FAILED in found or len(found) > 20 else None
+
+            found = await eventually(ended_or_going_round)
+            assert WorkflowExecutionStatus.FAILED in found
+            assert len(found) > 2
+    hold(stack, ids, "OFF")
+    assert stack.receipt(handle.id).left_over == {"AccessDenied": 20}
+
+
+@on_sqlite
+async def test_waiting_for_many_others_keeps_to_what_fits_into_a_history(
+    stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To see whether somebody runs it takes events for each of them, at each look."""
+    snapshots = stack.snapshots(*(f"s{number}" for number in range(24)))
+    held = Held(monkeypatch, DeleteObjects, "delete_objects")
+    with bare_temporal(tmp_path, 80) as server:
+        stack.use_temporal(await connect(server.address))
+        async with stack.worker(store_steps=64):
+            others = [await stack.start([one.id]) for one in snapshots]
+            for one in snapshots:
+                await starter.wait_rows_deleted(stack.client, stack.request([one.id]))
+            whole = await stack.start([one.id for one in snapshots])
+
+            async def three_runs() -> list[WorkflowExecution] | None:
+                found = [run async for run in stack.client.list_workflows(f'WorkflowId = "{whole.id}"')]
+                return found if len(found) > 2 else None
+
+            lengths = [
+                len((await stack.client.get_workflow_handle(run.id, run_id=run.run_id).fetch_history()).events)
+                for run in await eventually(three_runs)
+            ]
+            held.let_go()
+            assert all([(await other.result()).complete for other in others])
+            assert (await whole.result()).complete
+    assert max(lengths) < 120
 
 
 @on_sqlite

@@ -30,6 +30,7 @@ with workflow.unsafe.imports_passed_through():
     from pydantic import ValidationError
 
     from workflows import metrics, page
+    from workflows.carried import CARRIED_MEMO, Carried, Spans
     from workflows.errors import (
         AskAgain,
         Frozen,
@@ -142,7 +143,9 @@ HELD_UP = ActivityConfig(
 
 TRACE_ITEMS_LONGEST_PAUSE = timedelta(minutes=15)
 # Another deletion takes seconds, or days where its store is down.
-OTHERS_FIRST_PAUSE, OTHERS_LONGEST_PAUSE = timedelta(seconds=1), timedelta(minutes=5)
+OTHERS_LONGEST_PAUSE = timedelta(minutes=5)
+OTHERS_AT_A_TIME = 50
+"""To see whether somebody runs it takes a dozen events of the history for each."""
 SEALS_TRIED = 20
 """Rows that change faster than their keys can be collected twenty times over are somebody's bug."""
 SWEEPS = 5
@@ -154,7 +157,7 @@ class DeleteArtifactsWorkflow:
     """See the module. Its input is JSON of a DeletionRequest from any client."""
 
     def __init__(self) -> None:
-        self._trace_items_until: datetime | None = None
+        self._carried = Carried()
         self._progress = Progress()
         self._stage_since = workflow.now()
         self._under_way: dict[int, UnderWay] = {}
@@ -195,8 +198,7 @@ class DeleteArtifactsWorkflow:
         if failure is not None:
             raise failure
         if receipt is None:
-            until = self._trace_items_until
-            workflow.continue_as_new(self._request, memo={_TRACE_ITEMS_UNTIL: until} if until else {})
+            workflow.continue_as_new(self._request, memo={CARRIED_MEMO: self._carried})
         if not receipt.complete:
             raise _leftovers(receipt)
         return receipt
@@ -247,6 +249,7 @@ class DeleteArtifactsWorkflow:
         raise asyncio.CancelledError
 
     async def _open(self) -> Opened:
+        self._carried = workflow.memo_value(CARRIED_MEMO, Carried(), type_hint=Carried)
         self._note(stage=Stage.OPENING, artifacts=len(self._request.artifact_ids))
         opened = await self._quickly(OPEN_DELETION, self._request, LEDGER, "write the request down")
         self._pace = opened.pace
@@ -266,20 +269,29 @@ class DeleteArtifactsWorkflow:
 
     async def _delete_chunk(self, left: UnfinishedChunk) -> None:
         chunk = Chunk(deletion_id=self._deletion.deletion_id, chunk=left.chunk)
-        if left.released is not None:
-            deleted: RowsDeleted | None = left.released
-            self._note_rows(chunk, left.released, rows=0)
-            # Rows that came back are in chunks of their own; until those are gone, this one's objects may be theirs.
-            await workflow.wait_condition(lambda: not self._rows_under_way)
-        else:
+        deleted = left.released
+        if deleted is not None:
+            self._note_rows(chunk, deleted, rows=0)
+        if self._carried.deleted.covers(left.chunk):
+            self._rows_under_way.discard(left.chunk)
+            return
+        if deleted is None:
             async with self._chunks_at_once:
                 deleted = await self._delete_rows(chunk)
             self._rows_under_way.discard(left.chunk)
-        if deleted is None:
-            return
-        await _all([self._delete_objects(chunk, deleted), self._delete_trace_items(chunk, deleted)])
-        if not left.swept:
-            await self._sweep(Sweep(**chunk.model_dump(), number=0))
+        else:
+            # Rows that came back are in chunks of their own; until those are gone, this one's objects may be theirs.
+            await workflow.wait_condition(lambda: not self._rows_under_way)
+        if deleted is not None:
+            await _all([self._delete_objects(chunk, deleted), self._delete_trace_items(chunk, deleted)])
+            if not left.swept:
+                await self._sweep(Sweep(**chunk.model_dump(), number=0))
+        if not self._history_is_long():
+            pages = {number: spans for number, spans in self._carried.pages.items() if number != left.chunk}
+            self._carry(deleted=self._carried.deleted.with_all(left.chunk), pages=pages)
+
+    def _carry(self, **changes: Any) -> None:
+        self._carried = self._carried.model_copy(update=changes)
 
     async def _delete_rows(self, chunk: Chunk) -> RowsDeleted | None:
         """Collect and delete; collect again as long as the rows say something else by then. None if their time is over."""
@@ -317,15 +329,21 @@ class DeleteArtifactsWorkflow:
         size = self._pace.pages_an_activity
         if deleted.sealed <= size * PAGE_KEYS:
             size = max(1, deleted.pages)  # many pages that are far from full
+        tried = self._carried.pages.get(chunk.chunk, Spans())
         ranges = [
-            PageRange(**chunk.model_dump(), first=first, last=min(first + size, deleted.pages) - 1)
+            PageRange(**chunk.model_dump(), first=first, last=last)
             for first in range(deleted.first_page, deleted.pages, size)
+            if not tried.covers(first, last := min(first + size, deleted.pages) - 1)
         ]
         await _all(self._delete_pages(pages, deleted.pages) for pages in ranges)
 
     async def _delete_pages(self, pages: PageRange, of: int) -> None:
         label = f"objects of chunk {pages.chunk}: pages {pages.first + 1}-{pages.last + 1} of {of}"
-        if (done := await self._try(DELETE_OBJECTS, pages, OBJECTS, label)) is not None:
+        done = await self._try(DELETE_OBJECTS, pages, OBJECTS, label)
+        if done is not None or not self._history_is_long():
+            tried = self._carried.pages.get(pages.chunk, Spans()).with_all(pages.first, pages.last)
+            self._carry(pages={**self._carried.pages, pages.chunk: tried})
+        if done is not None:
             self._settled_keys[pages.chunk] = max(self._settled_keys.get(pages.chunk, 0), done.settled)
             self._note(
                 pages_done=self._progress.pages_done + pages.last - pages.first + 1,
@@ -336,9 +354,8 @@ class DeleteArtifactsWorkflow:
     async def _delete_trace_items(self, chunk: Chunk, deleted: RowsDeleted) -> None:
         if not deleted.trace_items_owed:
             return
-        if self._trace_items_until is None:
-            handed_on: datetime | None = workflow.memo_value(_TRACE_ITEMS_UNTIL, None, type_hint=datetime)
-            self._trace_items_until = handed_on or workflow.now() + self._pace.trace_items_within
+        if self._carried.trace_items_until is None:
+            self._carry(trace_items_until=workflow.now() + self._pace.trace_items_within)
         self._note(trace_chunks=self._progress.trace_chunks + 1)
         matched, pause = 0, self._pace.trace_items_pause
         while True:
@@ -349,7 +366,8 @@ class DeleteArtifactsWorkflow:
             matched = max(matched, answer.matched)
             if answer.settled:
                 self._note(trace_chunks_settled=self._progress.trace_chunks_settled + 1)
-            if answer.settled or workflow.now() + pause > self._trace_items_until:
+            until = self._carried.trace_items_until
+            if answer.settled or until is None or workflow.now() + pause > until:
                 return
             await self._pause(pause, "then trace items are counted again")
             pause = min(2 * pause, TRACE_ITEMS_LONGEST_PAUSE)
@@ -357,7 +375,7 @@ class DeleteArtifactsWorkflow:
     async def _sweep_until_quiet(self, chunks: Sequence[int]) -> None:
         """After a quiet period list every prefix again; where something new was found, wait and list once more."""
         self._note(stage=Stage.SWEEPING)
-        noisy = list(chunks)
+        noisy = [chunk for chunk in chunks if not self._carried.swept.covers(chunk)]
         for number in range(1, SWEEPS + 1):
             if not noisy or self._history_is_long():
                 return
@@ -373,31 +391,35 @@ class DeleteArtifactsWorkflow:
     async def _sweep(self, sweep: Sweep) -> bool:
         """Whether no further sweep is needed, or none would help."""
         label = f"{'list again' if sweep.confirm else 'sweep'}: prefixes of chunk {sweep.chunk}"
-        if (swept := await self._try(SWEEP_PREFIXES, sweep, OBJECTS, label)) is None:
-            return True
+        swept = await self._try(SWEEP_PREFIXES, sweep, OBJECTS, label)
+        quiet = swept is None or swept.quiet
+        if sweep.confirm and (quiet or sweep.last) and (swept is not None or not self._history_is_long()):
+            self._carry(swept=self._carried.swept.with_all(sweep.chunk))
+        if swept is None:
+            return quiet
         self._found_left_over[sweep.chunk] = swept.left_over
         self._note(
             found_by_listing=self._progress.found_by_listing + swept.found,
             found_left_over=sum(self._found_left_over.values()),
         )
-        return swept.quiet
+        return quiet
 
     async def _wait_for_others(self) -> None:
         """Wait until other deletions have deleted what they took of ours; one that nobody runs is run to its end, once."""
-        run_to_their_end: set[str] = set()
-        pause = OTHERS_FIRST_PAUSE
         while not self._history_is_long():
             owed = await self._quickly(FIND_OWED_ELSEWHERE, self._deletion, LEDGER, "what other deletions owe")
-            waiting = [other for other in owed.deletions if other.deletion_id not in run_to_their_end]
+            waiting = [other for other in owed.deletions if other.deletion_id not in self._carried.others_run]
             self._note(waiting_for=tuple(other.workflow_id for other in waiting))
             if not waiting:
                 return
-            for other in waiting:
+            for other in waiting[:OTHERS_AT_A_TIME]:
+                if self._history_is_long():
+                    return
                 request = await self._step(READ_REQUEST, Deletion(deletion_id=other.deletion_id), LEDGER, "read its request")
                 if await _run(request):
-                    run_to_their_end.add(other.deletion_id)
-            await self._pause(pause, "then the other deletions are looked at again")
-            pause = min(2 * pause, OTHERS_LONGEST_PAUSE)
+                    self._carry(others_run=(*self._carried.others_run, other.deletion_id))
+            await self._pause(self._carried.others_pause, "then the other deletions are looked at again")
+            self._carry(others_pause=min(2 * self._carried.others_pause, OTHERS_LONGEST_PAUSE))
 
     def _history_is_long(self) -> bool:
         return workflow.info().is_continue_as_new_suggested()
@@ -442,8 +464,8 @@ class DeleteArtifactsWorkflow:
             wait, since = HELD_UP_BY[what], workflow.now()
             await self._once(wait, self._deletion, HELD_UP, wait.name.replace("_", " "))
             self._waited[what] += 1
-            if self._trace_items_until is not None:
-                self._trace_items_until += workflow.now() - since
+            if (until := self._carried.trace_items_until) is not None:
+                self._carry(trace_items_until=until + (workflow.now() - since))
             self._note(held_up={other: why for other, why in self._progress.held_up.items() if other != what})
 
     async def _once(self, step: Step[In, Out], given: In, options: ActivityConfig, summary: str) -> Out:
@@ -512,7 +534,6 @@ class DeleteArtifactsWorkflow:
             workflow.upsert_search_attributes([_ATTRIBUTES[name].value_set(value) for name, value in shown.items()])
 
 
-_TRACE_ITEMS_UNTIL = "trace_items_until"
 _ATTRIBUTES: dict[str, SearchAttributeKey[Any]] = {
     ORGANIZATION_ATTRIBUTE: SearchAttributeKey.for_keyword(ORGANIZATION_ATTRIBUTE),
     STAGE_ATTRIBUTE: SearchAttributeKey.for_keyword(STAGE_ATTRIBUTE),
