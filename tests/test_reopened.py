@@ -1,7 +1,8 @@
 """Rows that come back, icons that others share, steps that come late: what a deletion must not take for done."""
 
 import pytest
-from sqlalchemy import text, update
+from sqlalchemy import make_url, text, update
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from temporalio.testing import ActivityEnvironment
 
 import starter
@@ -44,6 +45,21 @@ async def test_an_icon_goes_with_the_last_build_that_names_it(stack: Stack) -> N
     assert receipt.complete
     stack.assert_only_these_are_gone([build.id for build in builds], before)
     assert kept.id in stack.world.rows()["sentry_preprodartifact"]
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
+@on_postgresql
+async def test_a_closed_deletion_is_asked_for_again_in_an_async_session(stack: Stack, driver: str) -> None:
+    """Drivers differ in what they take for an array."""
+    (one,) = stack.snapshots("one")
+    request = stack.request([one.id])
+    engine = create_async_engine(make_url(stack.database_url).set(drivername=f"postgresql+{driver}"))
+    async with stack.worker():
+        for _ in range(2):
+            async with AsyncSession(engine) as session, session.begin():
+                await session.run_sync(starter.accept_deletion, request)
+            assert (await (await starter.start_deletion(stack.client, request)).result()).complete
+    await engine.dispose()
 
 
 async def test_rows_that_came_back_are_deleted_when_asked_again(stack: Stack) -> None:
