@@ -27,6 +27,7 @@ from temporalio.api.enums.v1 import IndexedValueType
 from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest, ListSearchAttributesRequest
 from temporalio.client import (
     Client,
+    RPCTimeoutOrCancelledError,
     WithStartWorkflowOperation,
     WorkflowExecutionStatus,
     WorkflowFailureError,
@@ -60,6 +61,7 @@ from workflows.messages import (
 Given = TypeVarTuple("Given")
 _log = logging.getLogger("artifact_deletion.client")
 _ANSWERS_WITHIN = timedelta(seconds=3)
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 5.0
 _OPEN = (DeletionState.ACCEPTED, DeletionState.RUNNING)
 
 
@@ -110,26 +112,37 @@ async def start_deletion(client: Client, request: DeletionRequest) -> WorkflowHa
 
 
 async def wait_rows_deleted(client: Client, request: DeletionRequest) -> AllRowsDeleted:
-    """Start the deletion if need be, and return once its rows are gone: one round trip, while objects go in the background.
+    """Start the deletion if need be, and return once its rows are gone: two round trips, while objects go in the background.
 
     Raises temporalio's WorkflowUpdateFailedError if the deletion ends before its rows are gone (its cause names why).
     """
+    pause = _FIRST_PAUSE_S
     while True:
-        start: WithStartWorkflowOperation[Any, DeletionReceipt]
-        start = WithStartWorkflowOperation(WORKFLOW_NAME, request, **_start_options(request))
+        running = await start_deletion(client, request)
         try:
-            answer: AllRowsDeleted = await client.execute_update_with_start_workflow(
-                "rows_deleted", start_workflow_operation=start, id=ROWS_DELETED_UPDATE_ID, result_type=AllRowsDeleted
-            )
+            return await _rows_deleted(client, request, f"{ROWS_DELETED_UPDATE_ID}-{running.result_run_id}")
         except WorkflowUpdateFailedError as error:
             if not isinstance(error.cause, ApplicationError) or error.cause.type != AskAgain.__name__:
                 raise
-        except BaseException:
-            with contextlib.suppress(Exception):  # its future fails too, and would be reported as never looked at
-                await start.workflow_handle()
-            raise
-        else:
-            return answer
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, _LONGEST_PAUSE_S)
+
+
+async def _rows_deleted(client: Client, request: DeletionRequest, update_id: str) -> AllRowsDeleted:
+    """Ask the run that is there. Where it has ended unasked, the server starts another for it."""
+    start: WithStartWorkflowOperation[Any, DeletionReceipt]
+    start = WithStartWorkflowOperation(WORKFLOW_NAME, request, **_start_options(request))
+    try:
+        answer: AllRowsDeleted = await client.execute_update_with_start_workflow(
+            "rows_deleted", start_workflow_operation=start, id=update_id, result_type=AllRowsDeleted
+        )
+    except (RPCError, RPCTimeoutOrCancelledError) as error:
+        with contextlib.suppress(Exception, asyncio.CancelledError):
+            await start.workflow_handle()  # its future fails too, and would be reported as never looked at
+        if isinstance(error.__cause__, asyncio.CancelledError):
+            raise error.__cause__ from None
+        raise
+    return answer
 
 
 def _start_options(request: DeletionRequest) -> dict[str, Any]:
@@ -267,7 +280,7 @@ class Deletions:
                     raise await _end_of(client, request) from None
         except TimeoutError:
             _log.info("%s: its rows are not gone within %s", request.workflow_id, within)
-        except (RPCError, TemporalUnreachable) as error:
+        except (RPCError, RPCTimeoutOrCancelledError, TemporalUnreachable) as error:
             _log.warning("%s: Temporal cannot be used now (%s)", request.workflow_id, type(error).__name__)
         return None
 
@@ -295,7 +308,8 @@ class BlockingDeletions:
         self._connect = connect_
         self._lock = threading.Lock()
         self._running: _Running | None = None
-        _blocking.add(self)
+        with _forks:
+            _blocking.add(self)
 
     def rows_deleted(self, request: DeletionRequest, *, within: timedelta) -> AllRowsDeleted | None:
         """See Deletions."""
@@ -376,10 +390,13 @@ class _Running:
 
 
 _blocking: weakref.WeakSet[BlockingDeletions] = weakref.WeakSet()
+_forks = threading.Lock()
+"""Held during a fork: another thread's has to wait for its end."""
 _forking: list[BlockingDeletions] = []
 
 
 def _before_fork() -> None:
+    _forks.acquire()
     _forking.extend(sorted(_blocking, key=id))
     for one in _forking:
         one._before_fork()  # noqa: SLF001  of this file
@@ -389,6 +406,7 @@ def _after_fork() -> None:
     for one in _forking:
         one._after_fork()  # noqa: SLF001  of this file
     _forking.clear()
+    _forks.release()
 
 
 def _at_exit() -> None:

@@ -1,6 +1,7 @@
 """What a request handler can rely on: an answer within its deadline, whatever Temporal does, in every process of its server."""
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -8,13 +9,16 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import update
+from temporalio.api.enums.v1 import EventType
+from temporalio.client import WorkflowHandle, WorkflowUpdateHandle
 
 import starter
 from activities.delete_rows import DeleteRows
@@ -23,8 +27,9 @@ from client import BlockingDeletions, Deletions, is_running
 from demo.servers import TemporalServer
 from demo.world import screen
 from tests.stack import ROOT, Held, Stack, connect, eventually
+from tests.test_reopened import restore
 from workflows.errors import ArtifactNotInOrganization, RowsNotDeleted
-from workflows.messages import SEARCH_ATTRIBUTES, AllRowsDeleted
+from workflows.messages import SEARCH_ATTRIBUTES, AllRowsDeleted, DeletionRequest
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 SOON, LATER = timedelta(seconds=0.5), timedelta(seconds=30)
@@ -162,6 +167,164 @@ async def test_a_deletion_that_ends_otherwise_is_said_to_have_ended(
         held_rows.let_go()
 
 
+async def test_rows_that_came_back_are_gone_when_a_handler_hears_so(stack: Stack, deletions: Deletions) -> None:
+    """What an earlier run answered is true of its time: each time a restored backup brings them back, another begins."""
+    (head,) = stack.snapshots("head")
+    request = stack.request([head.id])
+    async with stack.worker():
+        for _ in range(3):
+            stack.accept(request)
+            assert await deletions.rows_deleted(request, within=LATER) is not None
+            assert head.id not in stack.world.rows()["sentry_preprodartifact"]
+            await stack.client.get_workflow_handle(request.workflow_id).result()
+            restore(stack, head)
+
+
+@pytest.mark.parametrize("end", [WorkflowHandle.cancel, WorkflowHandle.terminate])
+async def test_asking_again_after_an_early_end_does_the_rest(
+    stack: Stack, deletions: Deletions, held_rows: Held, end: Any
+) -> None:
+    """The 409 of docs/backend.md: the refusal was the ended run's, and the next run deletes."""
+    (head,) = stack.snapshots("head")
+    request = stack.request([head.id])
+    stack.accept(request)
+    async with stack.worker():
+        waiting = asyncio.create_task(deletions.rows_deleted(request, within=LATER))
+        await held_rows.reached()
+        await end(stack.client.get_workflow_handle(request.workflow_id))
+        with pytest.raises(RowsNotDeleted):
+            await waiting
+        held_rows.let_go()
+        stack.accept(request)
+        assert await deletions.rows_deleted(request, within=LATER) is not None
+        assert head.id not in stack.world.rows()["sentry_preprodartifact"]
+
+
+async def test_a_run_that_ends_before_it_is_asked_leaves_the_answer_to_another(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slow line to Temporal, and a deletion with nothing to do: the next run has the question from its start."""
+    (head,) = stack.snapshots("head")
+    request = stack.request([head.id])
+    stack.accept(request)
+    start = stack.client.start_workflow
+
+    async def start_and_miss_the_end(*given: Any, **options: Any) -> WorkflowHandle[Any, Any]:
+        handle = await start(*given, **options)
+        await handle.result()
+        return handle
+
+    monkeypatch.setattr(stack.client, "start_workflow", start_and_miss_the_end)
+    async with stack.worker():
+        answer = await asyncio.wait_for(starter.wait_rows_deleted(stack.client, request), LATER.total_seconds())
+        assert answer == AllRowsDeleted(artifacts=1, rows=await rows_of(stack, request.workflow_id))
+
+
+async def test_all_who_wait_for_a_run_share_one_update(stack: Stack, deletions: Deletions, held_rows: Held) -> None:
+    """Temporal refuses the eleventh open update of a run, and every update makes its history longer; here also a run again."""
+    (head,) = stack.snapshots("head")
+    request = stack.request([head.id])
+    async with stack.worker():
+        held_rows.let_go()
+        await stack.delete([head.id])
+        restore(stack, head)
+        stack.accept(request)
+        held_rows.hold()
+        waiting = [asyncio.create_task(deletions.rows_deleted(request, within=LATER)) for _ in range(20)]
+        await held_rows.reached()
+        waiting += [asyncio.create_task(deletions.rows_deleted(request, within=LATER)) for _ in range(20)]
+        await asyncio.wait(waiting, timeout=SOON.total_seconds())
+        held_rows.let_go()
+        (answer,) = set(await asyncio.gather(*waiting))
+        handle = stack.client.get_workflow_handle(request.workflow_id)
+        await handle.result()
+    assert answer is not None
+    kinds = [event.event_type for event in (await handle.fetch_history()).events]
+    assert kinds.count(EventType.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ACCEPTED) == 1
+
+
+@contextlib.contextmanager
+def temporal(folder: Path, settings: Mapping[str, object]) -> Iterator[TemporalServer]:
+    """A server of its own, with limits that are reached sooner."""
+    with TemporalServer(
+        folder / "temporal", in_memory=True, ui=False, search_attributes=SEARCH_ATTRIBUTES, dynamic_config=settings
+    ) as server:
+        yield server
+
+
+async def test_the_deadline_holds_longer_than_temporal_keeps_a_call_open(
+    stack: Stack, tmp_path: Path, held_rows: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It answers after twenty seconds, here after one, that the update goes on, and is polled: also then a cancel is one."""
+    (head,) = stack.snapshots("head")
+    request = stack.request([head.id])
+    stack.accept(request)
+    polling, poll = asyncio.Event(), WorkflowUpdateHandle._poll_until_outcome  # noqa: SLF001  nothing public says when
+
+    async def polled(*given: Any, **options: Any) -> None:
+        polling.set()
+        await poll(*given, **options)
+
+    monkeypatch.setattr(WorkflowUpdateHandle, "_poll_until_outcome", polled)
+    with temporal(tmp_path, {"history.longPollExpirationInterval": "1s"}) as server:
+        monkeypatch.setenv("TEMPORAL_ADDRESS", server.address)
+        stack.use_temporal(await connect(server.address))
+        deletions = Deletions()
+        async with stack.worker():
+            await starter.start_deletion(stack.client, request)
+            await held_rows.reached()
+            assert await deletions.rows_deleted(request, within=timedelta(seconds=4)) is None
+            assert polling.is_set()
+            polling.clear()
+            waiting = asyncio.create_task(deletions.rows_deleted(request, within=LATER))
+            await polling.wait()
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+            held_rows.let_go()
+            assert await deletions.rows_deleted(request, within=LATER) is not None
+
+
+async def test_who_is_told_to_ask_again_takes_time_over_it(
+    stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run whose history is long waits for its last steps, a slow transaction say, before another goes on: for hours even."""
+    snapshots = stack.snapshots(*"abcdefgh")
+    request = stack.request(one.id for one in snapshots)
+    stack.accept(request)
+    begun: list[object] = []
+
+    def is_late(_: object, chunk: object) -> bool:
+        begun.append(chunk)
+        return len(begun) > 5
+
+    held = Held(monkeypatch, DeleteRows, "delete_rows", is_late)
+    with temporal(tmp_path, {"limit.historyCount.suggestContinueAsNew": 30}) as server:
+        stack.use_temporal(await connect(server.address))
+        asked: list[DeletionRequest] = []
+        start = starter.start_deletion
+
+        async def counted(client: Any, request: DeletionRequest) -> WorkflowHandle[Any, Any]:
+            asked.append(request)
+            return await start(client, request)
+
+        monkeypatch.setattr("client.start_deletion", counted)
+        deletions = Deletions(lambda: connect(server.address))
+        async with stack.worker(chunk_artifacts=1, chunks_at_once=8):
+            handle = await start(stack.client, request)
+            await held.reached()
+
+            async def is_long() -> bool:
+                return (await handle.describe()).history_length > 30
+
+            assert await eventually(is_long)
+            assert await deletions.rows_deleted(request, within=timedelta(seconds=2)) is None
+            assert 2 < len(asked) < 10
+            held.let_go()
+            answer = await deletions.rows_deleted(request, within=LATER)
+            assert answer == AllRowsDeleted(artifacts=8, rows=await rows_of(stack, request.workflow_id))
+
+
 async def test_threads_share_one_blocking_client(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     """Twenty requests at once in a threaded server: one connection, and an end that leaves no thread behind."""
     monkeypatch.setenv("TEMPORAL_ADDRESS", stack.temporal_address)
@@ -271,6 +434,52 @@ async def test_a_call_that_is_open_during_a_fork_is_asked_again(stack: Stack) ->
         async with stack.worker():
             out, err = await asyncio.to_thread(backend.communicate, timeout=60)
     assert (backend.returncode, out, err) == (0, "1\n", "")
+
+
+# A server of which two threads fork at the same time, as pools of multiprocessing do; everybody asks and forks again.
+FORKS_TWICE_AT_ONCE = """
+import json, os, sys, threading
+from datetime import timedelta
+from client import BlockingDeletions
+from workflows.messages import DeletionRequest
+
+deletions = BlockingDeletions()
+organization, artifact = json.loads(sys.argv[1])
+request = DeletionRequest(organization_id=organization, artifact_ids=(artifact,))
+both = threading.Barrier(2)
+codes = []
+
+def ask():
+    return deletions.rows_deleted(request, within=timedelta(seconds=30)).artifacts
+
+def fork(and_then):
+    if (child := os.fork()) == 0:
+        os._exit(and_then() - 1)
+    codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    return 1
+
+def fork_at_once():
+    both.wait()
+    fork(lambda: ask() and fork(ask))
+
+ask()
+threads = [threading.Thread(target=fork_at_once, daemon=True) for _ in range(2)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join(20)
+print(codes, flush=True)
+os._exit(ask() - 1 if len(codes) == 2 else 1)
+"""
+
+
+async def test_threads_that_fork_at_once_wait_for_each_other(stack: Stack) -> None:
+    """Neither thread is held up for ever, and parent and children can ask and fork again."""
+    (head,) = stack.snapshots("head")
+    stack.accept(stack.request([head.id]))
+    async with stack.worker():
+        done = await asyncio.to_thread(run_backend, stack, FORKS_TWICE_AT_ONCE, [stack.organization_id, head.id])
+    assert (done.returncode, done.stdout, done.stderr) == (0, "[0, 0]\n", "")
 
 
 # A backend whose handler gave up, and which ends while Temporal still has not answered.

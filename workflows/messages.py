@@ -21,7 +21,7 @@ TASK_QUEUE = "artifact-deletion"
 OBJECTS_TASK_QUEUE = "artifact-deletion-objects"
 """Every step that reads, lists or deletes objects, so that these workers alone need rights to the store."""
 ROWS_DELETED_UPDATE_ID = "rows-deleted"
-"""One id for every caller: the server then answers all of them from one update, even after the workflow has completed."""
+"""With the run's id behind it one id for every caller of a run: the server then answers all of them from one update."""
 PAGE_KEYS = 1000
 """Keys of a page in the ledger: as many as one DeleteObjects request takes."""
 MAX_ARTIFACTS = 10_000
