@@ -31,7 +31,7 @@ _SCOPE_FIELDS = {"usecase", "organization_id", "project_id"}
 def _database_url(value: SecretStr) -> SecretStr:
     try:
         dialect = make_url(value.get_secret_value()).drivername
-    except ArgumentError:
+    except (ArgumentError, ValueError):  # a port that is none, which can be the end of a password
         raise ValueError("must be a SQLAlchemy URL, such as postgresql+psycopg://host/name") from None
     if dialect not in {"postgresql+psycopg", "sqlite", "sqlite+pysqlite"}:
         raise ValueError("must begin with postgresql+psycopg:// or sqlite://")

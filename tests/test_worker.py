@@ -63,6 +63,8 @@ def test_help_explains_every_setting(monkeypatch: pytest.MonkeyPatch, capsys: py
         ("DATABASE_URL", "private"),
         ("DATABASE_URL", "mysql://private:private@private/private"),
         ("DATABASE_URL", "postgresql://private@private/private"),
+        ("DATABASE_URL", "postgresql+psycopg://user:not@escaped:private@host:5432/backend"),
+        ("DATABASE_URL", "postgresql+psycopg://user:not@escaped:private/not@host/backend"),
         ("DATABASE_POOL_SIZE", "0"),
         ("DATABASE_LOCK_TIMEOUT_S", "private"),
         ("DATABASE_STATEMENT_TIMEOUT_S", "-1"),
