@@ -98,6 +98,8 @@ __all__ = [
 DONE, FAILED, BAD_USAGE, UNREACHABLE = range(4)
 INTERRUPTED = 130
 """Ctrl-C, as shells say it."""
+_ENDED = {DeletionState.FAILED, DeletionState.CLOSED}
+"""The states whose receipt, if there is one, is of the last run."""
 
 
 def _stages(stages: Iterable[Stage]) -> str:
@@ -320,10 +322,10 @@ async def _run(database: Database, request: DeletionRequest, *, wait: bool, as_j
     try:
         client = await connect()
         await start_deletion(client, request)
-    except (RPCError, TemporalUnreachable) as error:
-        sentence, code = _explained(error)
+    except (RPCError, DeletionError) as error:
+        sentence, _ = _explained(error)
         sys.stderr.write(f"{request.workflow_id} is accepted, and `starter.py resume` starts it later: {sentence}\n")
-        return code
+        return UNREACHABLE
     if not wait:
         print(json.dumps({"workflow_id": request.workflow_id}) if as_json else request.workflow_id)
         return DONE
@@ -380,13 +382,13 @@ def _listed(
     database: Database, *, organization: int | None = None, state: str | None = None, limit: int | None = None
 ) -> Iterator[_Listed]:
     statement = select(Deletion).order_by(Deletion.accepted_at.desc(), Deletion.id).limit(limit)
-    if organization:
+    if organization is not None:
         statement = statement.where(Deletion.organization_id == organization)
     if state:
         statement = statement.where(Deletion.state == state)
     with database.read() as session:
         for row in session.execute(statement).scalars():
-            ended = row.receipt if row.state in {DeletionState.FAILED, DeletionState.CLOSED} else None
+            ended = row.receipt if row.state in _ENDED else None
             yield _Listed(
                 workflow_id(row.organization_id, row.id),
                 row.organization_id,
@@ -556,19 +558,22 @@ async def _delete_again(database: Database, requests: Sequence[DeletionRequest])
         for request in requests:
             await start_deletion(client, request)
             print(request.workflow_id)
-    except (RPCError, TemporalUnreachable):
-        sys.stderr.write("all are accepted, but Temporal cannot be reached: `starter.py resume` starts them later\n")
+    except (RPCError, DeletionError) as error:
+        sentence, _ = _explained(error)
+        sys.stderr.write(f"all are accepted, and `starter.py resume` starts them later: {sentence}\n")
         return UNREACHABLE
     return DONE
 
 
 async def _receipt(arguments: argparse.Namespace) -> int:
-    found = receipt(_database(), arguments.deletion)
-    if found is None:
+    found = recorded(_database(), arguments.deletion)
+    if found.receipt is None:
         sys.stderr.write("there is no receipt yet: the deletion has not come to its end\n")
         return FAILED
-    _print_receipt(found, as_json=arguments.json)
-    return DONE if found.complete else FAILED
+    if found.state not in _ENDED:
+        sys.stderr.write(f"{found.request.workflow_id} is {found.state}: its receipt is of an earlier run\n")
+    _print_receipt(found.receipt, as_json=arguments.json)
+    return DONE if found.state is DeletionState.CLOSED else FAILED
 
 
 async def _schema(arguments: argparse.Namespace) -> int:  # noqa: ARG001  every command takes its arguments

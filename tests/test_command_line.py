@@ -16,6 +16,7 @@ from demo.servers import TemporalServer
 from demo.world import create_schema
 from migrations import check_version
 from tests.stack import Held, Seen, Stack, lines
+from tests.test_reopened import restore
 from workflows.messages import DeletionReceipt
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -96,6 +97,7 @@ async def test_a_deletion_can_be_asked_for_followed_and_looked_up(stack: Stack, 
         (stack.request([two.id]).workflow_id, "closed", 1),
     }
     assert (await run("list", "--state", "failed")).out == ""
+    assert (await run("list", "--organization", 0)).out == "", "nobody's, and not everybody's"
     assert len(list(lines((await run("list", "--limit", 1)).out))) == 1
 
 
@@ -172,6 +174,30 @@ async def test_with_temporal_down_a_deletion_is_accepted_and_resume_starts_it(st
     async with stack.worker():
         await stack.client.get_workflow_handle(request.workflow_id).result()
     stack.assert_only_these_are_gone([one.id], before)
+
+
+@pytest.mark.parametrize("unusable", [{"ARTIFACT_DELETION_ADAPTERS": "nowhere:adapters"}, {"TEMPORAL_PROFILE": "nowhere"}])
+async def test_a_deletion_that_was_accepted_is_no_bad_usage(stack: Stack, run: Run, unusable: dict[str, str]) -> None:
+    """Whoever reads 2 takes it for refused, and the relay starts it."""
+    (one,) = stack.snapshots("one")
+    request = stack.request([one.id])
+    accepted = await run("delete", one.id, "--organization", stack.organization_id, **unusable)
+    assert_one_sentence(accepted, UNREACHABLE)
+    assert accepted.err.startswith(f"{request.workflow_id} is accepted, and `starter.py resume` starts it later: ")
+    assert starter.recorded(stack.database, request.workflow_id).state == DeletionState.ACCEPTED
+
+
+async def test_a_receipt_of_a_deletion_that_was_opened_again_is_called_an_earlier_one(stack: Stack, run: Run) -> None:
+    """A restore brought rows back: what was complete is so no more."""
+    (one,) = stack.snapshots("one")
+    async with stack.worker():
+        first = await stack.delete([one.id])
+    restore(stack, one)
+    stack.accept(stack.request([one.id]))
+    shown = await run("receipt", first.workflow_id, "--json")
+    assert_one_sentence(shown, FAILED)
+    assert shown.err == f"{first.workflow_id} is accepted: its receipt is of an earlier run\n"
+    assert DeletionReceipt.model_validate_json(shown.out) == first
 
 
 async def test_a_database_that_cannot_be_used_is_one_sentence(stack: Stack, run: Run) -> None:
