@@ -604,7 +604,11 @@ def assert_says_nothing(error: DatabaseUnavailable) -> None:
 
 
 def test_times_are_utc_on_both_databases(database: Database) -> None:
-    """SQLite keeps no zone, and a receipt's times are read by others."""
+    """SQLite keeps no zone, PostgreSQL answers in its own, and a receipt's times are read by others."""
+    if database.is_postgresql:
+        with database.write() as session:
+            session.execute(text(f"ALTER DATABASE {database.engine.url.database} SET timezone TO 'America/New_York'"))
+        database.dispose()
     with database.write() as session:
         ledger.accept(session, REQUEST)
         session.execute(update(Deletion).values(closed_at=func.now()))
