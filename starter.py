@@ -266,7 +266,7 @@ async def _rerun_all(arguments: argparse.Namespace) -> int:
     if not arguments.yes and (refused := await _refused(failed)) is not None:
         return refused
     client = await connect()
-    requests = list(_requests(database, failed))
+    requests = [recorded(database, one.workflow_id).request for one in failed]
     for request in requests:
         if not await is_running(client, request.workflow_id):
             with database.write() as session:
@@ -291,14 +291,6 @@ async def _refused(failed: Sequence["_Listed"]) -> int | None:
         sys.stderr.write("nothing was started\n")
         return FAILED
     return None
-
-
-def _requests(database: Database, failed: Iterable["_Listed"]) -> Iterator[DeletionRequest]:
-    for one in failed:
-        try:
-            yield recorded(database, one.workflow_id).request
-        except ValidationError:
-            sys.stderr.write(f"{one.workflow_id}: its request is none that this version knows; the others run\n")
 
 
 async def _end_of(client: Client, database: Database, request: DeletionRequest, *, as_json: bool) -> int:
@@ -388,15 +380,22 @@ def _listed(
         statement = statement.where(Deletion.state == state)
     with database.read() as session:
         for row in session.execute(statement).scalars():
+            deletion = workflow_id(row.organization_id, row.id)
             ended = row.receipt if row.state in _ENDED else None
+            try:
+                request = DeletionRequest.model_validate(row.request)
+                left_over = {} if ended is None else DeletionReceipt.model_validate(ended).left_over
+            except ValidationError:
+                sys.stderr.write(f"{deletion}: its request or receipt is none that this version knows\n")
+                continue
             yield _Listed(
-                workflow_id(row.organization_id, row.id),
+                deletion,
                 row.organization_id,
                 row.state,
-                len(row.request["artifact_ids"]),
+                len(request.artifact_ids),
                 row.accepted_at.isoformat(timespec="seconds"),
-                row.request.get("reference"),
-                DeletionReceipt.model_validate(ended).left_over if ended else {},
+                request.reference,
+                left_over,
             )
 
 

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
 import starter
 from activities.storage.database import Database
-from activities.storage.ledger import DeletionState
+from activities.storage.ledger import Deletion, DeletionState
 from activities.storage.objects import S3Objects
 from demo.servers import TemporalServer
 from demo.world import create_schema
@@ -198,6 +199,25 @@ async def test_a_receipt_of_a_deletion_that_was_opened_again_is_called_an_earlie
     assert_one_sentence(shown, FAILED)
     assert shown.err == f"{first.workflow_id} is accepted: its receipt is of an earlier run\n"
     assert DeletionReceipt.model_validate_json(shown.out) == first
+
+
+async def test_a_row_that_cannot_be_read_is_named_and_the_others_go_on(stack: Stack, run: Run) -> None:
+    """Another language wrote it, or another version: whoever looks into an outage sees the rest all the same."""
+    good, *spoilt = (stack.request([one.id]) for one in stack.snapshots("good", "request", "receipt"))
+    for request in (good, *spoilt):
+        stack.accept(request)
+    changes: list[dict[str, Any]] = [{"request": {"organization_id": 1}}, {"receipt": {}}]
+    with stack.database.write() as session:
+        session.execute(update(Deletion).values(state=DeletionState.FAILED))
+        for request, values in zip(spoilt, changes, strict=True):
+            session.execute(update(Deletion).where(Deletion.id == request.deletion_id).values(values))
+    for command in ("list --json", "rerun --all-failed --yes --json"):
+        done = await run(*command.split())
+        assert done.code == DONE
+        assert [json.loads(line)["workflow_id"] for line in lines(done.out)] == [good.workflow_id]
+        assert set(lines(done.err)) == {
+            f"{request.workflow_id}: its request or receipt is none that this version knows" for request in spoilt
+        }
 
 
 async def test_a_database_that_cannot_be_used_is_one_sentence(stack: Stack, run: Run) -> None:
