@@ -598,9 +598,17 @@ def _database() -> Database:
 
 def _number(value: str) -> int:
     # ASCII digits alone: int() takes more than a person would call a number.
-    if not re.fullmatch(r"-?[0-9]{1,30}", value, re.ASCII):
-        raise argparse.ArgumentTypeError("must be a whole number")
-    return int(value)
+    if not re.fullmatch(r"-?[0-9]{1,30}", value, re.ASCII) or abs(number := int(value)) >= 2**63:
+        raise argparse.ArgumentTypeError("must be a whole number of at most 63 bits")
+    return number
+
+
+def _text(value: str) -> str:
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # bytes that were typed in another encoding
+        raise argparse.ArgumentTypeError("must be text in UTF-8") from None
+    return value
 
 
 def _seconds(value: str) -> float:
@@ -632,7 +640,7 @@ def _limit(value: str) -> int:
 
 def _add_emergencies(command: Callable[..., argparse.ArgumentParser]) -> None:
     freezing = command("freeze", _freeze, "stop all deletions, everywhere, within seconds; they wait, none fails")
-    freezing.add_argument("--reason", required=True, help="free text; stays in the ledger")
+    freezing.add_argument("--reason", type=_text, required=True, help="free text; stays in the ledger")
     command("thaw", _thaw, "let frozen deletions go on")
     confirming = command("confirm", _confirm, "let a deletion go on that is larger than may go unconfirmed", deletion=True)
     confirming.add_argument("--by", type=_opaque_id, required=True, help="opaque id of whoever confirms")
@@ -662,10 +670,10 @@ def _add_requests(command: Callable[..., argparse.ArgumentParser]) -> None:
         made.add_argument("--project", type=_number, help="where artifacts lay whose rows are already gone")
         made.add_argument("--requested-by", help="opaque id of whoever asks")
         made.add_argument("--reference", help="ticket or request id")
-    delete.add_argument("--reason", help="free text; stays in the ledger")
+    delete.add_argument("--reason", type=_text, help="free text; stays in the ledger")
     rerun = command("rerun", _rerun, "run a failed or cancelled deletion again: it does what is left")
     which = rerun.add_mutually_exclusive_group(required=True)
-    which.add_argument("deletion", nargs="?", help="workflow id, or the digest at its end")
+    which.add_argument("deletion", type=_text, nargs="?", help="workflow id, or the digest at its end")
     which.add_argument("--all-failed", action="store_true", help="all that failed, as after an outage; shows them and asks")
     rerun.add_argument("--organization", type=_number, help="with --all-failed: those of one organization")
     rerun.add_argument("--yes", action="store_true", help="with --all-failed: do not ask")
@@ -700,7 +708,7 @@ def _parser() -> argparse.ArgumentParser:
         made = commands.add_parser(name, help=help, description=help)
         made.set_defaults(run=run)
         if deletion:
-            made.add_argument("deletion", help="workflow id, or the digest at its end")
+            made.add_argument("deletion", type=_text, help="workflow id, or the digest at its end")
         return made
 
     setup = command("setup", _setup, "create or update the ledger's tables and the search attributes; safe to repeat")

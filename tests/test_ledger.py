@@ -501,9 +501,14 @@ def test_a_ledger_of_another_version_is_refused_by_name(database: Database) -> N
     check_version(database)
     table = f"{LEDGER_SCHEMA}.{VERSION_TABLE}" if database.is_postgresql else VERSION_TABLE
     with database.write() as session:
-        session.execute(text(f"UPDATE {table} SET version_num = '9999'"))
-    with pytest.raises(LedgerOutdated, match=r"at version 9999, this code needs \d+: run .*starter\.py setup"):
+        session.execute(text(f"UPDATE {table} SET version_num = '0001'"))
+    with pytest.raises(LedgerOutdated, match=r"at version 0001, this code needs \d+: run .*starter\.py setup"):
         check_version(database)
+    with database.write() as session:
+        session.execute(text(f"UPDATE {table} SET version_num = '9999'"))
+    for use in (check_version, migrate):
+        with pytest.raises(LedgerOutdated, match="this code is too old for the ledger, which is at version 9999"):
+            use(database)
 
 
 def test_an_absent_ledger_is_refused_by_name(empty: Database) -> None:
