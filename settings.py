@@ -58,6 +58,7 @@ def _usecases(value: object) -> object:
     return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
 
 
+Count = Annotated[int, Field(gt=0, le=10_000)]
 Segment = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
 _LONGEST_S = 24 * 86_400
 """The longest timeout that PostgreSQL takes, in whole days."""
@@ -85,7 +86,7 @@ class DatabaseSettings(AdaptersSettings):
     database_url: Annotated[SecretStr, AfterValidator(_database_url)] = Field(
         description="SQLAlchemy URL of the backend's database: postgresql+psycopg://… or sqlite:///…"
     )
-    database_pool_size: PositiveInt = Field(10, description="connections kept open; as many again in bursts")
+    database_pool_size: Count = Field(10, description="connections kept open; as many again in bursts")
     database_lock_timeout_s: Seconds = Field(
         10, description="seconds a statement waits for a lock before its transaction is run again later"
     )
@@ -133,16 +134,16 @@ class Settings(DatabaseSettings):
     )
     snuba_timeout_s: Seconds = Field(60, description="seconds to wait for Snuba's answer")
     chunk_artifacts: Annotated[int, Field(ge=1, le=1000)] = Field(250, description="artifacts a transaction")
-    chunks_at_once: PositiveInt = Field(4, description="transactions of one deletion at a time")
+    chunks_at_once: Count = Field(4, description="transactions of one deletion at a time")
     pages_an_activity: Annotated[int, Field(ge=1, le=100)] = Field(4, description="thousands of keys an activity deletes")
-    activities_at_once: PositiveInt = Field(16, description="object-store activities of one deletion at a time")
-    store_requests: PositiveInt = Field(
+    activities_at_once: Count = Field(16, description="object-store activities of one deletion at a time")
+    store_requests: Count = Field(
         64, description="requests that list or delete, which this worker makes of the store at a time"
     )
-    database_steps: PositiveInt = Field(16, description="steps with the database alone that this worker runs at a time")
-    store_steps: PositiveInt = Field(64, description="steps with the object store that this worker runs at a time")
-    manifest_readers: PositiveInt = Field(8, description="manifests this worker reads at a time, beside those requests")
-    manifests_parsed: PositiveInt = Field(2, description="manifests the worker holds parsed at a time")
+    database_steps: Count = Field(16, description="steps with the database alone that this worker runs at a time")
+    store_steps: Count = Field(64, description="steps with the object store that this worker runs at a time")
+    manifest_readers: Count = Field(8, description="manifests this worker reads at a time, beside those requests")
+    manifests_parsed: Count = Field(2, description="manifests the worker holds parsed at a time")
     manifest_limit_bytes: PositiveInt = Field(32 * 2**20, description="a larger manifest counts as unreadable")
     quiet_period_s: Annotated[float, Field(ge=0, le=_LONGEST_S)] = Field(
         60,

@@ -90,6 +90,7 @@ def test_help_explains_every_setting(monkeypatch: pytest.MonkeyPatch, capsys: py
         ("CHUNK_ARTIFACTS", "1001"),
         ("PAGES_AN_ACTIVITY", "private"),
         ("STORE_STEPS", "0"),
+        ("STORE_STEPS", "99999999999999999999"),
         ("QUIET_PERIOD_S", "-1"),
         ("QUIET_PERIOD_S", "inf"),
         ("TRACE_ITEMS_WITHIN_S", "1e300"),
