@@ -224,6 +224,9 @@ async def resume(client: Client, database: Database) -> list[str]:
             # Written by another version: the others need not wait until somebody has looked at it.
             _log.error("deletion %s: its request in the ledger is none that this version knows", deletion_id)
             continue
+        if request.deletion_id != deletion_id:
+            _log.error("deletion %s: its request's own id is %s", deletion_id, request.deletion_id)
+            continue
         if not await is_running(client, request.workflow_id):
             await start_deletion(client, request)
             started.append(request.workflow_id)

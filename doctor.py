@@ -124,7 +124,12 @@ def _database(settings: DatabaseSettings) -> list[Finding]:
     else:
         return [
             Finding("database", "ok", database.engine.dialect.name),
-            _tried("ledger", lambda: check_version(database), "at this code's version", f"run `{_SETUP}`"),
+            _tried(
+                "ledger",
+                lambda: check_version(database),
+                "at this code's version",
+                f"run `{_SETUP}`, unless this code is too old",
+            ),
             _tables(database),
             _tried(
                 "schema drift",

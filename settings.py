@@ -31,7 +31,7 @@ _SCOPE_FIELDS = {"usecase", "organization_id", "project_id"}
 def _database_url(value: SecretStr) -> SecretStr:
     try:
         dialect = make_url(value.get_secret_value()).drivername
-    except ArgumentError:
+    except (ArgumentError, ValueError):  # a port that is none, which can be the end of a password
         raise ValueError("must be a SQLAlchemy URL, such as postgresql+psycopg://host/name") from None
     if dialect not in {"postgresql+psycopg", "sqlite", "sqlite+pysqlite"}:
         raise ValueError("must begin with postgresql+psycopg:// or sqlite://")
@@ -48,11 +48,23 @@ def _scope_template(value: str) -> str:
     return value
 
 
+def _file(value: Path) -> Path:
+    if value.is_dir():
+        raise ValueError("must be a file")
+    return value
+
+
 def _usecases(value: object) -> object:
     return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
 
 
+Count = Annotated[int, Field(gt=0, le=10_000)]
 Segment = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
+_LONGEST_S = 24 * 86_400
+"""The longest timeout that PostgreSQL takes, in whole days."""
+Seconds = Annotated[float, Field(gt=0, le=_LONGEST_S)]
+_HOST = r"([A-Za-z0-9]+((\.|-+)[A-Za-z0-9]+)*|\[[0-9A-Fa-f:]+\])"
+"""As botocore takes it: without underscores."""
 
 
 class AdaptersSettings(BaseSettings):
@@ -74,11 +86,11 @@ class DatabaseSettings(AdaptersSettings):
     database_url: Annotated[SecretStr, AfterValidator(_database_url)] = Field(
         description="SQLAlchemy URL of the backend's database: postgresql+psycopg://… or sqlite:///…"
     )
-    database_pool_size: PositiveInt = Field(10, description="connections kept open; as many again in bursts")
-    database_lock_timeout_s: PositiveFloat = Field(
+    database_pool_size: Count = Field(10, description="connections kept open; as many again in bursts")
+    database_lock_timeout_s: Seconds = Field(
         10, description="seconds a statement waits for a lock before its transaction is run again later"
     )
-    database_statement_timeout_s: PositiveFloat = Field(
+    database_statement_timeout_s: Seconds = Field(
         120, description="seconds a statement may take, or a worker between two of them: then PostgreSQL lets our locks go"
     )
     database_prepare: bool = Field(
@@ -90,12 +102,16 @@ class Settings(DatabaseSettings):
     """What a worker needs."""
 
     bucket: Annotated[str, Field(min_length=3, max_length=255)] = Field(description="the bucket that holds the objects")
-    s3_endpoint: str | None = Field(None, description="URL of an S3-compatible server; without it, AWS's own")
-    s3_region: str = Field("us-east-1", description="region that requests are signed for")
+    s3_endpoint: Annotated[str, Field(pattern=rf"^https?://{_HOST}(:[0-9]+)?(/[^\s@]*)?$")] | None = Field(
+        None, description="URL of an S3-compatible server; without it, AWS's own"
+    )
+    s3_region: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9]*(-+[A-Za-z0-9]+)*$", max_length=63)] = Field(
+        "us-east-1", description="region that requests are signed for"
+    )
     s3_access_key: str | None = Field(None, description="without it, credentials are found as by every AWS client")
     s3_secret_key: SecretStr | None = Field(None, description="goes with the access key")
-    s3_connect_timeout_s: PositiveFloat = Field(5, description="seconds to wait for a connection")
-    s3_read_timeout_s: PositiveFloat = Field(60, description="seconds to wait for an answer; one request deletes 1000 keys")
+    s3_connect_timeout_s: Seconds = Field(5, description="seconds to wait for a connection")
+    s3_read_timeout_s: Seconds = Field(60, description="seconds to wait for an answer; one request deletes 1000 keys")
     bucket_versioned: Literal["ask", "yes", "no"] = Field(
         "ask", description="whether the bucket keeps versions; “ask” needs s3:GetBucketVersioning"
     )
@@ -116,27 +132,27 @@ class Settings(DatabaseSettings):
     snuba_url: Annotated[str, Field(pattern=r"^https?://[^\s@]+$")] | None = Field(
         None, description="goes with the trace store “snuba”: where its API listens; needs the extra `snuba`"
     )
-    snuba_timeout_s: PositiveFloat = Field(60, description="seconds to wait for Snuba's answer")
+    snuba_timeout_s: Seconds = Field(60, description="seconds to wait for Snuba's answer")
     chunk_artifacts: Annotated[int, Field(ge=1, le=1000)] = Field(250, description="artifacts a transaction")
-    chunks_at_once: PositiveInt = Field(4, description="transactions of one deletion at a time")
+    chunks_at_once: Count = Field(4, description="transactions of one deletion at a time")
     pages_an_activity: Annotated[int, Field(ge=1, le=100)] = Field(4, description="thousands of keys an activity deletes")
-    activities_at_once: PositiveInt = Field(16, description="object-store activities of one deletion at a time")
-    store_requests: PositiveInt = Field(
+    activities_at_once: Count = Field(16, description="object-store activities of one deletion at a time")
+    store_requests: Count = Field(
         64, description="requests that list or delete, which this worker makes of the store at a time"
     )
-    database_steps: PositiveInt = Field(16, description="steps with the database alone that this worker runs at a time")
-    store_steps: PositiveInt = Field(64, description="steps with the object store that this worker runs at a time")
-    manifest_readers: PositiveInt = Field(8, description="manifests this worker reads at a time, beside those requests")
-    manifests_parsed: PositiveInt = Field(2, description="manifests the worker holds parsed at a time")
+    database_steps: Count = Field(16, description="steps with the database alone that this worker runs at a time")
+    store_steps: Count = Field(64, description="steps with the object store that this worker runs at a time")
+    manifest_readers: Count = Field(8, description="manifests this worker reads at a time, beside those requests")
+    manifests_parsed: Count = Field(2, description="manifests the worker holds parsed at a time")
     manifest_limit_bytes: PositiveInt = Field(32 * 2**20, description="a larger manifest counts as unreadable")
-    quiet_period_s: Annotated[float, Field(ge=0)] = Field(
+    quiet_period_s: Annotated[float, Field(ge=0, le=_LONGEST_S)] = Field(
         60,
         description="seconds before the listing that confirms a sweep: longer than a comparison's last writes take",
     )
-    trace_items_pause_s: PositiveFloat = Field(
+    trace_items_pause_s: Seconds = Field(
         60, description="seconds before trace items are counted again, at first; an event store's consumer deletes in minutes"
     )
-    trace_items_within_s: PositiveFloat = Field(
+    trace_items_within_s: Seconds = Field(
         7200, description="seconds after which trace items that are still counted are reported as unconfirmed"
     )
     keys_per_second: PositiveFloat | None = Field(
@@ -154,8 +170,10 @@ class Settings(DatabaseSettings):
     max_keys_unconfirmed: PositiveInt | None = Field(
         None, description="a deletion of which more object keys are collected waits for `starter.py confirm` before it goes on"
     )
-    shutdown_grace_s: PositiveFloat = Field(30, description="seconds that running activities get after SIGTERM")
-    build_id: str | None = Field(None, description="worker versioning: the build of this worker, in its deployment")
+    shutdown_grace_s: Seconds = Field(30, description="seconds that running activities get after SIGTERM")
+    build_id: Annotated[str, Field(min_length=1)] | None = Field(
+        None, description="worker versioning: the build of this worker, in its deployment"
+    )
     search_attributes: Literal["ask", "yes", "no"] = Field(
         "ask", description="whether the namespace has our search attributes; “ask” asks Temporal when the worker starts"
     )
@@ -165,8 +183,10 @@ class Settings(DatabaseSettings):
     metrics_address: Annotated[str, Field(pattern=r"^([0-9.]+|\[[0-9A-Fa-f:]+\]):[0-9]+$")] | None = Field(
         None, description="IP address and port for Prometheus, such as 127.0.0.1:9464; without it there is no endpoint"
     )
-    metrics_ledger_every_s: PositiveFloat = Field(15, description="seconds between two looks into the ledger for its metrics")
-    health_file: Path | None = Field(None, description="a file that is touched every 5 seconds while the worker works")
+    metrics_ledger_every_s: Seconds = Field(15, description="seconds between two looks into the ledger for its metrics")
+    health_file: Annotated[Path, AfterValidator(_file)] | None = Field(
+        None, description="a file that is touched every 5 seconds while the worker works"
+    )
     log_format: Literal["text", "json"] = Field("text", description="“json” is one object a line, with the ids of the step")
 
     @model_validator(mode="after")

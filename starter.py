@@ -98,6 +98,8 @@ __all__ = [
 DONE, FAILED, BAD_USAGE, UNREACHABLE = range(4)
 INTERRUPTED = 130
 """Ctrl-C, as shells say it."""
+_ENDED = {DeletionState.FAILED, DeletionState.CLOSED}
+"""The states whose receipt, if there is one, is of the last run."""
 
 
 def _stages(stages: Iterable[Stage]) -> str:
@@ -264,7 +266,7 @@ async def _rerun_all(arguments: argparse.Namespace) -> int:
     if not arguments.yes and (refused := await _refused(failed)) is not None:
         return refused
     client = await connect()
-    requests = list(_requests(database, failed))
+    requests = [recorded(database, one.workflow_id).request for one in failed]
     for request in requests:
         if not await is_running(client, request.workflow_id):
             with database.write() as session:
@@ -291,14 +293,6 @@ async def _refused(failed: Sequence["_Listed"]) -> int | None:
     return None
 
 
-def _requests(database: Database, failed: Iterable["_Listed"]) -> Iterator[DeletionRequest]:
-    for one in failed:
-        try:
-            yield recorded(database, one.workflow_id).request
-        except ValidationError:
-            sys.stderr.write(f"{one.workflow_id}: its request is none that this version knows; the others run\n")
-
-
 async def _end_of(client: Client, database: Database, request: DeletionRequest, *, as_json: bool) -> int:
     """Wait for one of many, and say in a line how it ended."""
     with contextlib.suppress(WorkflowFailureError):
@@ -320,10 +314,10 @@ async def _run(database: Database, request: DeletionRequest, *, wait: bool, as_j
     try:
         client = await connect()
         await start_deletion(client, request)
-    except (RPCError, TemporalUnreachable) as error:
-        sentence, code = _explained(error)
+    except (RPCError, DeletionError) as error:
+        sentence, _ = _explained(error)
         sys.stderr.write(f"{request.workflow_id} is accepted, and `starter.py resume` starts it later: {sentence}\n")
-        return code
+        return UNREACHABLE
     if not wait:
         print(json.dumps({"workflow_id": request.workflow_id}) if as_json else request.workflow_id)
         return DONE
@@ -380,21 +374,28 @@ def _listed(
     database: Database, *, organization: int | None = None, state: str | None = None, limit: int | None = None
 ) -> Iterator[_Listed]:
     statement = select(Deletion).order_by(Deletion.accepted_at.desc(), Deletion.id).limit(limit)
-    if organization:
+    if organization is not None:
         statement = statement.where(Deletion.organization_id == organization)
     if state:
         statement = statement.where(Deletion.state == state)
     with database.read() as session:
         for row in session.execute(statement).scalars():
-            ended = row.receipt if row.state in {DeletionState.FAILED, DeletionState.CLOSED} else None
+            deletion = workflow_id(row.organization_id, row.id)
+            ended = row.receipt if row.state in _ENDED else None
+            try:
+                request = DeletionRequest.model_validate(row.request)
+                left_over = {} if ended is None else DeletionReceipt.model_validate(ended).left_over
+            except ValidationError:
+                sys.stderr.write(f"{deletion}: its request or receipt is none that this version knows\n")
+                continue
             yield _Listed(
-                workflow_id(row.organization_id, row.id),
+                deletion,
                 row.organization_id,
                 row.state,
-                len(row.request["artifact_ids"]),
+                len(request.artifact_ids),
                 row.accepted_at.isoformat(timespec="seconds"),
-                row.request.get("reference"),
-                DeletionReceipt.model_validate(ended).left_over if ended else {},
+                request.reference,
+                left_over,
             )
 
 
@@ -556,19 +557,22 @@ async def _delete_again(database: Database, requests: Sequence[DeletionRequest])
         for request in requests:
             await start_deletion(client, request)
             print(request.workflow_id)
-    except (RPCError, TemporalUnreachable):
-        sys.stderr.write("all are accepted, but Temporal cannot be reached: `starter.py resume` starts them later\n")
+    except (RPCError, DeletionError) as error:
+        sentence, _ = _explained(error)
+        sys.stderr.write(f"all are accepted, and `starter.py resume` starts them later: {sentence}\n")
         return UNREACHABLE
     return DONE
 
 
 async def _receipt(arguments: argparse.Namespace) -> int:
-    found = receipt(_database(), arguments.deletion)
-    if found is None:
+    found = recorded(_database(), arguments.deletion)
+    if found.receipt is None:
         sys.stderr.write("there is no receipt yet: the deletion has not come to its end\n")
         return FAILED
-    _print_receipt(found, as_json=arguments.json)
-    return DONE if found.complete else FAILED
+    if found.state not in _ENDED:
+        sys.stderr.write(f"{found.request.workflow_id} is {found.state}: its receipt is of an earlier run\n")
+    _print_receipt(found.receipt, as_json=arguments.json)
+    return DONE if found.state is DeletionState.CLOSED else FAILED
 
 
 async def _schema(arguments: argparse.Namespace) -> int:  # noqa: ARG001  every command takes its arguments
@@ -594,9 +598,17 @@ def _database() -> Database:
 
 def _number(value: str) -> int:
     # ASCII digits alone: int() takes more than a person would call a number.
-    if not re.fullmatch(r"-?[0-9]{1,30}", value, re.ASCII):
-        raise argparse.ArgumentTypeError("must be a whole number")
-    return int(value)
+    if not re.fullmatch(r"-?[0-9]{1,30}", value, re.ASCII) or abs(number := int(value)) >= 2**63:
+        raise argparse.ArgumentTypeError("must be a whole number of at most 63 bits")
+    return number
+
+
+def _text(value: str) -> str:
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # bytes that were typed in another encoding
+        raise argparse.ArgumentTypeError("must be text in UTF-8") from None
+    return value
 
 
 def _seconds(value: str) -> float:
@@ -628,7 +640,7 @@ def _limit(value: str) -> int:
 
 def _add_emergencies(command: Callable[..., argparse.ArgumentParser]) -> None:
     freezing = command("freeze", _freeze, "stop all deletions, everywhere, within seconds; they wait, none fails")
-    freezing.add_argument("--reason", required=True, help="free text; stays in the ledger")
+    freezing.add_argument("--reason", type=_text, required=True, help="free text; stays in the ledger")
     command("thaw", _thaw, "let frozen deletions go on")
     confirming = command("confirm", _confirm, "let a deletion go on that is larger than may go unconfirmed", deletion=True)
     confirming.add_argument("--by", type=_opaque_id, required=True, help="opaque id of whoever confirms")
@@ -658,10 +670,10 @@ def _add_requests(command: Callable[..., argparse.ArgumentParser]) -> None:
         made.add_argument("--project", type=_number, help="where artifacts lay whose rows are already gone")
         made.add_argument("--requested-by", help="opaque id of whoever asks")
         made.add_argument("--reference", help="ticket or request id")
-    delete.add_argument("--reason", help="free text; stays in the ledger")
+    delete.add_argument("--reason", type=_text, help="free text; stays in the ledger")
     rerun = command("rerun", _rerun, "run a failed or cancelled deletion again: it does what is left")
     which = rerun.add_mutually_exclusive_group(required=True)
-    which.add_argument("deletion", nargs="?", help="workflow id, or the digest at its end")
+    which.add_argument("deletion", type=_text, nargs="?", help="workflow id, or the digest at its end")
     which.add_argument("--all-failed", action="store_true", help="all that failed, as after an outage; shows them and asks")
     rerun.add_argument("--organization", type=_number, help="with --all-failed: those of one organization")
     rerun.add_argument("--yes", action="store_true", help="with --all-failed: do not ask")
@@ -696,7 +708,7 @@ def _parser() -> argparse.ArgumentParser:
         made = commands.add_parser(name, help=help, description=help)
         made.set_defaults(run=run)
         if deletion:
-            made.add_argument("deletion", help="workflow id, or the digest at its end")
+            made.add_argument("deletion", type=_text, help="workflow id, or the digest at its end")
         return made
 
     setup = command("setup", _setup, "create or update the ledger's tables and the search attributes; safe to repeat")

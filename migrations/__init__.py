@@ -17,9 +17,10 @@ VERSION_TABLE = "artifact_deletion_version"
 
 
 def migrate(database: Database, version: str = "head") -> None:
-    """Bring the ledger's tables to this code's version, or up to an earlier one. Safe to repeat."""
+    """Bring the ledger's tables to this code's version, or up to an earlier one. Safe to repeat. Raises LedgerOutdated."""
     try:
         with database.write() as session:
+            _version(session.connection())
             command.upgrade(_config(connection=session.connection()), version)
     except SQLAlchemyError as error:
         raise unavailable(error) from None
@@ -34,17 +35,22 @@ def as_sql(dialect: str) -> str:
 
 def check_version(database: Database) -> None:
     """Raises LedgerOutdated if the ledger is absent or not at this code's version."""
-    wanted = ScriptDirectory.from_config(_config()).get_current_head()
+    wanted = _SCRIPTS.get_current_head()
     with database.read() as session:
-        found = _context(session.connection()).get_current_revision()
+        found = _version(session.connection())
     if found != wanted:
         state = "is absent" if found is None else f"is at version {found}, this code needs {wanted}"
         raise LedgerOutdated(f"the ledger {state}: run `python starter.py setup`")
 
 
-def _context(connection: Connection) -> MigrationContext:
+def _version(connection: Connection) -> str | None:
+    """The ledger's; None if it is absent. Raises LedgerOutdated if this code does not know it."""
     schema = LEDGER_SCHEMA if connection.dialect.name == "postgresql" else None
-    return MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE, "version_table_schema": schema})
+    context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE, "version_table_schema": schema})
+    found = context.get_current_revision()
+    if found is not None and found not in {one.revision for one in _SCRIPTS.walk_revisions()}:
+        raise LedgerOutdated(f"this code is too old for the ledger, which is at version {found}")
+    return found
 
 
 def _config(connection: Connection | None = None, dialect: str | None = None, output: StringIO | None = None) -> Config:
@@ -53,3 +59,6 @@ def _config(connection: Connection | None = None, dialect: str | None = None, ou
     config.set_main_option("path_separator", "os")
     config.attributes.update(connection=connection, dialect=dialect)
     return config
+
+
+_SCRIPTS = ScriptDirectory.from_config(_config())

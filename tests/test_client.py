@@ -518,3 +518,14 @@ async def test_a_request_that_this_version_does_not_know_keeps_no_other_from_bei
         oldest = update(Deletion).where(Deletion.id == stack.request([one.id]).deletion_id)
         session.execute(oldest.values(request={"from": "another version"}))
     assert await starter.resume(stack.client, stack.database) == [stack.request([two.id]).workflow_id]
+
+
+async def test_a_row_whose_id_is_not_its_requests_is_not_started(stack: Stack, caplog: pytest.LogCaptureFixture) -> None:
+    """Another language computed it, and nothing would ever close that row: each look would start its deletion again."""
+    (one,) = stack.snapshots("one")
+    request = stack.request([one.id])
+    stack.accept(request)
+    with stack.database.write() as session:
+        session.execute(update(Deletion).values(id="0" * 32))
+    assert await starter.resume(stack.client, stack.database) == []
+    assert caplog.messages == [f"deletion {'0' * 32}: its request's own id is {request.deletion_id}"]

@@ -7,15 +7,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
 import starter
 from activities.storage.database import Database
-from activities.storage.ledger import DeletionState
+from activities.storage.ledger import Deletion, DeletionState
 from activities.storage.objects import S3Objects
 from demo.servers import TemporalServer
 from demo.world import create_schema
 from migrations import check_version
 from tests.stack import Held, Seen, Stack, lines
+from tests.test_reopened import restore
 from workflows.messages import DeletionReceipt
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -96,6 +98,7 @@ async def test_a_deletion_can_be_asked_for_followed_and_looked_up(stack: Stack, 
         (stack.request([two.id]).workflow_id, "closed", 1),
     }
     assert (await run("list", "--state", "failed")).out == ""
+    assert (await run("list", "--organization", 0)).out == "", "nobody's, and not everybody's"
     assert len(list(lines((await run("list", "--limit", 1)).out))) == 1
 
 
@@ -174,6 +177,49 @@ async def test_with_temporal_down_a_deletion_is_accepted_and_resume_starts_it(st
     stack.assert_only_these_are_gone([one.id], before)
 
 
+@pytest.mark.parametrize("unusable", [{"ARTIFACT_DELETION_ADAPTERS": "nowhere:adapters"}, {"TEMPORAL_PROFILE": "nowhere"}])
+async def test_a_deletion_that_was_accepted_is_no_bad_usage(stack: Stack, run: Run, unusable: dict[str, str]) -> None:
+    """Whoever reads 2 takes it for refused, and the relay starts it."""
+    (one,) = stack.snapshots("one")
+    request = stack.request([one.id])
+    accepted = await run("delete", one.id, "--organization", stack.organization_id, **unusable)
+    assert_one_sentence(accepted, UNREACHABLE)
+    assert accepted.err.startswith(f"{request.workflow_id} is accepted, and `starter.py resume` starts it later: ")
+    assert starter.recorded(stack.database, request.workflow_id).state == DeletionState.ACCEPTED
+
+
+async def test_a_receipt_of_a_deletion_that_was_opened_again_is_called_an_earlier_one(stack: Stack, run: Run) -> None:
+    """A restore brought rows back: what was complete is so no more."""
+    (one,) = stack.snapshots("one")
+    async with stack.worker():
+        first = await stack.delete([one.id])
+    restore(stack, one)
+    stack.accept(stack.request([one.id]))
+    shown = await run("receipt", first.workflow_id, "--json")
+    assert_one_sentence(shown, FAILED)
+    assert shown.err == f"{first.workflow_id} is accepted: its receipt is of an earlier run\n"
+    assert DeletionReceipt.model_validate_json(shown.out) == first
+
+
+async def test_a_row_that_cannot_be_read_is_named_and_the_others_go_on(stack: Stack, run: Run) -> None:
+    """Another language wrote it, or another version: whoever looks into an outage sees the rest all the same."""
+    good, *spoilt = (stack.request([one.id]) for one in stack.snapshots("good", "request", "receipt"))
+    for request in (good, *spoilt):
+        stack.accept(request)
+    changes: list[dict[str, Any]] = [{"request": {"organization_id": 1}}, {"receipt": {}}]
+    with stack.database.write() as session:
+        session.execute(update(Deletion).values(state=DeletionState.FAILED))
+        for request, values in zip(spoilt, changes, strict=True):
+            session.execute(update(Deletion).where(Deletion.id == request.deletion_id).values(values))
+    for command in ("list --json", "rerun --all-failed --yes --json"):
+        done = await run(*command.split())
+        assert done.code == DONE
+        assert [json.loads(line)["workflow_id"] for line in lines(done.out)] == [good.workflow_id]
+        assert set(lines(done.err)) == {
+            f"{request.workflow_id}: its request or receipt is none that this version knows" for request in spoilt
+        }
+
+
 async def test_a_database_that_cannot_be_used_is_one_sentence(stack: Stack, run: Run) -> None:
     """Neither its address nor its password is in it."""
     url = "postgresql+psycopg://backend:private@127.0.0.1:1/backend"
@@ -204,7 +250,6 @@ async def test_a_status_needs_no_worker(stack: Stack, run: Run) -> None:
     [
         ("delete 0 --organization 1", "artifact_ids"),
         ("delete -1 --organization 1", "artifact_ids"),
-        ("delete 99999999999999999999 --organization 1", "artifact_ids"),
         ("delete 1 --organization 0", "organization_id"),
         ("delete 1 --organization 1 --project 0", "project_id"),
         ("delete 1 --organization 1 --requested-by someone@example.com", "requested_by"),
@@ -231,6 +276,13 @@ async def test_what_cannot_be_meant_is_refused_in_one_sentence(run: Run, argumen
         "delete x --organization 1",
         "delete 1.5 --organization 1",
         "delete ٣ --organization 1",
+        "delete 9223372036854775808 --organization 1",
+        "list --organization 9223372036854775808",
+        "list --limit 9223372036854775808",
+        "freeze --reason gel\udcf6scht",
+        "delete 1 --organization 1 --reason gel\udcf6scht",
+        "status gel\udcf6scht",
+        "rerun gel\udcf6scht",
         "list --limit 0",
         "list --limit -1",
     ],

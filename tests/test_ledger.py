@@ -501,9 +501,14 @@ def test_a_ledger_of_another_version_is_refused_by_name(database: Database) -> N
     check_version(database)
     table = f"{LEDGER_SCHEMA}.{VERSION_TABLE}" if database.is_postgresql else VERSION_TABLE
     with database.write() as session:
-        session.execute(text(f"UPDATE {table} SET version_num = '9999'"))
-    with pytest.raises(LedgerOutdated, match=r"at version 9999, this code needs \d+: run .*starter\.py setup"):
+        session.execute(text(f"UPDATE {table} SET version_num = '0001'"))
+    with pytest.raises(LedgerOutdated, match=r"at version 0001, this code needs \d+: run .*starter\.py setup"):
         check_version(database)
+    with database.write() as session:
+        session.execute(text(f"UPDATE {table} SET version_num = '9999'"))
+    for use in (check_version, migrate):
+        with pytest.raises(LedgerOutdated, match="this code is too old for the ledger, which is at version 9999"):
+            use(database)
 
 
 def test_an_absent_ledger_is_refused_by_name(empty: Database) -> None:
@@ -604,7 +609,11 @@ def assert_says_nothing(error: DatabaseUnavailable) -> None:
 
 
 def test_times_are_utc_on_both_databases(database: Database) -> None:
-    """SQLite keeps no zone, and a receipt's times are read by others."""
+    """SQLite keeps no zone, PostgreSQL answers in its own, and a receipt's times are read by others."""
+    if database.is_postgresql:
+        with database.write() as session:
+            session.execute(text(f"ALTER DATABASE {database.engine.url.database} SET timezone TO 'America/New_York'"))
+        database.dispose()
     with database.write() as session:
         ledger.accept(session, REQUEST)
         session.execute(update(Deletion).values(closed_at=func.now()))

@@ -1,20 +1,22 @@
 """A dry run says what the deletion then does, and leaves no trace of itself."""
 
+import asyncio
 import json
 from typing import Any
 
 import pytest
 from sqlalchemy import text, update
 from temporalio.client import WorkflowFailureError
-from temporalio.exceptions import ApplicationError
+from temporalio.exceptions import ApplicationError, CancelledError
 
 import starter
+from activities.preview_deletion import PreviewDeletion
 from activities.storage import tables
 from activities.storage.database import Database
 from activities.storage.objects import S3Objects
 from demo.world import Sample, sample_world, screen
 from tests.oracle import Evidence
-from tests.stack import Stack, steps_of
+from tests.stack import Held, Stack, steps_of
 from workflows.messages import PREVIEW_DELETION, PREVIEW_WORKFLOW_NAME, TASK_QUEUE, DeletionRequest, Preview
 
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -190,3 +192,20 @@ async def test_a_preview_is_asked_for_in_the_words_of_a_deletion(stack: Stack) -
             cause = failed.value.cause
             assert isinstance(cause, ApplicationError)
             assert (cause.type, cause.message) == ("InvalidRequest", said)
+
+
+@on_sqlite
+async def test_a_preview_that_was_cancelled_ends_as_cancelled(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever alerts on failures must not hear of it."""
+    request = stack.request([one.id for one in stack.snapshots("one")])
+    held = Held(monkeypatch, PreviewDeletion, "preview_deletion")
+    async with stack.worker():
+        waiting = asyncio.create_task(starter.preview_deletion(stack.client, request))
+        try:
+            await held.reached()
+            await stack.client.get_workflow_handle(request.preview_id).cancel()
+            with pytest.raises(WorkflowFailureError) as ended:
+                await waiting
+        finally:
+            held.let_go()
+    assert isinstance(ended.value.cause, CancelledError)

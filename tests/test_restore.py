@@ -213,8 +213,17 @@ def test_what_is_kept_is_what_is_closed(stack: Stack) -> None:
 
 
 @on_sqlite
+@pytest.mark.parametrize(
+    ("name", "unusable"), [("TEMPORAL_ADDRESS", "127.0.0.1:1"), ("ARTIFACT_DELETION_ADAPTERS", "nowhere:adapters")]
+)
 def test_receipts_that_were_printed_can_be_read_again(
-    stack: Stack, command: Command, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stack: Stack,
+    command: Command,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    unusable: str,
 ) -> None:
     """Where a collector keeps what workers print. A person is asked first, and Temporal may be down then."""
     (one,) = stack.snapshots("one")
@@ -239,7 +248,7 @@ def test_receipts_that_were_printed_can_be_read_again(
     assert (code, "nothing was done" in said) == (1, True)
     assert starter.recorded(stack.database, request.workflow_id).state == DeletionState.CLOSED
     monkeypatch.setattr("sys.stdin", io.StringIO("yes\n"))
-    monkeypatch.setenv("TEMPORAL_ADDRESS", "127.0.0.1:1")
+    monkeypatch.setenv(name, unusable)
     code, said = command("reapply", "--since", "2000-01-01", "--receipts", file)
     assert (code, "all are accepted" in said) == (3, True)
     assert starter.recorded(stack.database, request.workflow_id).state == DeletionState.ACCEPTED

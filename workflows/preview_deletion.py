@@ -5,7 +5,7 @@ from typing import Any
 
 from temporalio import workflow
 from temporalio.common import Priority, RawValue
-from temporalio.exceptions import ActivityError
+from temporalio.exceptions import ActivityError, is_cancelled_exception
 from temporalio.workflow import ActivityConfig
 
 with workflow.unsafe.imports_passed_through():
@@ -40,5 +40,7 @@ class PreviewDeletionWorkflow:
                 **options,
             )
         except ActivityError as error:
+            if is_cancelled_exception(error):
+                raise
             raise named(error) from None
         return preview

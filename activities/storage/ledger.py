@@ -84,13 +84,15 @@ _STRAYS_KEPT = 1000
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """A point in time in UTC; SQLite keeps no zone."""
+    """A point in time in UTC; SQLite keeps no zone, PostgreSQL answers in its own."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
-        return value.replace(tzinfo=UTC) if value is not None and value.tzinfo is None else value
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
 class DeletionState(StrEnum):
