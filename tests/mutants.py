@@ -154,10 +154,8 @@ MUTATIONS = (
     Mutation(
         "closed while another owes",
         "activities/storage/ledger.py",
-        "            ours.rows_state == RowsState.GONE,\n            theirs.rows_state == RowsState.DELETED,\n"
-        "            Deletion.state != DeletionState.CLOSED,\n",
-        "            ours.rows_state == RowsState.GONE,\n            theirs.rows_state == RowsState.MOVED,\n"
-        "            Deletion.state != DeletionState.CLOSED,\n",
+        "            theirs.rows_state == RowsState.DELETED,\n            Deletion.state != DeletionState.CLOSED,\n",
+        "            theirs.rows_state == RowsState.MOVED,\n            Deletion.state != DeletionState.CLOSED,\n",
         ("tests/test_promises.py::test_a_deletion_does_not_say_that_all_is_gone_while_another_is_refused_an_object",),
     ),
     Mutation(

@@ -210,7 +210,7 @@ async def test_a_run_that_ends_before_it_is_asked_leaves_the_answer_to_another(
     start = stack.client.start_workflow
 
     async def start_and_miss_the_end(*given: Any, **options: Any) -> WorkflowHandle[Any, Any]:
-        handle = await start(*given, **options)
+        handle: WorkflowHandle[Any, Any] = await start(*given, **options)
         await handle.result()
         return handle
 

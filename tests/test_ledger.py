@@ -409,6 +409,41 @@ def test_a_late_step_of_a_cancelled_run_opens_nothing_and_the_next_run_does(data
     assert [left.released for left in step_of("run-2").run(step.open_deletion, REQUEST).chunks] == [None]
 
 
+def test_a_late_step_of_any_cancelled_run_opens_nothing(database: Database) -> None:
+    """It was asked for and cancelled twice, while a worker slept in the first run's step."""
+    step = OpenDeletion(database, Schema(database), 100, traces_configured=False, pace=Pace())
+    for run in ("run-1", "run-2"):
+        with database.write() as session:
+            ledger.accept(session, REQUEST)
+        assert step_of(run).run(CancelDeletion(database).cancel_deletion, REQUEST).nothing_deleted
+    cancelled = everything(database)
+    for run in ("run-1", "run-2"):
+        with pytest.raises(NotOpen):
+            step_of(run).run(step.open_deletion, REQUEST)
+    assert everything(database) == cancelled
+
+
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+def test_a_cancel_takes_its_locks_in_the_order_of_all_others(database: Database) -> None:
+    """The chunk before its pages, as whoever collects does, or the two wait for each other."""
+    opened(database)
+    with database.write() as session:
+        begun(session)
+        ledger.seal_page(session, ledger.lock_chunk(session, REQUEST.deletion_id, 0), "", PageSource.COLUMN, ["a"])
+    with ThreadPoolExecutor(1) as threads, database.write() as session:
+        found = ledger.lock_chunk(session, REQUEST.deletion_id, 0)
+
+        def cancel() -> bool:
+            with database.write() as other:
+                return ledger.cancel(other, REQUEST, "run-1")
+
+        cancelling = threads.submit(cancel)
+        wait_for_waiters(database)
+        ledger.begin_epoch(session, found)
+        session.commit()
+        assert cancelling.result()
+
+
 def test_a_late_step_of_a_cancelled_run_finds_no_chunk(database: Database) -> None:
     """Every later step begins with the chunk, which the cancel has dropped."""
     opened(database)

@@ -14,6 +14,7 @@ from temporalio.worker import Worker
 
 import starter
 import worker
+from activities.delete_rows import cascade_of, deleted
 from activities.storage import tables
 from activities.storage.ledger import DeletionState
 from activities.storage.traces import SqlTraces
@@ -28,6 +29,7 @@ from workflows.messages import (
     OBJECTS_TASK_QUEUE,
     SWEEP_PREFIXES,
     TASK_QUEUE,
+    Chunk,
     Deletion,
     DeletionReceipt,
     Pace,
@@ -279,3 +281,42 @@ async def test_an_artifact_gone_without_a_trace_is_said_to_be_unchecked_and_swep
     assert (receipt.trace_items.state, receipt.trace_items.matched > 0) == ("confirmed", True)
     stack.assert_only_these_are_gone([lost.id], before)
     assert stack.world.objects_of([neighbour.id]) <= stack.world.objects().keys()
+
+
+@SQLITE
+def test_a_head_waits_for_the_objects_of_its_comparison_where_no_store_lists(stack: Stack) -> None:
+    """The base's deletion took the comparison's row, and with it all that leads to the masks."""
+    head, base = stack.snapshots("head", "base")
+    comparison = stack.world.comparison(head, base)
+    first, second = stack.request([base.id]), stack.request([head.id])
+    with steps_of(stack, bucket_listable=False) as steps:
+        steps.delete_rows(steps.open_and_collect(first))
+        theirs = steps.open_and_collect(second)
+        steps.delete_what_was_released(theirs, steps.delete_rows(theirs))
+        (other,) = steps.run(FIND_OWED_ELSEWHERE, Deletion(deletion_id=second.deletion_id)).deletions
+        assert other.workflow_id == first.workflow_id
+        assert steps.close(second).left_over == {"OwedByOthers": 1}
+    assert any(key.endswith(comparison.key) for key in stack.world.objects())
+
+
+@pytest.mark.parametrize("collected_again", [False, True])
+@SQLITE
+def test_a_base_waits_for_the_objects_of_a_comparison_whose_rows_somebody_deleted_after_they_were_sealed(
+    stack: Stack,
+    collected_again: bool,  # noqa: FBT001
+) -> None:
+    """Nothing was there to tell with whom the head was compared when the chunk's rows were deleted."""
+    head, base = stack.snapshots("head", "base")
+    comparison = stack.world.comparison(head, base)
+    first, second = stack.request([head.id]), stack.request([base.id])
+    with steps_of(stack) as steps:
+        sealed = steps.open_and_collect(first)
+        with stack.database.write() as session:
+            cascade_of(session, [head.artifact], stack.organization_id, deleted)
+        if collected_again:
+            sealed = steps.collect(Chunk(deletion_id=sealed.deletion_id, chunk=sealed.chunk))
+        steps.delete_rows(sealed)
+        theirs = steps.open_and_collect(second)
+        steps.delete_what_was_released(theirs, steps.delete_rows(theirs))
+        assert steps.close(second).left_over == {"OwedByOthers": 1}
+    assert any(key.endswith(comparison.key) for key in stack.world.objects())

@@ -1,5 +1,7 @@
 """Rows that come back, icons that others share, steps that come late: what a deletion must not take for done."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from sqlalchemy import make_url, text, update
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
@@ -11,9 +13,9 @@ from activities.close_deletion import CloseDeletion
 from activities.storage import ledger
 from activities.storage.tables import Artifact, Project, SnapshotMetrics
 from demo.world import Snapshot
-from tests.stack import Seen, Stack
+from tests.stack import Seen, Stack, steps_of, wait_for_waiters
 from workflows.errors import ArtifactReappeared, NotOpen
-from workflows.messages import Deletion
+from workflows.messages import FIND_OWED_ELSEWHERE, Deletion
 
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 on_postgresql = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
@@ -182,3 +184,80 @@ async def test_a_project_that_was_known_is_not_forgotten_when_rows_disappear(sta
     assert receipt.complete
     assert receipt.artifacts.gone_before.swept.ids == (one.id,)
     assert not stack.world.objects_of([one.id]) & stack.world.objects().keys()
+
+
+@on_sqlite
+def test_rows_that_come_back_before_the_end_are_left_over_and_go_with_a_re_run(stack: Stack) -> None:
+    """After its chunk's last step, as while it waits for others: whoever asks again finds it running."""
+    (one,) = stack.snapshots("one")
+    request = stack.request([one.id])
+    with steps_of(stack) as steps:
+        sealed = steps.open_and_collect(request)
+        steps.delete_what_was_released(sealed, steps.delete_rows(sealed))
+        manifest = restore(stack, one)
+        stack.accept(request)
+        receipt = steps.close(request)
+        assert (receipt.complete, receipt.left_over, receipt.artifacts.reappeared.ids) == (False, {"Reappeared": 1}, (one.id,))
+        stack.accept(request)
+        (chunk,) = steps.open(request)
+        assert steps.finish(request, steps.collect(chunk)).complete
+    assert manifest not in stack.world.objects()
+
+
+@on_postgresql
+def test_asking_again_for_rows_that_came_back_is_seen_by_whoever_closes(stack: Stack) -> None:
+    """The backend's transaction sees it running, and holds it there until its rows can be seen too."""
+    (one,) = stack.snapshots("one")
+    request = stack.request([one.id])
+    with steps_of(stack) as steps, ThreadPoolExecutor(1) as threads:
+        sealed = steps.open_and_collect(request)
+        steps.delete_what_was_released(sealed, steps.delete_rows(sealed))
+        with stack.database.write() as session:
+            session.add(Artifact(id=one.id, project_id=one.artifact.project_id))
+            session.flush()
+            ledger.accept(session, request)
+            closing = threads.submit(steps.close, request)
+            wait_for_waiters(stack.database)
+        assert closing.result().left_over == {"Reappeared": 1}
+
+
+@pytest.mark.parametrize("closed_before", [True, False])
+@on_sqlite
+def test_an_artifact_that_came_back_and_went_with_another_deletion_is_waited_for(
+    stack: Stack,
+    closed_before: bool,  # noqa: FBT001
+) -> None:
+    """The first one deleted it once; what the second took is not deleted yet."""
+    one, two = stack.snapshots("one", "two")
+    first, second = stack.request([one.id]), stack.request([one.id, two.id])
+    with steps_of(stack) as steps:
+        sealed = steps.open_and_collect(first)
+        steps.delete_what_was_released(sealed, steps.delete_rows(sealed))
+        if closed_before:
+            assert steps.close(first).complete
+        manifest = restore(stack, one)
+        stack.accept(first)
+        steps.delete_rows(steps.open_and_collect(second))
+        assert steps.open(first) == []
+        (other,) = steps.run(FIND_OWED_ELSEWHERE, Deletion(deletion_id=first.deletion_id)).deletions
+        assert other.workflow_id == second.workflow_id
+        assert steps.close(first).left_over == {"OwedByOthers": 1}
+    assert manifest in stack.world.objects()
+
+
+@on_sqlite
+def test_a_receipt_counts_what_was_listed_before_rows_came_back(stack: Stack) -> None:
+    """A complete deletion forgets its prefixes; what they said is in its next receipt all the same."""
+    one, two = stack.snapshots("one", "two")
+    stack.world.comparison(one, two)
+    request = stack.request([one.id, two.id])
+    with steps_of(stack) as steps:
+        first = steps.finish(request, steps.open_and_collect(request)).objects
+        restore(stack, one)
+        stack.accept(request)
+        (chunk,) = steps.open(request)
+        second = steps.finish(request, steps.collect(chunk)).objects
+    assert first.found_by_listing > 0
+    assert (second.found_by_listing, second.prefixes) == (first.found_by_listing, first.prefixes + first.prefixes // 2)
+    assert second.prefixes_listed_empty == second.prefixes
+    assert second.listed_empty_from == first.listed_empty_from

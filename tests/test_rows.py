@@ -1,6 +1,7 @@
 """What goes with an artifact's rows and what stays: rows that change meanwhile, neighbours, files, icons and strays."""
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ import starter
 import worker
 from activities.delete_rows import cascade_of, deleted
 from activities.storage import files, ledger, tables
+from activities.storage.database import Database
 from activities.storage.ledger import DeletionArtifact, DeletionChunk, DeletionState, RowsState
 from activities.storage.objects import Found, ObjectStore, Outcome, Upload
 from demo.world import Build, Comparison, Project, Snapshot, World, screen
@@ -971,3 +973,76 @@ def test_a_column_that_names_anothers_mask_does_not_hide_it(stack: Stack) -> Non
     with steps_of(stack, bucket_listable=False) as steps:
         steps.finish(request, steps.open_and_collect(request))
     assert not [key for key in stack.world.objects() if key.endswith(mask)]
+
+
+def test_kinds_add_up_where_two_builds_name_one_icon_at_the_last_moment(stack: Stack) -> None:
+    """It is sealed once."""
+    project = stack.world.project(stack.world.organization("acme"), "shop")
+    builds = [stack.world.mobile_build(project, icon=f"icn_{name}") for name in "ab"]
+    request = stack.request([build.id for build in builds])
+    with steps_of(stack) as steps:
+        sealed = steps.open_and_collect(request)
+        with stack.database.write() as session:
+            session.execute(update(tables.MobileAppInfo).values(app_icon_id="icn_new"))
+        receipt = steps.finish(request, sealed)
+    assert sum(receipt.objects.sealed_by_kind.values()) == receipt.objects.sealed
+
+
+@ONE_DATABASE
+def test_what_a_column_names_elsewhere_at_the_last_moment_is_left_over(stack: Stack) -> None:
+    """Collected, nothing named the objects that the artifact left behind in its other project."""
+    shop = shop_of(stack.world)
+    site = stack.world.project(shop.organization_id, "site")
+    request, of_head = stack.request([shop.head.id]), tables.SnapshotMetrics.preprod_artifact_id == shop.head.id
+    with stack.database.write() as session:
+        move(session, shop.head.id, site)
+        extras = session.execute(select(tables.SnapshotMetrics.extras).where(of_head)).scalar_one()
+        session.execute(update(tables.SnapshotMetrics).where(of_head).values(extras={}))
+        session.execute(update(tables.SnapshotComparison).values(extras={}))
+    with steps_of(stack) as steps:
+        sealed = steps.open_and_collect(request)
+        with stack.database.write() as session:
+            session.execute(update(tables.SnapshotMetrics).where(of_head).values(extras=extras))
+        receipt = steps.finish(request, sealed)
+    assert receipt.left_over == {"NamedElsewhere": 2}
+
+
+@ONE_DATABASE
+def test_a_session_that_does_not_flush_by_itself_seals_what_is_named_at_the_last_moment(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a backend's own may be made, whose ORM deletes the rows."""
+    shop = shop_of(stack.world)
+    request = stack.request([shop.build.id])
+    icon = put(stack, "preprod", shop.project, f"{shop.organization_id}/{shop.project.id}/icn_new")
+    whole = Database.write
+
+    @contextlib.contextmanager
+    def without_autoflush(self: Database) -> Iterator[Session]:
+        with whole(self) as session:
+            session.autoflush = False
+            yield session
+
+    with steps_of(stack) as steps:
+        sealed = steps.open_and_collect(request)
+        with stack.database.write() as session:
+            of_build = update(tables.MobileAppInfo).where(tables.MobileAppInfo.preprod_artifact_id == shop.build.id)
+            session.execute(of_build.values(app_icon_id="icn_new"))
+        with monkeypatch.context() as patched:
+            patched.setattr(Database, "write", without_autoflush)
+            released = steps.delete_rows(sealed)
+        steps.delete_what_was_released(sealed, released)
+        receipt = steps.close(request)
+    assert receipt.complete
+    assert receipt.objects.sealed == receipt.objects.deleted + receipt.objects.absent
+    assert icon not in stack.world.objects()
+
+
+@ONE_DATABASE
+def test_masks_that_an_unreadable_manifest_names_are_left_over_where_no_store_lists(stack: Stack) -> None:
+    """Nobody knows which they are."""
+    shop = shop_of(stack.world, masks=2, manifest=b"[]")
+    request = stack.request([shop.head.id])
+    with steps_of(stack, bucket_listable=False) as steps:
+        receipt = steps.finish(request, steps.open_and_collect(request))
+    assert (receipt.complete, receipt.left_over) == (False, {"MasksUnknown": 1})

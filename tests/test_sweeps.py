@@ -127,6 +127,40 @@ def test_a_response_is_sealed_where_its_manifest_was_found_or_nobody_can_list(
     assert not [key for key in stack.world.objects() if key.endswith(RESPONSE)]
 
 
+@dataclass(frozen=True)
+class Unlistable(S3Objects):
+    """May not list, whatever the settings say."""
+
+    def list_under(self, prefix: str) -> Iterator[Sequence[Found]]:  # noqa: ARG002  the protocol's
+        raise StoreUnavailable("AccessDenied")
+        yield
+
+    def uploads_under(self, prefix: str) -> Iterator[Sequence[Upload]]:  # noqa: ARG002  the protocol's
+        raise StoreUnavailable("AccessDenied")
+        yield
+
+
+@on_sqlite
+def test_a_store_that_turns_out_not_to_list_is_done_with_once_the_settings_say_so(stack: Stack) -> None:
+    """Its prefixes are unchecked then, as if that had been known from the beginning."""
+    (one,) = stack.snapshots("one")
+    request = stack.request([one.id])
+    with steps_of(stack, Unlistable(stack.s3, stack.bucket, versioned=False)) as steps:
+        sealed = steps.open_and_collect(request)
+        released = steps.delete_rows(sealed)
+        steps.delete_objects(sealed, released)
+        steps.delete_trace_items(sealed)
+        with pytest.raises(StoreUnavailable):
+            steps.sweep(sealed, 0)
+        assert steps.close(request).left_over == {"PrefixNotListed": 3}
+    stack.accept(request)
+    store = Unlistable(stack.s3, stack.bucket, versioned=False, listable=False, lists_uploads=False)
+    with steps_of(stack, store, bucket_listable=False) as steps:
+        assert steps.open(request) == []
+        receipt = (steps.sweep(sealed, 0), steps.sweep(sealed, 1), steps.close(request))[-1]
+    assert (receipt.complete, receipt.objects.prefixes_unchecked) == (True, 3)
+
+
 @pytest.mark.parametrize("strict", [False, True])
 @on_sqlite
 def test_where_others_have_much_between_them_each_prefix_is_listed_for_itself(stack: Stack, strict: bool) -> None:  # noqa: FBT001
