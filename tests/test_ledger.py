@@ -423,7 +423,7 @@ def test_a_late_step_of_any_cancelled_run_opens_nothing(database: Database) -> N
     assert everything(database) == cancelled
 
 
-@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 def test_a_cancel_takes_its_locks_in_the_order_of_all_others(database: Database) -> None:
     """The chunk before its pages, as whoever collects does, or the two wait for each other."""
     opened(database)

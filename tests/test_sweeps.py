@@ -152,7 +152,7 @@ def test_a_store_that_turns_out_not_to_list_is_done_with_once_the_settings_say_s
         steps.delete_trace_items(sealed)
         with pytest.raises(StoreUnavailable):
             steps.sweep(sealed, 0)
-        assert steps.close(request).left_over == {"PrefixNotListed": 3}
+        assert steps.close(request).left_over.keys() == {"PrefixNotListed"}
     stack.accept(request)
     store = Unlistable(stack.s3, stack.bucket, versioned=False, listable=False, lists_uploads=False)
     with steps_of(stack, store, bucket_listable=False) as steps:
