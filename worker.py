@@ -13,7 +13,6 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from threading import BoundedSemaphore, Event
 from typing import TYPE_CHECKING, Any, NoReturn
 
-import uvloop
 from temporalio.api.enums.v1 import IndexedValueType
 from temporalio.api.operatorservice.v1 import ListSearchAttributesRequest
 from temporalio.client import Client
@@ -325,7 +324,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings = load(Settings)
     log_lines(settings.log_format)
     try:
-        uvloop.run(_work(settings))
+        asyncio.run(_work(settings))
     except (DeletionError, RPCError) as error:
         sentence = str(unreachable(error) if isinstance(error, RPCError) else error)
         if settings.log_format == "json":
