@@ -33,7 +33,7 @@ from activities.delete_objects import DeleteObjects
 from activities.storage.objects import S3Objects
 from demo.servers import TemporalServer
 from tests.stack import ROOT, Held, Seen, Stack, connect, eventually
-from tests.test_reruns import hold
+from tests.test_reruns import hold, reset
 from workflows import delete_artifacts
 from workflows.converter import data_converter
 from workflows.delete_artifacts import NO_REQUEST, DeleteArtifactsWorkflow
@@ -391,8 +391,12 @@ async def test_leftovers_that_do_not_fit_into_one_run_fail_the_deletion(
             found = await eventually(ended_or_going_round)
             assert WorkflowExecutionStatus.FAILED in found
             assert len(found) > 2
-    hold(stack, ids, "OFF")
-    assert stack.receipt(handle.id).left_over == {"AccessDenied": 20}
+            assert stack.receipt(handle.id).left_over == {"AccessDenied": 20}
+            hold(stack, ids, "OFF")
+            monkeypatch.setattr(delete_artifacts, "HANDED_ON_WITHIN", timedelta())
+            run = await reset(stack, stack.client.get_workflow_handle(handle.id), "open_deletion")
+            again = stack.client.get_workflow_handle(handle.id, run_id=run, result_type=DeletionReceipt)
+            assert (await asyncio.wait_for(again.result(), 40)).complete
 
 
 @on_sqlite

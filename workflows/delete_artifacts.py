@@ -144,6 +144,8 @@ HELD_UP = ActivityConfig(
 TRACE_ITEMS_LONGEST_PAUSE = timedelta(minutes=15)
 # Another deletion takes seconds, or days where its store is down.
 OTHERS_LONGEST_PAUSE = timedelta(minutes=5)
+# A run that begins later than that after its start was reset by somebody who has mended the cause.
+HANDED_ON_WITHIN = timedelta(minutes=5)
 OTHERS_AT_A_TIME = 50
 """To see whether somebody runs it takes a dozen events of the history for each."""
 SEALS_TRIED = 20
@@ -249,7 +251,8 @@ class DeleteArtifactsWorkflow:
         raise asyncio.CancelledError
 
     async def _open(self) -> Opened:
-        self._carried = workflow.memo_value(CARRIED_MEMO, Carried(), type_hint=Carried)
+        if workflow.now() - workflow.info().start_time < HANDED_ON_WITHIN:
+            self._carried = workflow.memo_value(CARRIED_MEMO, Carried(), type_hint=Carried)
         self._note(stage=Stage.OPENING, artifacts=len(self._request.artifact_ids))
         opened = await self._quickly(OPEN_DELETION, self._request, LEDGER, "write the request down")
         self._pace = opened.pace
