@@ -6,7 +6,8 @@ CANDIDATES := $(if $(PYTHON),$(PYTHON),python3.13 python3.12 python3.14 python3.
 # Named after the Python that was asked for, so that asking for another one makes .venv anew.
 STAMP := .venv/.installed$(subst /,-,$(PYTHON))
 
-.PHONY: demo test test-pgbouncer test-browser screenshots soak mutants bench lint requirements requirements-bench clean
+.PHONY: demo test test-oldest test-pgbouncer test-browser screenshots soak mutants bench lint requirements \
+  requirements-bench clean
 
 demo: $(STAMP)
 	@.venv/bin/python starter.py demo
@@ -19,6 +20,19 @@ SECONDS := 60
 SEED :=
 soak: $(STAMP)
 	@.venv/bin/python -m tests.soak --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
+
+# The contract as a backend with the oldest packages has it: these tests run its programs with an interpreter of their own.
+OLDEST := .venv-oldest/bin/python
+test-oldest: $(STAMP) .venv-oldest/.installed
+	@.venv/bin/python -m pytest tests/test_package.py tests/test_blocking.py --backend-python $(OLDEST)
+
+.venv-oldest/.installed: requirements-oldest.txt
+	@python=$(firstword $(PYTHON) python3.11); \
+	"$$python" -c 'import sys; sys.exit(sys.version_info[:2] not in {(3, 11), (3, 12)})' || \
+	  { echo "make test-oldest needs Python 3.11 or 3.12: such old packages are not there for newer ones." >&2; exit 1; }; \
+	"$$python" -m venv --clear .venv-oldest && \
+	$(OLDEST) -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r requirements-oldest.txt && \
+	touch $@
 
 # PgBouncer comes with no Python package (Debian: apt install pgbouncer).
 test-pgbouncer: $(STAMP)
@@ -74,27 +88,31 @@ $(STAMP): requirements.txt
 	touch $@
 
 # With the oldest Python: what it resolves to is there for newer ones too, not the other way round. Without this machine's pip
-# settings: hashes must be the public index's. What an image installs are the same versions, without what only tests need. The header names this command instead of pip-compile's, which would name options and paths.
+# settings: hashes must be the public index's. What an image installs are the same versions, without what only tests need. The
+# header names this command instead of pip-compile's, which would name options and paths. pip-compile knows no groups: it is fed.
 PIP_COMPILE = python=$(firstword $(PYTHON) python3.11); \
 	"$$python" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "make $@ needs Python 3.11." >&2; exit 1; }; \
 	tools=$$(mktemp -d) && trap 'rm -rf "$$tools"' EXIT && \
 	"$$python" -m venv "$$tools" && "$$tools/bin/python" -m pip install --quiet --disable-pip-version-check 'pip-tools>=7.6,<8' && \
 	compile() { env -u PIP_FIND_LINKS -u PIP_EXTRA_INDEX_URL PIP_CONFIG_FILE=/dev/null CUSTOM_COMPILE_COMMAND='make $@' \
 	  "$$tools/bin/pip-compile" --quiet --generate-hashes --strip-extras --no-annotate --allow-unsafe \
-	  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host "$$@"; }
+	  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host "$$@"; } && \
+	groups() { "$$python" -c 'import sys, tomllib; found = tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]; \
+	  print(*(one for name in sys.argv[1:] for one in found[name]), sep="\n")' "$$@"; } && \
+	oldest() { "$$python" -c 'import tomllib; found = tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"]; \
+	  print(*(one.partition(",")[0].replace(">=", "==") for one in found), "asyncpg", "greenlet", "psycopg[binary]", sep="\n")'; }
 
 requirements:
 	@$(PIP_COMPILE) && \
-	compile --extra dev --extra otel --extra snuba --extra worker --output-file requirements.txt pyproject.toml && \
-	compile --constraint requirements.txt --extra otel --extra worker --output-file deploy/requirements.txt pyproject.toml && \
-	compile --constraint requirements.txt --extra otel --extra snuba --extra worker --output-file deploy/requirements-snuba.txt \
-	  pyproject.toml
+	groups service otel snuba dev | compile --output-file requirements.txt - && \
+	groups service otel | compile --constraint requirements.txt --output-file deploy/requirements.txt - && \
+	groups service otel snuba | compile --constraint requirements.txt --output-file deploy/requirements-snuba.txt - && \
+	oldest | compile --output-file requirements-oldest.txt -
 
 requirements-bench:
 	@$(PIP_COMPILE) && \
-	"$$python" -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]["bench"], sep="\n")' | \
-	compile --constraint requirements.txt --output-file requirements-bench.txt -
+	groups bench | compile --constraint requirements.txt --output-file requirements-bench.txt -
 
 clean:
-	@rm -rf .venv .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
+	@rm -rf .venv .venv-oldest .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

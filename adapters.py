@@ -1,6 +1,6 @@
-"""What a backend puts in place of ours: another store, another event store, rows deleted by its own ORM, a payload codec.
+"""What an installation puts in place of ours: another store, another event store, a backend of its own, a payload codec.
 
-`ARTIFACT_DELETION_ADAPTERS=module:name` names an `Adapters` for workers and clients alike. docs/seams.md says how each is
+`ARTIFACT_DELETION_ADAPTERS=module:name` names an `Adapters` for workers and the command line. docs/seams.md says how each is
 written, and the package `conformance` has the tests that a store and a trace store must pass.
 """
 
@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 
 from temporalio.converter import PayloadCodec
 
+from artifact_deletion.errors import Misconfigured
 from settings import AdaptersSettings
-from workflows.errors import AdaptersUnusable
 
 if TYPE_CHECKING:
-    from activities.delete_rows import Rows
-    from activities.storage.database import Database
-    from activities.storage.objects import ObjectStore
-    from activities.storage.traces import TraceStore
+    from activities.backend.contract import Backend
+    from activities.database import Database
+    from activities.stores.objects import ObjectStore
+    from activities.stores.traces import TraceStore
     from settings import Settings
 
 
@@ -28,13 +28,13 @@ class Adapters:
 
     object_store: "Callable[[Settings], ObjectStore] | None" = None
     trace_store: "Callable[[Settings, Database], TraceStore] | None" = None
-    rows: "Callable[[Settings, Database], Rows] | None" = None
+    backend: "Callable[[Settings, Database], Backend] | None" = None
     codec: Callable[[], PayloadCodec] | None = None
-    """For all that goes through Temporal. Clients in other languages then need the same one."""
+    """For all that goes through Temporal. The backend's own clients then need the same one (`connect(codec=…)`)."""
 
 
 def adapters() -> Adapters:
-    """Those that the environment names. Raises AdaptersUnusable."""
+    """Those that the environment names. Raises Misconfigured."""
     named = AdaptersSettings().adapters
     if named is None:
         return Adapters()
@@ -42,7 +42,7 @@ def adapters() -> Adapters:
     try:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
-        raise AdaptersUnusable(f"ARTIFACT_DELETION_ADAPTERS: {named} cannot be imported ({type(error).__name__})") from error
+        raise Misconfigured(f"ARTIFACT_DELETION_ADAPTERS: {named} cannot be imported ({type(error).__name__})") from error
     if not isinstance(found, Adapters):
-        raise AdaptersUnusable(f"ARTIFACT_DELETION_ADAPTERS: {named} is no Adapters of artifact-deletion")
+        raise Misconfigured(f"ARTIFACT_DELETION_ADAPTERS: {named} is no Adapters of artifact-deletion")
     return found

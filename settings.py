@@ -4,6 +4,7 @@ Temporal's address, namespace, TLS and API key are not among these: they are Tem
 (`temporalio.envconfig`), the same for every client of a cluster.
 """
 
+import re
 import sys
 from datetime import timedelta
 from pathlib import Path
@@ -58,8 +59,21 @@ def _usecases(value: object) -> object:
     return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
 
 
+def _like(pattern: str, form: str) -> AfterValidator:
+    """Refuses a text of another form, in words that a person can follow."""
+
+    def check(value: str) -> str:
+        if not re.fullmatch(pattern, value):
+            raise ValueError(f"must be {form}")
+        return value
+
+    return AfterValidator(check)
+
+
 Count = Annotated[int, Field(gt=0, le=10_000)]
-Segment = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
+Segment = Annotated[
+    str, _like(r"[A-Za-z0-9_.-]+", "names of letters, digits, “_”, “.” and “-” with commas between, such as preprod,snapshots")
+]
 _LONGEST_S = 24 * 86_400
 """The longest timeout that PostgreSQL takes, in whole days."""
 Seconds = Annotated[float, Field(gt=0, le=_LONGEST_S)]
@@ -72,12 +86,13 @@ class AdaptersSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, hide_input_in_errors=True, frozen=True)
 
-    adapters: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")] | None = Field(
-        None, description="module:name of an Adapters, for a store, an ORM or a payload codec of your own (docs/seams.md)"
+    adapters: Annotated[str, _like(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", "module:name, such as my_adapters:adapters")] | None = (
+        Field(
+            None,
+            description="module:name of an Adapters, for a store, a backend or a payload codec of your own (docs/seams.md)",
+        )
     )
-    tracing: bool = Field(
-        default=False, description="send OpenTelemetry traces to where OTEL_EXPORTER_OTLP_ENDPOINT says; needs the extra `otel`"
-    )
+    tracing: bool = Field(default=False, description="send OpenTelemetry traces to where OTEL_EXPORTER_OTLP_ENDPOINT says")
 
 
 class DatabaseSettings(AdaptersSettings):
@@ -102,11 +117,15 @@ class Settings(DatabaseSettings):
     """What a worker needs."""
 
     bucket: Annotated[str, Field(min_length=3, max_length=255)] = Field(description="the bucket that holds the objects")
-    s3_endpoint: Annotated[str, Field(pattern=rf"^https?://{_HOST}(:[0-9]+)?(/[^\s@]*)?$")] | None = Field(
-        None, description="URL of an S3-compatible server; without it, AWS's own"
-    )
-    s3_region: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9]*(-+[A-Za-z0-9]+)*$", max_length=63)] = Field(
-        "us-east-1", description="region that requests are signed for"
+    s3_endpoint: (
+        Annotated[str, _like(rf"https?://{_HOST}(:[0-9]+)?(/[^\s@]*)?", "a URL such as https://s3.example.com")] | None
+    ) = Field(None, description="URL of an S3-compatible server; without it, AWS's own")
+    s3_region: Annotated[
+        str, _like(r"[A-Za-z][A-Za-z0-9]*(-+[A-Za-z0-9]+)*", "a region such as us-east-1"), Field(max_length=63)
+    ] = Field("us-east-1", description="region that requests are signed for")
+    s3_addressing_style: Literal["auto", "path", "virtual"] | None = Field(
+        None,
+        description="how the bucket is addressed; without it as the AWS profile says, else by path where S3_ENDPOINT is set",
     )
     s3_access_key: str | None = Field(None, description="without it, credentials are found as by every AWS client")
     s3_secret_key: SecretStr | None = Field(None, description="goes with the access key")
@@ -124,19 +143,22 @@ class Settings(DatabaseSettings):
         description="physical prefix of a project's keys",
     )
     usecases: Annotated[tuple[Segment, ...], NoDecode, BeforeValidator(_usecases), Field(min_length=1)] = Field(
-        ("preprod", "snapshots", "preprod_size"), description="comma-separated; every one is searched, in this order"
+        ("preprod", "preprod_snapshots", "snapshots", "preprod_size"),
+        description="comma-separated; every one is searched, in this order",
     )
     trace_store: Literal["sql", "snuba", "none"] = Field(
         "none", description="where trace items are: “sql” is the table trace_items of the same database"
     )
-    snuba_url: Annotated[str, Field(pattern=r"^https?://[^\s@]+$")] | None = Field(
-        None, description="goes with the trace store “snuba”: where its API listens; needs the extra `snuba`"
+    snuba_url: Annotated[str, _like(r"https?://[^\s@]+", "a URL such as http://snuba-api:1218")] | None = Field(
+        None, description="goes with the trace store “snuba”: where its API listens; needs requirements-snuba.txt"
     )
     snuba_timeout_s: Seconds = Field(60, description="seconds to wait for Snuba's answer")
-    chunk_artifacts: Annotated[int, Field(ge=1, le=1000)] = Field(250, description="artifacts a transaction")
+    chunk_artifacts: Annotated[int, Field(ge=1, le=1000)] = Field(
+        250, description="artifacts a transaction; more, if a deletion would have over 100 chunks"
+    )
     chunks_at_once: Count = Field(4, description="transactions of one deletion at a time")
-    pages_an_activity: Annotated[int, Field(ge=1, le=100)] = Field(4, description="thousands of keys an activity deletes")
-    activities_at_once: Count = Field(16, description="object-store activities of one deletion at a time")
+    pages_a_step: Annotated[int, Field(ge=1, le=100)] = Field(4, description="thousands of keys a step deletes, at the least")
+    object_steps_at_once: Count = Field(16, description="steps of one deletion that delete objects at a time")
     store_requests: Count = Field(
         64, description="requests that list or delete, which this worker makes of the store at a time"
     )
@@ -159,7 +181,13 @@ class Settings(DatabaseSettings):
         None,
         description="limit for deleted keys of all workers together; S3's guide is 3,500 a second for a prefix",
     )
-    receipt_export: Annotated[str, Field(pattern=r"^(stdout|s3://[A-Za-z0-9.-]{3,63}/([^\s/\\]+/)+)$")] | None = Field(
+    receipt_export: (
+        Annotated[
+            str,
+            _like(r"stdout|s3://[A-Za-z0-9.-]{3,63}/([^\s/\\]+/)+", "“stdout”, or s3://bucket/prefix/ with a slash at its end"),
+        ]
+        | None
+    ) = Field(
         None,
         description="where each receipt is kept outside the database before its deletion counts as closed, for `starter.py "
         "reapply` after a restore: s3://bucket/prefix/ (of the same store, a prefix of its own), or “stdout”",
@@ -180,9 +208,9 @@ class Settings(DatabaseSettings):
     serves: Literal["all", "rows", "objects"] = Field(
         "all", description="“rows” takes workflows and steps that need the database alone, “objects” those that call the store"
     )
-    metrics_address: Annotated[str, Field(pattern=r"^([0-9.]+|\[[0-9A-Fa-f:]+\]):[0-9]+$")] | None = Field(
-        None, description="IP address and port for Prometheus, such as 127.0.0.1:9464; without it there is no endpoint"
-    )
+    metrics_address: (
+        Annotated[str, _like(r"([0-9.]+|\[[0-9A-Fa-f:]+\]):[0-9]+", "an IP address and a port, such as 127.0.0.1:9464")] | None
+    ) = Field(None, description="IP address and port for Prometheus, such as 127.0.0.1:9464; without it there is no endpoint")
     metrics_ledger_every_s: Seconds = Field(15, description="seconds between two looks into the ledger for its metrics")
     health_file: Annotated[Path, AfterValidator(_file)] | None = Field(
         None, description="a file that is touched every 5 seconds while the worker works"

@@ -16,9 +16,9 @@ from temporalio import activity, workflow
 from temporalio.exceptions import FailureError
 from temporalio.runtime import LogForwardingConfig, LoggingConfig, PrometheusConfig, Runtime, TelemetryConfig, TelemetryFilter
 
-from activities.metrics import LedgerGauges
+from activities.gauges import LedgerGauges
+from artifact_deletion.errors import DeletionError, Misconfigured
 from settings import Settings
-from workflows.errors import DeletionError, EndpointUnusable
 
 ALIVE_EVERY_S = 5.0
 _DELETION = re.compile(r"(?:delete|preview)-artifacts/(?P<organization_id>[0-9]+)/(?P<deletion_id>[0-9a-f]{32})")
@@ -28,7 +28,7 @@ _log = logging.getLogger("artifact_deletion.telemetry")
 
 
 def runtime(settings: Settings) -> Runtime:
-    """The SDK's threads, with metrics of the SDK and of ours on one endpoint where one is set. Raises EndpointUnusable."""
+    """The SDK's threads, with metrics of the SDK and of ours on one endpoint where one is set. Raises Misconfigured."""
     metrics = settings.metrics_address and PrometheusConfig(
         settings.metrics_address,
         counters_total_suffix=True,
@@ -38,12 +38,13 @@ def runtime(settings: Settings) -> Runtime:
     )
     logs = LoggingConfig(
         TelemetryFilter(core_level="WARN", other_level="ERROR"),
-        forwarding=LogForwardingConfig(logging.getLogger("temporalio.core")) if settings.log_format == "json" else None,
+        # By itself it goes to standard output, where receipts may go.
+        forwarding=LogForwardingConfig(logging.getLogger("temporalio.core")),
     )
     try:
         return Runtime(telemetry=TelemetryConfig(logging=logs, metrics=metrics or None, attach_service_name=False))
     except ValueError:
-        raise EndpointUnusable("ARTIFACT_DELETION_METRICS_ADDRESS: no metrics can be served there") from None
+        raise Misconfigured("ARTIFACT_DELETION_METRICS_ADDRESS: no metrics can be served there") from None
 
 
 @contextlib.asynccontextmanager

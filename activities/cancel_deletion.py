@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from temporalio import activity
 
-from activities.storage import ledger
-from activities.storage.database import Database
-from workflows.messages import CANCEL_DELETION, Cancelled, DeletionRequest
+from activities.database import Database
+from activities.ledger import deletions
+from workflows.steps import CANCEL_DELETION, Cancelled, Deletion
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class CancelDeletion:
     database: Database
 
     @activity.defn(name=CANCEL_DELETION.name, no_thread_cancel_exception=True)
-    def cancel_deletion(self, request: DeletionRequest) -> Cancelled:
+    def cancel_deletion(self, deletion: Deletion) -> Cancelled:
         """Undo everything if no row is deleted yet; from then on this run can delete none. Otherwise change nothing."""
         with self.database.write() as session:
-            return Cancelled(nothing_deleted=ledger.cancel(session, request, activity.info().workflow_run_id or ""))
+            return Cancelled(nothing_deleted=deletions.cancel(session, deletion.deletion_id, deletion.fence))

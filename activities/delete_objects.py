@@ -1,8 +1,8 @@
 """Step 3: delete the released keys from the object store, page by page.
 
-A request deletes a page, or several that are not full. Pages shrink in the ledger to what the store did not delete, so a crash
-costs at most a few repeated requests. What the store refuses stays in the page, with its code, as left over; what it asks to
-try again fails this attempt, so that Temporal retries it with backoff, where an operator can see it.
+A request deletes a page, or several that are not full. Pages shrink in the ledger to the keys that the store did not delete, so
+a crash costs at most a few repeated requests. Refused keys stay in the page, with their code, as left over. If the store asks
+to try again, this attempt fails, so that Temporal retries it where an operator can see it.
 """
 
 from collections import Counter
@@ -14,15 +14,20 @@ from functools import partial
 from temporalio import activity
 from temporalio.common import MetricMeter
 
-from activities.delete_rows import icons_still_named
+from activities.database import Database
+from activities.ledger import chunks, pages
+from activities.ledger.pages import KeyPage, Settlement
+from activities.ledger.schema import PageSource
+from activities.living import Living
 from activities.metrics import count_keys
-from activities.requests import run_all
-from activities.storage import ledger
-from activities.storage.database import Database
-from activities.storage.ledger import Page, PageSource, Settlement
-from activities.storage.objects import MAX_KEYS, ObjectStore, Outcome
-from workflows.errors import KeysNotDeletedYet
-from workflows.messages import DELETE_OBJECTS, ObjectsDeleted, PageRange
+from activities.run_all import run_all
+from activities.stores.guards import Guard, guarded
+from activities.stores.objects import MAX_KEYS, ObjectStore, Outcome
+from artifact_deletion.errors import KeysNotDeletedYet
+from workflows.steps import DELETE_OBJECTS, ObjectsDeleted, PageRange
+
+_PAGES_AT_A_TIME = 64
+"""A step may have thousands of pages; so many are in memory."""
 
 
 @dataclass(frozen=True)
@@ -31,71 +36,90 @@ class DeleteObjects:
 
     database: Database
     store: ObjectStore
+    guard: Guard
+    living: Living
     requests: Executor
     """Bounds the requests that the whole process makes of the store at a time."""
 
     @activity.defn(name=DELETE_OBJECTS.name, no_thread_cancel_exception=True)
-    def delete_objects(self, pages: PageRange) -> ObjectsDeleted:
-        """Returns when nothing of these pages is left but what the store refuses for good.
+    def delete_objects(self, share: PageRange) -> ObjectsDeleted:
+        """Returns when nothing of these pages is left but keys that the store refuses for good.
 
-        Raises KeysNotDeletedYet, StoreUnavailable: then the step is run again on what is left.
+        Raises KeysNotDeletedYet, StoreUnavailable: then the step is run again on the rest. Raises Held, ArtifactReappeared.
         """
+        done = ObjectsDeleted(settled=0, left_over=0)
+        for first in range(share.first, share.end, _PAGES_AT_A_TIME):
+            part = share.model_copy(update={"first": first, "end": min(first + _PAGES_AT_A_TIME, share.end)})
+            of_part = self._delete_part(part)
+            done = ObjectsDeleted(settled=of_part.settled, left_over=done.left_over + of_part.left_over)
+        return done
+
+    def _delete_part(self, part: PageRange) -> ObjectsDeleted:
         with self.database.read() as session:
-            ledger.refuse_living(session, pages.deletion_id, pages.chunk)
-            owed = list(ledger.read_pages(session, pages.deletion_id, pages.chunk, first=pages.first, last=pages.last))
-        meter = activity.metric_meter()
-        requests = [partial(self._delete_pages, together) for together in _full(owed)]
-        answered = run_all(self.requests, requests, partial(self._settle, pages, meter))
+            found = self.living.read_released(session, part)
+            owed = list(pages.read_pages(session, part, first=part.first, end=part.end))
+        store = guarded(self.store, self.guard.before(part.organization_id, part.deletion_id))
+        settling = Settling(self.database, part, activity.metric_meter(), settled=found.settled)
+        requests = [partial(self._delete_pages, store, together) for together in _full(owed)]
+        answered = run_all(self.requests, requests, settling.settle)
         not_yet = Counter(code for answer in answered for code in answer.outcome.not_yet.values())
         if not_yet:
             codes = ", ".join(f"{code} {count}" for code, count in sorted(not_yet.items()))
             raise KeysNotDeletedYet(f"{not_yet.total()} keys are to be tried again ({codes})")
-        with self.database.read() as session:
-            found = ledger.read_chunk(session, pages.deletion_id, pages.chunk)
-            return ObjectsDeleted(
-                settled=found.deleted + found.absent + found.kept,
-                left_over=ledger.keys_owed(session, pages.deletion_id, pages.chunk, first=pages.first, last=pages.last),
-            )
+        return ObjectsDeleted(settled=settling.settled, left_over=sum(len(answer.outcome.remaining) for answer in answered))
 
-    def _delete_pages(self, pages: Sequence[Page]) -> "Answer":
+    def _delete_pages(self, store: ObjectStore, together: Sequence[KeyPage]) -> "Answer":
         kept: set[str] = set()
-        icons = [key for page in pages if page.source is PageSource.ICON for key in page.keys]
-        if icons:
+        shared = [key for page in together if page.source is PageSource.SHARED for key in page.keys]
+        if shared:
             # An icon may have been uploaded again since, for another artifact: look once more, right before it would go.
             with self.database.read() as session:
-                kept = icons_still_named(session, icons)
-        answer = Answer(pages, frozenset(kept))
-        keys = list(dict.fromkeys(key for page in pages for key in answer.asked(page).values()))
+                kept = self.living.backend.still_named(session, shared)
+        answer = Answer(together, frozenset(kept))
+        keys = list(dict.fromkeys(key for page in together for key in answer.asked(page).values()))
         if keys:
-            answer.outcome = self.store.delete(keys)
+            answer.outcome = store.delete(keys)
         return answer
 
-    def _settle(self, owed: PageRange, meter: MetricMeter, answers: Iterable["Answer"]) -> None:
+
+@dataclass
+class Settling:
+    """Writes answers down as they come."""
+
+    database: Database
+    share: PageRange
+    meter: MetricMeter
+    settled: int
+    """Keys of the whole chunk that are settled by now."""
+
+    def settle(self, answers: Sequence["Answer"]) -> None:
+        """Shrink the pages to what is left. Raises KeysNotDeletedYet if another attempt is at work on one."""
         settlements = [settlement for answer in answers for settlement in answer.settlements()]
         with self.database.write() as session:
-            found = ledger.lock_released(session, owed.deletion_id, owed.chunk, settlements[0].page.epoch)
-            settled = ledger.settle_pages(session, found, settlements)
-            by_others = [one.page.seq for one in settlements if one.page.seq not in settled]
-            still_owed = any(ledger.keys_owed(session, owed.deletion_id, owed.chunk, first=seq, last=seq) for seq in by_others)
+            found = chunks.lock_released(session, self.share)
+            settled = pages.settle_pages(session, found, settlements)
+            others = [one.page.seq for one in settlements if one.page.seq not in settled]
+            still_owed = any(pages.keys_owed(session, self.share, first=seq, end=seq + 1) for seq in others)
+            self.settled = found.deleted + found.absent + found.kept
         for one in settlements:
             if one.page.seq in settled:
-                count_keys(meter, "ledger", deleted=one.deleted, absent=one.absent, kept=one.kept)
+                count_keys(self.meter, "ledger", deleted=one.deleted, absent=one.absent, kept=one.kept)
         if still_owed:
-            raise KeysNotDeletedYet("another attempt is at work on the same page; what it leaves is to be tried again")
+            raise KeysNotDeletedYet("another attempt is at work on the same page; the rest is to be tried again")
 
 
 @dataclass
 class Answer:
     """What one request of the store came to."""
 
-    pages: Sequence[Page]
+    pages: Sequence[KeyPage]
     kept: frozenset[str]
-    """Icons among their keys that are somebody's again."""
+    """Icons among their keys that an app info names again."""
     outcome: Outcome = field(default_factory=Outcome)
 
-    def asked(self, page: Page) -> dict[str, str]:
+    def asked(self, page: KeyPage) -> dict[str, str]:
         """Physical key by key, of those of a page that the store was asked to delete."""
-        kept = self.kept if page.source is PageSource.ICON else frozenset()
+        kept = self.kept if page.source is PageSource.SHARED else frozenset()
         return {key: page.scope + key for key in page.keys if key not in kept}
 
     def settlements(self) -> Iterator[Settlement]:
@@ -114,11 +138,11 @@ class Answer:
             )
 
 
-def _full(pages: Iterable[Page]) -> Iterator[list[Page]]:
+def _full(owed: Iterable[KeyPage]) -> Iterator[list[KeyPage]]:
     """Pages for one request each, of at most as many keys as one takes."""
-    together: list[Page] = []
+    together: list[KeyPage] = []
     keys = 0
-    for page in pages:
+    for page in owed:
         if together and keys + len(page.keys) > MAX_KEYS:
             yield together
             together, keys = [], 0

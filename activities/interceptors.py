@@ -1,10 +1,15 @@
-"""What holds for every step: it says that it is alive, and only our own errors leave it."""
+"""What holds for every step: it says that it is alive, only our own errors leave it, and each says when to try again.
+
+Waits are retries, and a retry policy's backoff grows with each of them: an outage after a long wait would be looked at once a
+minute from its first second on. Instead a step is tried again after a quarter of its age: soon at first, then every minute.
+"""
 
 import asyncio
 import contextlib
 import logging
 import time
 import traceback
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +17,12 @@ from temporalio import activity
 from temporalio.exceptions import CancelledError
 from temporalio.worker import ActivityInboundInterceptor, ActivityOutboundInterceptor, ExecuteActivityInput, Interceptor
 
-from workflows.errors import DeletionError, to_application_error
+from artifact_deletion.errors import DeletionError, to_application_error
 
 _HEARTBEATS_A_TIMEOUT = 5
 _SILENT_S = 1.0
+SOONEST, LATEST = timedelta(seconds=0.5), timedelta(minutes=1)
+_AGE_TO_PAUSE = 4
 _log = logging.getLogger("artifact_deletion.activities")
 
 
@@ -70,7 +77,7 @@ class _LastCursor(ActivityOutboundInterceptor):
 
 
 class NamedErrorsOnly(Interceptor):
-    """Turns whatever a step raises into one of our named errors before anything logs or sends it."""
+    """Turns any exception of a step into one of our named errors before anything logs or sends it."""
 
     def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:  # noqa: A002  the SDK's name
         return _NamedErrorsOnly(next)
@@ -82,11 +89,22 @@ class _NamedErrorsOnly(ActivityInboundInterceptor):
             return await super().execute_activity(input)
         except CancelledError:
             raise
-        except Exception as error:  # noqa: BLE001  whatever it is, it leaves as one of ours
+        except Exception as error:  # noqa: BLE001  all of them leave as one of ours
+            asked = error.retry_in if isinstance(error, DeletionError) else None
             if not isinstance(error, DeletionError):
                 # Where, and of what kind, but not what it says: messages carry keys and values.
                 frames = traceback.extract_tb(error.__traceback__)
                 place = "; ".join(f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames)
                 _log.error("%s: %s at %s", activity.info().activity_type, type(error).__name__, place)
-            failure = to_application_error(error)
+            failure = to_application_error(error, retry_in(activity.info(), asked))
         raise failure
+
+
+def retry_in(info: activity.Info, asked: timedelta | None) -> timedelta | None:
+    """When a step that failed or waits is tried again. A pause beyond its budget would end it at once."""
+    age = datetime.now(UTC) - info.scheduled_time
+    pause = asked or min(max(age / _AGE_TO_PAUSE, SOONEST), LATEST)
+    if info.schedule_to_close_timeout:  # zero means no limit
+        left = info.schedule_to_close_timeout - age
+        pause = min(pause, max(left - SOONEST, timedelta(milliseconds=1)))
+    return pause

@@ -1,25 +1,24 @@
-"""Step 0: write the deletion down, refuse what may not be asked, and cut the rest into chunks."""
+"""Step 0: serve the asks, write the deletion down, refuse a request for another's artifacts, and cut the rest into chunks."""
 
 from dataclasses import dataclass
 
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 from temporalio import activity
 
-from activities.storage import ledger
-from activities.storage.database import Database, one_of
-from activities.storage.drift import Schema
-from activities.storage.ledger import DeletionState
-from activities.storage.tables import Artifact, Project
-from workflows.errors import ArtifactNotInOrganization, ProjectNotInOrganization
-from workflows.messages import OPEN_DELETION, DeletionRequest, Opened, Pace, UnfinishedChunk
+from activities.backend.contract import Backend
+from activities.database import Database
+from activities.ledger import chunks, deletions, overlaps
+from activities.ledger.deletions import Locked
+from activities.permitted import refuse_foreign_artifacts, refuse_foreign_project
+from activities.run_all import run_of_step
+from artifact_deletion.errors import ArtifactNotInOrganization, NotOpen, ProjectNotInOrganization
+from artifact_deletion.outbox import DeletionState
+from artifact_deletion.request import DeletionRequest
+from workflows.steps import OPEN_DELETION, Opened, Opening, Pace, UnfinishedChunk
 
-_IDS_SHOWN = 10
-_PLACES = (
-    select(Artifact.id, Artifact.project_id, Project.organization_id)
-    .join(Project, Project.id == Artifact.project_id)
-    .where(one_of(Artifact.id, "artifacts"))
-)
+_UNDONE = {DeletionState.CANCELLED}
+_ENDED = {DeletionState.CANCELLED, DeletionState.REFUSED, DeletionState.FAILED}
+"""What an attempt that comes late does not open. A Reset does take up what has failed."""
 
 
 @dataclass(frozen=True)
@@ -27,82 +26,89 @@ class OpenDeletion:
     """Needs the database alone: nothing is read from the store before the request is known to be allowed."""
 
     database: Database
-    schema: Schema
+    backend: Backend
     chunk_size: int
     traces_configured: bool
     pace: Pace
 
     @activity.defn(name=OPEN_DELETION.name, no_thread_cancel_exception=True)
-    def open_deletion(self, request: DeletionRequest) -> Opened:
-        """Returns what is left to do, at first everything. Raises ArtifactNotInOrganization, SchemaDrift and others."""
-        self.schema.refuse_unknown_tables()
+    def open_deletion(self, opening: Opening) -> Opened:
+        """Returns the work that is left, at first all of it. Raises ArtifactNotInOrganization, SchemaDrift and others."""
+        self.backend.refuse_unknown_tables()
         try:
-            return self._open(request)
+            with self.database.write() as session:
+                return self._open(session, opening)
         except (ArtifactNotInOrganization, ProjectNotInOrganization):
             with self.database.write() as session:
-                ledger.accept(session, request)
-                ledger.set_state(session, request.deletion_id, DeletionState.REFUSED)
+                self._refuse(session, opening)
             raise
 
-    def _open(self, request: DeletionRequest) -> Opened:
-        with self.database.write() as session:
-            state = ledger.lock_deletion(session, request.deletion_id)
-            if state is None:
-                ledger.accept(session, request)
-                state = ledger.lock_deletion(session, request.deletion_id)
-            ledger.refuse_cancelled_run(session, request.deletion_id, activity.info().workflow_run_id or "")
-            first_time = not ledger.has_chunks(session, request.deletion_id)
-            if first_time:
-                places = _places(session, request)
-                asked = [(artifact, places.get(artifact, request.project_id)) for artifact in request.artifact_ids]
-            else:
-                # Rows that came back, from a backup or another organization, are deleted again.
-                settled = ledger.settled_artifacts(session, request.deletion_id)
-                asked = [pair for pair in ledger.living_artifacts(session, request).items() if pair[0] in settled]
-            made = ledger.make_chunks(session, request.deletion_id, asked, self.chunk_size, again=not first_time)
-            if state is not DeletionState.CLOSED or asked:
-                ledger.set_state(session, request.deletion_id, DeletionState.RUNNING)
-            if first_time:
-                chunks, rows = [UnfinishedChunk(chunk=chunk, released=None, swept=False) for chunk in made], 0
-            else:
-                rows = ledger.rows_deleted(session, request.deletion_id)
-                chunks = ledger.unfinished_chunks(session, request.deletion_id, traces_configured=self.traces_configured)
-        return Opened(chunks=tuple(chunks), rows_deleted=rows, pace=self.pace)
+    def _open(self, session: Session, opening: Opening) -> Opened:
+        request = opening.request
+        found = deletions.find_locked(session, request.deletion_id)
+        asks = deletions.serve_asks(session, request.deletion_id)
+        # Each fresh run asks in its own name too: so an attempt of it that goes on after a cancel is known to be late.
+        is_first = opening.fresh and deletions.ask_for_run(session, request, run_of_step())
+        if found is None and opening.fresh and not is_first:
+            found = deletions.find_locked(session, request.deletion_id)  # another attempt was sooner
+        may_begin = is_first or (bool(asks) and not opening.fresh)
+        if not may_begin and (found is None or found.state in (_ENDED if opening.fresh else _UNDONE)):
+            raise NotOpen("this deletion has ended, and was not asked for since; nothing was deleted")
+        asked = bool(asks) or (is_first and (found is None or found.state is not DeletionState.RUNNING))
+        if found is None and not deletions.make(session, request, DeletionState.RUNNING, min(asks, default=None)):
+            found = deletions.find_locked(session, request.deletion_id)  # another attempt was sooner
+        if found is None:
+            return Opened(fence=0, chunks=tuple(self._begin(session, request, 0)), rows_deleted=0, pace=self.pace)
+        return self._go_on(session, request, found, asked=asked)
 
+    def _begin(self, session: Session, request: DeletionRequest, fence: int) -> list[UnfinishedChunk]:
+        """Chunks of all artifacts. Raises ArtifactNotInOrganization, ProjectNotInOrganization."""
+        refuse_foreign_project(session, self.backend, request)
+        places = self.backend.find(session, request.artifact_ids)
+        refuse_foreign_artifacts(request, places)
+        asked = [(one, places[one][0] if one in places else request.project_id) for one in request.artifact_ids]
+        made = chunks.make_chunks(session, request.deletion_id, fence, asked, self.chunk_size)
+        return [UnfinishedChunk(chunk=chunk, released=None) for chunk in made]
 
-def _places(session: Session, request: DeletionRequest) -> dict[int, int]:
-    """Project by artifact, of those that exist. Raises if any of them, or the request's project, is another organization's."""
-    refuse_foreign_project(session, request)
-    places, foreign = places_and_foreign(session, request)
-    if foreign:
-        raise not_in_organization(request, foreign)
-    return places
+    def _go_on(self, session: Session, request: DeletionRequest, found: Locked, *, asked: bool) -> Opened:
+        """The unfinished chunks, and further ones for artifacts that came back and were asked for again."""
+        following = chunks.next_chunk(session, found.id)
+        to_do = found.state is not DeletionState.CLOSED
+        if following == 0:
+            self._begin(session, request, found.fence)
+        elif asked:
+            to_do |= self._delete_again(session, request, found.fence, following)
+            # Another deletion may have taken rows that came back, and owe their objects.
+            to_do |= bool(overlaps.deletions_owing(session, found.id, traces_configured=self.traces_configured))
+        if to_do:
+            deletions.set_state(session, found.id, DeletionState.RUNNING)
+        return Opened(
+            fence=found.fence,
+            chunks=tuple(chunks.unfinished_chunks(session, found.id, traces_configured=self.traces_configured)),
+            rows_deleted=chunks.rows_deleted(session, found.id),
+            pace=self.pace,
+        )
 
+    def _delete_again(self, session: Session, request: DeletionRequest, fence: int, first: int) -> bool:
+        """Rows that came back, from a backup or another organization, are deleted again."""
+        living = self.backend.find(session, request.artifact_ids)
+        pending = chunks.artifacts_in_open_chunks(session, request.deletion_id)
+        again = [
+            (artifact, project)
+            for artifact, (project, organization) in living.items()
+            if organization == request.organization_id and artifact not in pending
+        ]
+        return bool(chunks.make_chunks(session, request.deletion_id, fence, again, self.chunk_size, first=first))
 
-def refuse_foreign_project(session: Session, request: DeletionRequest) -> None:
-    """Raises ProjectNotInOrganization."""
-    if request.project_id is not None:
-        owner = session.execute(select(Project.organization_id).where(Project.id == request.project_id)).scalar_one_or_none()
-        if owner not in {None, request.organization_id}:
-            raise ProjectNotInOrganization(
-                f"project {request.project_id} is not one of organization {request.organization_id}; nothing was deleted"
-            )
-
-
-def places_and_foreign(session: Session, request: DeletionRequest) -> tuple[dict[int, int], list[int]]:
-    """Project by artifact, of those that exist, and those of them that are another organization's."""
-    places, foreign = {}, []
-    for artifact, project, organization in session.execute(_PLACES, {"artifacts": request.artifact_ids}):
-        places[artifact] = project
-        if organization != request.organization_id:
-            foreign.append(artifact)
-    return places, foreign
-
-
-def not_in_organization(request: DeletionRequest, foreign: list[int]) -> ArtifactNotInOrganization:
-    """The error that names the first of them."""
-    shown = ", ".join(map(str, sorted(foreign)[:_IDS_SHOWN])) + (" …" if len(foreign) > _IDS_SHOWN else "")
-    return ArtifactNotInOrganization(
-        f"{len(foreign)} of {len(request.artifact_ids)} artifacts do not belong to organization "
-        f"{request.organization_id} ({shown}); nothing was deleted"
-    )
+    def _refuse(self, session: Session, opening: Opening) -> None:
+        """Write down that it was refused, for good until it is asked for anew. Raises NotOpen if it was opened since."""
+        request = opening.request
+        asks = deletions.serve_asks(session, request.deletion_id)
+        if opening.fresh:
+            deletions.ask_for_run(session, request, run_of_step())
+        if deletions.make(session, request, DeletionState.REFUSED, min(asks, default=None)):
+            return
+        deletions.find_locked(session, request.deletion_id)
+        if chunks.next_chunk(session, request.deletion_id):
+            raise NotOpen("another attempt has opened this deletion since it was to be refused; nothing was changed")
+        deletions.set_state(session, request.deletion_id, DeletionState.REFUSED)

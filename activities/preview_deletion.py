@@ -1,90 +1,70 @@
 """A dry run: what a deletion would do if it ran now. It reads, lists and counts, and writes nothing, not even into the ledger.
 
-Keys are named, rows chosen and files judged by the same code that deletes; only the verbs differ.
+The plan is the one that collecting seals, rows and files are judged by the code that deletes them.
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import partial
 
+from sqlalchemy.orm import Session
 from temporalio import activity
 
-from activities.collect_keys import CollectKeys
-from activities.delete_rows import cascade_of, icons_still_named, selected
-from activities.open_deletion import not_in_organization, places_and_foreign, refuse_foreign_project
-from activities.requests import between_requests, run_all
-from activities.storage import files, ledger, rows
-from activities.storage.database import Database
-from activities.storage.drift import Schema
-from activities.storage.keys import WhyStray
-from activities.storage.ledger import PageSource
-from activities.storage.objects import ObjectStore
-from activities.storage.rows import Comparisons, Places
-from activities.storage.tables import File, FileBlobIndex
-from activities.sweep_prefixes import short
-from workflows.errors import DeletionError
-from workflows.messages import (
-    PREVIEW_DELETION,
-    DeletionRequest,
-    Ids,
-    ManifestsReceipt,
-    ObjectsFound,
-    Preview,
-)
+from activities.backend.contract import Cascade, Names
+from activities.database import Database
+from activities.ledger import overlaps
+from activities.ledger.prefixes import EXACT
+from activities.listing import short
+from activities.permitted import refuse_foreign_artifacts, refuse_foreign_project
+from activities.plan import Plan, Planner, Seen
+from activities.run_all import between_requests, run_all
+from activities.stores.objects import ObjectStore
+from artifact_deletion.errors import DeletionError
+from artifact_deletion.receipt import Ids, ManifestsReceipt, ObjectsFound, Preview
+from artifact_deletion.request import DeletionRequest
+from workflows.steps import PREVIEW_DELETION
 
 FOUND_BY_LISTING = "found by listing"
-ARCHIVE, ICON = "archive", "icon"
-_STRAYS_SHOWN = 10_000
-
-
-@dataclass
-class NamedKinds:
-    """The keys that columns, manifests and ids name: eight bytes for each, and what kind it is of."""
-
-    kinds: dict[int, str] = field(default_factory=dict)
-    alone: dict[str, set[tuple[str, str]]] = field(default_factory=lambda: {ARCHIVE: set(), ICON: set()})
-    """(scope, key) by kind, where no prefix of ours holds the key: its neighbours are others'."""
-
-    def add(self, kind: str, scopes: Iterable[str], _source: PageSource, keys: Iterable[str]) -> None:
-        """See KeySink."""
-        named = list(keys)
-        for scope in scopes:
-            if kind in self.alone:
-                self.alone[kind] |= {(scope, key) for key in named}
-            else:
-                self.kinds |= dict.fromkeys((short(scope + key) for key in named), kind)
+Counted = tuple[Counter[str], Counter[str], int]
+"""Objects and bytes by kind, and unfinished uploads."""
 
 
 @dataclass
 class Tally:
     """What was counted so far, over all chunks."""
 
-    going: dict[str, set[int]] = field(default_factory=dict)
-    """Rows by table: a comparison of two artifacts of the request is met twice."""
-    file_ids: set[int] = field(default_factory=set)
+    cascade: Cascade = field(default_factory=Cascade)
+    """A comparison of two artifacts of the request is met twice, and counted once."""
     counts: Counter[str] = field(default_factory=Counter)
     sizes: Counter[str] = field(default_factory=Counter)
     alone: set[int] = field(default_factory=set)
-    """Keys whose neighbours are others', eight bytes for each: an icon of two artifacts is met twice."""
+    """Keys whose neighbours are others', by `short`: an icon of two artifacts is met twice."""
     icons_kept: set[str] = field(default_factory=set)
     uploads: int = 0
-    collected: Counter[str] = field(default_factory=Counter)
-    reasons: Counter[WhyStray] = field(default_factory=Counter)
-    strays: list[tuple[WhyStray, str]] = field(default_factory=list)
+    seen: Seen = field(default_factory=Seen)
+
+    def add_rows(self, cascade: Cascade) -> None:
+        """Rows by id, so that none counts twice."""
+        for table, ids in cascade.ids.items():
+            self.cascade.ids.setdefault(table, set()).update(ids)
+        self.cascade.file_ids |= cascade.file_ids
 
 
 @dataclass(frozen=True)
 class PreviewDeletion:
-    """Needs the backend's rows and the store, and of the ledger only what other deletions do."""
+    """Needs the backend's rows and the store, and of the ledger only other deletions."""
 
     database: Database
-    schema: Schema
-    store: ObjectStore
-    collect: CollectKeys
+    planner: Planner
     requests: Executor
     chunk_size: int
+
+    @property
+    def store(self) -> ObjectStore:
+        """The planner's."""
+        return self.planner.store
 
     @activity.defn(name=PREVIEW_DELETION.name, no_thread_cancel_exception=True)
     def preview_deletion(self, request: DeletionRequest) -> Preview:
@@ -92,131 +72,130 @@ class PreviewDeletion:
         preview, _ = self.preview_with_strays(request)
         return preview
 
-    def preview_with_strays(self, request: DeletionRequest) -> tuple[Preview, list[tuple[WhyStray, str]]]:
+    def preview_with_strays(self, request: DeletionRequest) -> tuple[Preview, list[tuple[str, str]]]:
         """The same with the strays themselves, at most ten thousand: for the command line, never for history."""
+        backend, tally = self.planner.backend, Tally()
         refused = self._refusals(request)
         with self.database.read(snapshot=True) as session:
-            living, foreign = places_and_foreign(session, request)
-            known = ledger.known_places(session, request)
-            overlapping = ledger.open_deletions_of(session, request)
-        ours = sorted(set(request.artifact_ids) - set(foreign))
-        places = {one: living.get(one) or known.get(one) or request.project_id for one in ours}
-        present = {one for one in ours if one in living}
-        ordered = sorted(places, key=lambda one: (places[one] or 0, one))
-        tally = Tally()
+            found = backend.find(session, request.artifact_ids)
+            known = overlaps.known_places(session, request)
+            overlapping = overlaps.open_deletions_of(session, request)
+        foreign = {one for one, (_, organization) in found.items() if organization != request.organization_id}
+        ours = [one for one in request.artifact_ids if one not in foreign]
+        places = {one: found[one][0] if one in found else known.get(one, request.project_id) for one in ours}
+        ordered = sorted(ours, key=lambda one: (places[one] or 0, one))
         for start in range(0, len(ordered), self.chunk_size):
             between_requests(start, len(ordered))
-            self._preview_chunk(request, {one: places[one] for one in ordered[start : start + self.chunk_size]}, places, tally)
+            chunk = {one: places[one] for one in ordered[start : start + self.chunk_size]}
+            self._preview_chunk(request, chunk, places.keys(), tally)
         with self.database.read(snapshot=True) as session:
-            judged = files.sort_files(
-                session, tally.file_ids, request.organization_id, self.schema.file_references(), tally.going
-            )
-            counted = {table: len(ids) for table, ids in tally.going.items()}
-            counted |= {
-                File.__tablename__: len(judged.going),
-                FileBlobIndex.__tablename__: files.index_rows(session, judged.going),
-            }
-        gone = [one for one in ours if one not in present]
+            files = backend.judge_files(session, tally.cascade, request.organization_id)
+        rows = tally.cascade.rows | files.rows
+        gone = [one for one in ours if one not in found]
+        seen = tally.seen
         preview = Preview(
             organization_id=request.organization_id,
             requested_artifacts=len(request.artifact_ids),
             refused=tuple(refused),
-            artifacts=Ids.of(present).for_history(),
+            artifacts=Ids.of(one for one in ours if one in found).for_history(),
             gone_swept=Ids.of(one for one in gone if places[one] is not None).for_history(),
             gone_unchecked=Ids.of(one for one in gone if places[one] is None).for_history(),
             overlapping=tuple(overlapping),
-            rows={table: count for table, count in sorted(counted.items()) if count},
-            files_kept={reason: Ids.of(kept).for_history() for reason, kept in sorted(judged.kept.items())},
-            objects={
-                kind: ObjectsFound(count=count, size=tally.sizes[kind] if self.store.listable else None)
-                for kind, count in sorted(tally.counts.items())
-            },
+            rows={table: count for table, count in sorted(rows.items()) if count},
+            files_kept={reason: Ids.of(kept).for_history() for reason, kept in sorted(files.kept.items())},
+            objects={kind: self._objects(tally, kind) for kind in sorted(tally.counts)},
             icons_kept=len(tally.icons_kept),
             unfinished_uploads=tally.uploads if self.store.lists_uploads else None,
-            manifests=ManifestsReceipt(
-                read=tally.collected["manifests_read"],
-                evicted=tally.collected["manifests_evicted"],
-                unreadable=tally.collected["manifests_unreadable"],
-                strays=tally.collected["strays"],
-                named_elsewhere=tally.collected["named_elsewhere"],
-                images_kept=tally.collected["images_kept"],
-            ),
-            strays=dict(sorted(tally.reasons.items())),
+            manifests=ManifestsReceipt(**+seen.manifests),
+            strays=dict(sorted(seen.reasons.items())),
         )
-        return preview, tally.strays
+        return preview, seen.strays
+
+    def _objects(self, tally: Tally, kind: str) -> ObjectsFound:
+        return ObjectsFound(count=tally.counts[kind], size=tally.sizes[kind] if self.store.listable else None)
 
     def _refusals(self, request: DeletionRequest) -> list[str]:
-        """Every reason for which the deletion would be refused or held up."""
+        """Every reason for which the deletion would be refused."""
+        backend = self.planner.backend
         refusals = []
-        try:
-            self.schema.refuse_unknown_tables()
-        except DeletionError as error:
-            refusals.append(str(error))
-        with self.database.read(snapshot=True) as session:
+
+        def foreign_project(session: Session) -> None:
+            refuse_foreign_project(session, backend, request)
+
+        def foreign_artifacts(session: Session) -> None:
+            refuse_foreign_artifacts(request, backend.find(session, request.artifact_ids))
+
+        for check in (lambda _: backend.refuse_unknown_tables(), foreign_project, foreign_artifacts):
             try:
-                refuse_foreign_project(session, request)
+                with self.database.read(snapshot=True) as session:
+                    check(session)
             except DeletionError as error:
                 refusals.append(str(error))
-            _, foreign = places_and_foreign(session, request)
-        if foreign:
-            refusals.append(str(not_in_organization(request, foreign)))
         return refusals
 
     def _preview_chunk(
-        self, request: DeletionRequest, chunk: dict[int, int | None], all_places: dict[int, int | None], tally: Tally
+        self, request: DeletionRequest, chunk: Mapping[int, int | None], every: Collection[int], tally: Tally
     ) -> None:
         with self.database.read(snapshot=True) as session:
-            places = rows.find_places(session, chunk, request.organization_id)
-            comparisons, named = rows.named_by_columns(session, places)
-            cascade = cascade_of(session, places.present, request.organization_id, selected)
-        for table, ids in cascade.going.items():
-            tally.going.setdefault(table, set()).update(ids)
-        tally.file_ids |= cascade.file_ids
-        # A comparison whose head is in another chunk of the request is counted there, under its head's prefix.
-        here = {head: bases for head, bases in comparisons.items() if head.id in chunk or head.id not in all_places}
-        named = [one for one in named if one.base_id is None or one.artifact.id in chunk or one.artifact.id not in all_places]
-        kinds = NamedKinds()
-        counts = self.collect.name_keys(kinds, places, here, named)
-        tally.collected.update(counts.collected)
-        tally.reasons.update(counts.reasons)
-        tally.strays += counts.strays[: _STRAYS_SHOWN - len(tally.strays)]
-        self._count_objects(places, here, kinds, set(all_places), tally)
-
-    def _count_objects(
-        self, places: Places, comparisons: Comparisons, kinds: NamedKinds, asked: set[int], tally: Tally
-    ) -> None:
-        with self.database.read(snapshot=True) as session:
-            kept = icons_still_named(session, {key for _, key in kinds.alone[ICON]}, asked)
-        tally.icons_kept |= kept
-        alone = [(scope + key, kind) for kind, keys in kinds.alone.items() for scope, key in keys if key not in kept]
-        alone = [(key, kind) for key, kind in alone if short(key) not in tally.alone]
-        tally.alone |= {short(key) for key, _ in alone}
+            plan = self.planner.plan(session, chunk, request.organization_id)
+            tally.add_rows(self.planner.backend.look(session, plan.places.present))
+        plan = self._without_others(plan, chunk, every)
+        alone = self._alone(plan, every, tally)
+        manifests = [one for one in plan.names.keys if one.is_manifest and self.store.listable]  # versions of absent ones too
+        scopes = self.planner.backend.scopes
+        kinds = {short(scope + one.key): one.kind for one in manifests for scope in scopes(one.artifact)}
+        for planned in self.planner.keys(plan, tally.seen):
+            kinds |= {short(scope + key): planned.kind for scope in planned.scopes for key in planned.keys}
         if not self.store.listable:
-            tally.counts.update(kinds.kinds.values())
-            tally.counts.update(kind for _, kind in alone)
+            tally.counts.update(kind for key, kind in kinds.items() if key not in tally.alone)
+            tally.counts.update(alone.values())
             return
-        prefixes = rows.own_prefixes(places, comparisons, self.collect.scopes)
-        jobs = [partial(self._list_prefix, scope + prefix, kinds) for scope, prefix, exact in prefixes if not exact]
-        jobs += [partial(self._list_key, key, kind) for key, kind in alone]
+        jobs = [partial(self._list_prefix, one.name, kinds) for one in plan.prefixes if one.kind not in EXACT]
+        jobs += [partial(self._list_key, key, kind) for key, kind in alone.items()]
         for counts, sizes, uploads in run_all(self.requests, jobs):
             tally.counts += counts
             tally.sizes += sizes
             tally.uploads += uploads
 
-    def _list_prefix(self, prefix: str, kinds: NamedKinds) -> tuple[Counter[str], Counter[str], int]:
-        counts: Counter[str] = Counter()
-        sizes: Counter[str] = Counter()
+    def _without_others(self, plan: Plan, chunk: Collection[int], every: Collection[int]) -> Plan:
+        """A comparison whose head is in another chunk of the request is counted there, under its head's prefix."""
+        there = {head.id for head in plan.names.comparisons if head.id in every and head.id not in chunk}
+        names = Names(
+            keys=[one for one in plan.names.keys if one.artifact.id not in there],
+            strays=[one for one in plan.names.strays if one.artifact.id not in there],
+            comparisons={head: bases for head, bases in plan.names.comparisons.items() if head.id not in there},
+        )
+        return Plan(plan.places, names, self.planner.backend.own_prefixes(plan.places, names))
+
+    def _alone(self, plan: Plan, every: Collection[int], tally: Tally) -> dict[str, str]:
+        """Kind by physical key, of keys under no prefix of ours that were not met before and that no other artifact names."""
+        alone = [named for named in plan.names.keys if named.is_alone]
+        with self.database.read(snapshot=True) as session:
+            kept = self.planner.backend.still_named(session, {one.key for one in alone if one.is_shared}, every)
+        tally.icons_kept |= kept
+        kinds = {
+            scope + named.key: named.kind
+            for named in alone
+            if named.key not in kept
+            for scope in self.planner.backend.scopes(named.artifact)
+        }
+        new = {key: kind for key, kind in kinds.items() if short(key) not in tally.alone}
+        tally.alone |= {short(key) for key in new}
+        return new
+
+    def _list_prefix(self, prefix: str, kinds: Mapping[int, str]) -> Counted:
+        counts, sizes = Counter[str](), Counter[str]()
         for page in self.store.list_under(prefix):
             for found in page:
-                kind = kinds.kinds.get(short(found.key), FOUND_BY_LISTING)
+                kind = kinds.get(short(found.key), FOUND_BY_LISTING)
                 counts[kind] += 1
                 sizes[kind] += found.size
         return counts, sizes, self._uploads(prefix)
 
-    def _list_key(self, key: str, kind: str) -> tuple[Counter[str], Counter[str], int]:
+    def _list_key(self, key: str, kind: str) -> Counted:
         found = [one for page in self.store.list_under(key) for one in page if one.key == key]
-        uploads = self._uploads(key, exact=True)
-        return Counter({kind: len(found)} if found else {}), Counter({kind: sum(one.size for one in found)}), uploads
+        counts = Counter({kind: len(found)}) if found else Counter[str]()
+        return counts, Counter({kind: sum(one.size for one in found)}), self._uploads(key, exact=True)
 
     def _uploads(self, prefix: str, *, exact: bool = False) -> int:
         if not self.store.lists_uploads:

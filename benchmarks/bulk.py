@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from artifact_deletion.client import start_deletion
+from artifact_deletion.outbox import accept_deletion
+from artifact_deletion.request import DeletionRequest
 from benchmarks.data import Doomed
 from benchmarks.measure import ContenderFailed, Cost, measured, median, run_tool, table
 from benchmarks.stage import BUCKET, Stage
-from client import accept_deletion, start_deletion
-from workflows.messages import DeletionRequest
 
 OURS, REFERENCE = "ours, request to receipt", "the reference's way: 8 threads, one key a request"
 HEAD = ("contender", "wall s", "wall / ours", "client CPU s", "store CPU s", "Temporal and PostgreSQL CPU s", "peak MB")

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
-from activities.storage import tables
-from activities.storage.keys import ArtifactRef
-from activities.storage.traces import PREPROD, TraceItem
-from workflows.messages import DeletionRequest
+from activities.backend import keys, tables
+from activities.backend.contract import ArtifactRef
+from activities.backend.trace_items import PREPROD, TraceItem
+from artifact_deletion.request import DeletionRequest
 
 ORGANIZATION = 9000
 """An id that no sequence comes to, and that of its one project."""
@@ -46,7 +46,7 @@ class Doomed:
     @property
     def prefix(self) -> str:
         """Physical, and all of the objects' but the archive's."""
-        return self.scope + self.ref.prefix
+        return self.scope + keys.artifact_prefix(self.ref)
 
     def manifest(self, base: int) -> bytes:
         """The comparison's."""
@@ -60,9 +60,9 @@ class Doomed:
         """(physical key, content) of all that the artifact has."""
         yield f"{self.prefix}manifest.json", json.dumps({"images": {}}).encode()
         yield f"{self.prefix}snapshot_head_images.json", b"{}"
-        yield f"{self.scope}{self.ref.archive_key}", b"PK"
+        yield f"{self.scope}{keys.archive_key(self.ref)}", b"PK"
         for base in self.bases:
-            home = self.scope + self.ref.comparison_prefix(base)
+            home = self.scope + keys.comparison_prefix(self.ref, base)
             yield f"{home}comparison.json", self.manifest(base)
             yield f"{home}snapshot_comparison_response.json", b"{}"
             yield f"{home}plan.json", b"{}"
@@ -81,8 +81,8 @@ class Doomed:
         new = [one for one in wanted if one not in there]
         session.execute(insert(tables.Artifact), [{"id": one, "project_id": project, "state": 3} for one in new])
         extras = {
-            "manifest_key": f"{self.ref.prefix}manifest.json",
-            "head_images_key": f"{self.ref.prefix}snapshot_head_images.json",
+            "manifest_key": f"{keys.artifact_prefix(self.ref)}manifest.json",
+            "head_images_key": f"{keys.artifact_prefix(self.ref)}snapshot_head_images.json",
         }
         metrics = [
             {"id": one, "preprod_artifact_id": one, "image_count": self.keys, "extras": extras if one == self.id else {}}
@@ -93,16 +93,16 @@ class Doomed:
             {
                 "head_snapshot_metrics_id": self.id,
                 "base_snapshot_metrics_id": base,
-                "extras": {"comparison_key": f"{self.ref.comparison_prefix(base)}comparison.json"},
+                "extras": {"comparison_key": f"{keys.comparison_prefix(self.ref, base)}comparison.json"},
             }
             for base in self.bases
         ]
         session.execute(insert(tables.SnapshotComparison), comparisons)
-        item = {"organization_id": project, "project_id": project, "item_type": PREPROD, "trace_id": self.ref.trace_id}
+        item = {"organization_id": project, "project_id": project, "item_type": PREPROD, "trace_id": keys.trace_id(self.ref)}
         session.execute(insert(TraceItem), [item] * 10)
 
     def _masks(self, base: int) -> Iterator[tuple[str, str]]:
         first = (base - self.bases[0]) * MASKS_A_COMPARISON
         for number in range(first, min(first + MASKS_A_COMPARISON, self.keys)):
             stem = f"{_SCREENS[number % 8]}/test_{number // 16:05}_{('light', 'dark')[number // 8 % 2]}"
-            yield stem, f"{self.ref.comparison_prefix(base)}diff/{stem}.png"
+            yield stem, f"{keys.comparison_prefix(self.ref, base)}diff/{stem}.png"

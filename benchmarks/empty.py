@@ -20,12 +20,12 @@ from temporalio.client import Client, WithStartWorkflowOperation
 from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
+from artifact_deletion.converter import connect
 from benchmarks.stage import ROOT, Stage
 from demo.run import WorkerProcess
-from workflows.converter import connect
 
 QUEUE, STORE_QUEUE = "empty", "empty-store"
-WORKFLOW, CHUNKS_WORKFLOW, UPDATE = "Empty", "EmptyChunks", "rows_deleted"
+WORKFLOW, LOCAL_WORKFLOW, CHUNKS_WORKFLOW, UPDATE = "Empty", "EmptyLocal", "EmptyChunks", "rows_deleted"
 
 
 @activity.defn
@@ -42,20 +42,42 @@ class Empty:
 
     @workflow.run
     async def run(self) -> None:
-        """Open, collect, delete rows, objects beside trace items, sweep twice, look at others, close."""
+        """Open, collect, delete rows, objects beside trace items, sweep, close."""
+        await _step(QUEUE)
+        await _step(STORE_QUEUE)
+        await _step(QUEUE)
+        self._rows_deleted = True
+        await asyncio.gather(_step(STORE_QUEUE), _step(QUEUE))
+        await _step(STORE_QUEUE)
+        await _step(QUEUE)
+
+    @workflow.update(name=UPDATE)
+    async def rows_deleted(self) -> None:
+        """Returns when a deletion would have deleted its rows."""
+        await workflow.wait_condition(lambda: self._rows_deleted)
+
+
+@workflow.defn(name=LOCAL_WORKFLOW)
+class EmptyLocal:
+    """The same with the steps of a few statements, the first and the last, within the workflow task."""
+
+    def __init__(self) -> None:
+        self._rows_deleted = False
+
+    @workflow.run
+    async def run(self) -> None:
+        """As Empty."""
         await _within()
         await _step(STORE_QUEUE)
         await _step(QUEUE)
         self._rows_deleted = True
         await asyncio.gather(_step(STORE_QUEUE), _step(QUEUE))
         await _step(STORE_QUEUE)
-        await _step(STORE_QUEUE)
-        await _within()
         await _within()
 
     @workflow.update(name=UPDATE)
     async def rows_deleted(self) -> None:
-        """Returns when a deletion would have deleted its rows."""
+        """As Empty's."""
         await workflow.wait_condition(lambda: self._rows_deleted)
 
 
@@ -97,10 +119,10 @@ class EmptyWorker(WorkerProcess):
         return [sys.executable, "-m", "benchmarks.empty"]
 
 
-async def until_rows_deleted(client: Client) -> "WithStartWorkflowOperation[Any, Any]":
+async def until_rows_deleted(client: Client, name: str = WORKFLOW) -> "WithStartWorkflowOperation[Any, Any]":
     """Start an empty deletion, and wait until a real one would have deleted its rows."""
     start: WithStartWorkflowOperation[Any, Any] = WithStartWorkflowOperation(
-        WORKFLOW, id=str(uuid.uuid4()), task_queue=QUEUE, id_conflict_policy=WorkflowIDConflictPolicy.FAIL
+        name, id=str(uuid.uuid4()), task_queue=QUEUE, id_conflict_policy=WorkflowIDConflictPolicy.FAIL
     )
     await client.execute_update_with_start_workflow(UPDATE, start_workflow_operation=start)
     return start
@@ -121,7 +143,7 @@ async def main() -> None:
     client = await connect()
     async with AsyncExitStack() as stack:
         threads = stack.enter_context(ThreadPoolExecutor(32))
-        for queue, workflows in ((QUEUE, [Empty, EmptyChunks]), (STORE_QUEUE, [])):
+        for queue, workflows in ((QUEUE, [Empty, EmptyLocal, EmptyChunks]), (STORE_QUEUE, [])):
             worker = Worker(
                 client,
                 task_queue=queue,

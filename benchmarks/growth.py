@@ -9,14 +9,14 @@ from typing import Any
 
 from sqlalchemy import text
 
+from artifact_deletion.request import DeletionRequest
 from benchmarks.bulk import delete_ours
 from benchmarks.data import Doomed
 from benchmarks.measure import ContenderFailed, cpu_s, table
 from benchmarks.stage import Stage
 from benchmarks.store import InstantStore
-from client import recorded
 from demo.servers import POLL_INTERVAL
-from workflows.messages import DeletionRequest
+from tests.stack import recorded
 
 HEAD = (
     *("keys", "s", "s a 1000 keys", "worker CPU s, whole process", "worker peak MB", "Temporal and PostgreSQL CPU s"),

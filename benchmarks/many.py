@@ -8,15 +8,16 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
+from artifact_deletion.client import start_deletion
+from artifact_deletion.outbox import accept_deletion
 from benchmarks.data import ORGANIZATION, Doomed
 from benchmarks.empty import EmptyWorker, until_empty
 from benchmarks.growth import history_of
 from benchmarks.measure import ContenderFailed, Cost, measured, table
 from benchmarks.reference import delete_snapshot
 from benchmarks.stage import BUCKET, Stage, connect
-from client import accept_deletion, start_deletion
 from demo.servers import TemporalServer
-from demo.world import SNAPSHOTS, Snapshot, World
+from demo.world import SNAPSHOTS, Place, Snapshot, World
 
 MASKS = 50
 REFERENCE = "the reference's way, one after another"
@@ -92,8 +93,9 @@ def _the_reference_s_way(stage: Stage, doomed: Sequence[Doomed]) -> Cost:
     world, cost = World(stage.database.engine, stage.s3, BUCKET), Cost()
     with measured(cost, worker=os.getpid(), store=stage.objects.pid, others=[stage.postgres.pid]):
         for one in doomed:
-            manifest = f"{one.ref.prefix}manifest.json"
-            snapshot = Snapshot(one.ref, one.id, SNAPSHOTS, {}, selective=False, manifest_key=manifest)
+            place = Place(one.organization, one.organization, one.id)
+            manifest = f"{place.prefix}manifest.json"
+            snapshot = Snapshot(place, one.id, SNAPSHOTS, {}, selective=False, manifest_key=manifest)
             delete_snapshot(stage.database, stage.s3, world, snapshot)
     return cost
 

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import delete, or_, select
 
-from activities.storage import tables
-from activities.storage.database import Database
-from activities.storage.traces import PREPROD, TraceItem
+from activities.backend import tables
+from activities.backend.trace_items import PREPROD, TraceItem
+from activities.database import Database
 from demo.world import Snapshot, World
 
 if TYPE_CHECKING:

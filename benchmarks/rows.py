@@ -21,12 +21,14 @@ from obstore.store import S3Store
 from sqlalchemy import text
 from temporalio.api.enums.v1 import EventType
 
+from artifact_deletion.client import start_deletion, wait_rows_deleted
+from artifact_deletion.outbox import accept_deletion
+from artifact_deletion.request import DeletionRequest
 from benchmarks.empty import EmptyWorker, until_chunks_empty
 from benchmarks.measure import ContenderFailed, Cost, cpu_s, measured, peak, table
 from benchmarks.stage import BUCKET, Stage
-from client import accept_deletion, start_deletion, wait_rows_deleted
 from settings import Settings
-from workflows.messages import COLLECT_KEYS, DELETE_ROWS, DeletionRequest
+from workflows.steps import COLLECT_KEYS, DELETE_ROWS
 
 ORGANIZATION = PROJECT = 9001
 WARMING_UP, BASES = 10, 10

@@ -8,12 +8,13 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks import plot
 from benchmarks.bulk import bulk
+from benchmarks.choices import choices
 from benchmarks.fairness import fairness
 from benchmarks.growth import growth
 from benchmarks.limit import limit
@@ -24,36 +25,29 @@ from benchmarks.stage import Stage, open_stage, servers
 from benchmarks.steps import steps
 from benchmarks.workers import workers
 
-PARTS = ("small", "steps", "many", "growth", "rows", "limit", "fairness", "workers", "bulk")
+Part = Callable[[], Awaitable[dict[str, Any]]]
+PARTS = ("small", "steps", "choices", "many", "growth", "rows", "limit", "fairness", "workers", "bulk")
 
 
-async def run(stage: Stage, parts: Sequence[str], *, quick: bool, keys: Sequence[int]) -> dict[str, Any]:
-    """Figures by part."""
-    results: dict[str, Any] = {}
-    if "small" in parts:
-        results["small"] = await small(stage, deletions=6 if quick else 60)
-    if "steps" in parts:
-        results["steps"] = await asyncio.to_thread(steps, stage, deletions=3 if quick else 100)
-    if "growth" in parts:
-        results["growth"] = await growth(
-            stage, sizes=[1_000, 10_000, 100_000, *([] if quick else [1_000_000])], rounds=1 if quick else 3
-        )
-    if "bulk" in parts:
-        sizes = keys or ([2_000] if quick else [20_000, 100_000])
-        results["bulk"] = await bulk(stage, sizes=sizes, rounds=3, reference=[2_000] if quick else [20_000], quick=quick)
-    if "rows" in parts:
-        results["rows"] = await rows(stage, sizes=[(300, 3)] if quick else [(1_000, 3), (10_000, 3)], receipts=1_000)
-    if "many" in parts:
-        results["many"] = await many(stage, deletions=10 if quick else 500)
-    if "limit" in parts:
-        results["limit"] = await limit(stage, seconds=4 if quick else 20)
-    if "fairness" in parts:
-        results["fairness"] = await fairness(
+def parts_of(stage: Stage, *, quick: bool, keys: Sequence[int]) -> dict[str, Part]:
+    """What can be run, by name."""
+    bulk_sizes = keys or ([2_000] if quick else [20_000, 100_000])
+    growth_sizes = [1_000, 10_000, 100_000, *([] if quick else [1_000_000])]
+    found: dict[str, Part] = {
+        "small": lambda: small(stage, deletions=6 if quick else 60),
+        "steps": lambda: asyncio.to_thread(steps, stage, deletions=3 if quick else 100),
+        "choices": lambda: choices(stage, deletions=4 if quick else 60),
+        "growth": lambda: growth(stage, sizes=growth_sizes, rounds=1 if quick else 3),
+        "bulk": lambda: bulk(stage, sizes=bulk_sizes, rounds=3, reference=[2_000] if quick else [20_000], quick=quick),
+        "rows": lambda: rows(stage, sizes=[(300, 3)] if quick else [(1_000, 3), (10_000, 3)], receipts=1_000),
+        "many": lambda: many(stage, deletions=10 if quick else 500),
+        "limit": lambda: limit(stage, seconds=4 if quick else 20),
+        "fairness": lambda: fairness(
             stage, keys=20_000 if quick else 200_000, small=1 if quick else 3, pause_s=2 if quick else 1
-        )
-    if "workers" in parts:
-        results["workers"] = await workers(stage, keys=10_000 if quick else 100_000, small=4 if quick else 100)
-    return results
+        ),
+        "workers": lambda: workers(stage, keys=10_000 if quick else 100_000, small=4 if quick else 100),
+    }
+    return {name: found[name] for name in PARTS}
 
 
 async def main(arguments: argparse.Namespace) -> None:
@@ -65,7 +59,8 @@ async def main(arguments: argparse.Namespace) -> None:
         temporal, postgres, objects = stack.enter_context(servers(folder, in_memory=arguments.temporal_in_memory))
         stage = await open_stage(folder, temporal, postgres, objects)
         stack.callback(stage.database.dispose)
-        results = await run(stage, arguments.parts or PARTS, quick=arguments.quick, keys=arguments.keys)
+        by_name = parts_of(stage, quick=arguments.quick, keys=arguments.keys)
+        results = {name: await by_name[name]() for name in arguments.parts or PARTS}
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
     arguments.json.write_text(json.dumps(results, indent=1))
     if grown := results.get("growth"):

@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from artifact_deletion.client import start_deletion, wait_rows_deleted
+from artifact_deletion.outbox import accept_deletion
+from artifact_deletion.request import DeletionRequest
 from benchmarks.empty import EmptyWorker, until_rows_deleted
 from benchmarks.measure import ContenderFailed, Cost, mean, measured, peak, percentile, table
 from benchmarks.reference import delete_snapshot
 from benchmarks.stage import BUCKET, Stage
-from client import accept_deletion, start_deletion, wait_rows_deleted
 from demo.world import Project, Snapshot, World, screen
-from workflows.messages import DeletionRequest
 
 MASKS = 50
 QUIET_PERIOD_S = 1.0

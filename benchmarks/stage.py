@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING
 from sqlalchemy import delete
 from temporalio.client import Client
 
-from activities.storage.database import Database
-from activities.storage.ledger import Deletion, DeletionArtifact, DeletionChunk, DeletionPage, DeletionPrefix
+from activities.database import Database
+from activities.ledger.schema import Ask, Deletion, DeletionArtifact, DeletionChunk, DeletionPage, DeletionPrefix
+from artifact_deletion.converter import data_converter
 from benchmarks.data import Doomed
 from benchmarks.measure import run_tool
+from commands.setup import register_search_attributes
 from demo.run import WorkerProcess
 from demo.servers import ObjectStoreServer, PostgresServer, TemporalServer
 from demo.world import create_schema
 from migrations import migrate
 from settings import PREFIX
-from starter import register_search_attributes
-from workflows.converter import data_converter
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -73,7 +73,7 @@ class Stage:
     def insert_rows(self, *doomed: Doomed) -> None:
         """Make these artifacts' rows, and forget that they ever were deleted."""
         with self.database.write() as session:
-            for table in (DeletionPage, DeletionPrefix, DeletionChunk, DeletionArtifact, Deletion):
+            for table in (Ask, DeletionPage, DeletionPrefix, DeletionChunk, DeletionArtifact, Deletion):
                 session.execute(delete(table))
             for one in doomed:
                 one.insert_rows(session)
@@ -94,7 +94,11 @@ class Stage:
         }
 
     def worker(self, name: str = "worker", **changes: str) -> WorkerProcess:
-        """A worker with the default settings, but no quiet period: timers would count for our time."""
+        """A worker with the default settings, but no quiet period: it would count for our time."""
+        return WorkerProcess(self.folder / name, self.worker_variables(**changes))
+
+    def worker_variables(self, **changes: str) -> dict[str, str]:
+        """The environment of such a worker."""
         settings = {
             "database_url": self.database.engine.url.render_as_string(hide_password=False),
             "bucket": BUCKET,
@@ -106,7 +110,7 @@ class Stage:
             **changes,
         }
         variables = {f"{PREFIX}{key.upper()}": value for key, value in settings.items()}
-        return WorkerProcess(self.folder / name, variables | {"TEMPORAL_ADDRESS": self.temporal.address})
+        return variables | {"TEMPORAL_ADDRESS": self.temporal.address}
 
 
 @contextlib.contextmanager

@@ -2,34 +2,54 @@
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator
+from concurrent.futures import Executor
+from contextlib import contextmanager
 from typing import Any
 
 from pydantic import SecretStr
 from sqlalchemy import event
 from temporalio.testing import ActivityEnvironment
 
-from activities.storage.freeze import Switch
-from activities.storage.objects import S3Objects
-from activities.turns import Turns
+from activities.stores.s3 import S3Objects
+from activities.stores.turns import Turns
+from artifact_deletion.outbox import accept_deletion
 from benchmarks.data import Doomed
 from benchmarks.many import small_ones
-from benchmarks.measure import ContenderFailed, cpu_s, table
+from benchmarks.measure import ContenderFailed, table
 from benchmarks.stage import BUCKET, Stage
-from client import accept_deletion
+from composition import open_parts
 from settings import Settings
-from worker import activities_for, open_database, open_store, open_traces
-from workflows.messages import Chunk, Deletion, Pace, PageRange, SealedChunk, Sweep
+from workflows.steps import (
+    CLOSE_DELETION,
+    COLLECT_KEYS,
+    DELETE_OBJECTS,
+    DELETE_ROWS,
+    DELETE_TRACE_ITEMS,
+    OPEN_DELETION,
+    SWEEP_PREFIXES,
+    Chunk,
+    Deletion,
+    In,
+    Opening,
+    Out,
+    Pace,
+    PageRange,
+    SealedChunk,
+    Step,
+)
 
 WARMING_UP = 5
-COSTS = ("CPU ms", "statements", "transactions", "requests of the store", "PostgreSQL CPU ms", "store CPU ms", "wall ms")
+COSTS = ("CPU ms", "statements", "transactions", "requests of the store", "wall ms")
 HEAD = ("step", *COSTS)
+ASK = "ask"
+"""What the backend's own transaction does, beside the steps."""
 
 
 class Steps:
     """A worker's activities on the stage's servers, with whatever they do counted by the name of the step."""
 
-    def __init__(self, stage: Stage, requests: Turns, reads: Turns) -> None:
+    def __init__(self, stage: Stage, requests: Executor, reads: Executor) -> None:
         self.stage = stage
         self.costs: dict[str, Counter[str]] = defaultdict(Counter)
         settings = Settings(
@@ -38,52 +58,58 @@ class Steps:
             s3_endpoint=stage.objects.endpoint,
             s3_access_key=stage.objects.access_key,
             s3_secret_key=SecretStr(stage.objects.secret_key),
+            usecases=("preprod",),
             trace_store="sql",
+            quiet_period_s=0,
         )
-        self.database = open_database(settings)
-        switch = Switch(self.database)
-        store, traces = open_store(settings, switch), open_traces(settings, self.database, switch)
-        of_queues = activities_for(settings, self.database, store, traces, requests=requests, reads=reads, pace=Pace())
-        self._activities = {step.__name__: step for of_queue in of_queues for step in of_queue}
+        parts = open_parts(settings)
+        self.database = parts.database
+        self._activities = {step.__name__: step for queue in parts.steps(requests, reads, Pace()) for step in queue}
         self._now: Counter[str] = Counter()
         event.listen(self.database.engine, "before_cursor_execute", lambda *_: self._count("statements"))
         event.listen(self.database.engine, "begin", lambda _: self._count("transactions"))
-        if isinstance(store, S3Objects):
-            store.client.meta.events.register("before-send.s3", lambda **_: self._count("requests of the store"))
+        if isinstance(parts.store, S3Objects):
+            parts.store.client.meta.events.register("before-send.s3", lambda **_: self._count("requests of the store"))
 
-    def run(self, name: str, given: Any) -> Any:
-        """One step."""
+    @contextmanager
+    def counted(self, name: str) -> Iterator[None]:
+        """Put down what is done inside."""
         self._now = self.costs[name]
-        before, began = self._clocks(), time.perf_counter()
-        result = ActivityEnvironment().run(self._activities[name], given)
+        cpu, began = time.process_time(), time.perf_counter()
+        yield
         self._now["wall ms"] += round(1e6 * (time.perf_counter() - began))
-        for what, ended, started in zip(("CPU ms", "PostgreSQL CPU ms", "store CPU ms"), self._clocks(), before, strict=True):
-            self._now[what] += round(1e6 * (ended - started))
-        return result
+        self._now["CPU ms"] += round(1e6 * (time.process_time() - cpu))
+
+    def run(self, step: Step[In, Out], given: In) -> Out:
+        """One step."""
+        with self.counted(step.name):
+            done: Out = ActivityEnvironment().run(self._activities[step.name], given)
+        return done
 
     def delete(self, doomed: Doomed) -> None:
         """One deletion from its request to its receipt. Raises ContenderFailed if it is not complete."""
-        with self.database.write() as session:
-            accept_deletion(session, doomed.request)
-        deletion = Deletion(deletion_id=doomed.request.deletion_id)
-        for left in self.run("open_deletion", doomed.request).chunks:
-            chunk = {"deletion_id": deletion.deletion_id, "chunk": left.chunk}
-            collected = self.run("collect_keys", Chunk(**chunk))
-            sealed = SealedChunk(**chunk, epoch=collected.epoch, pages=collected.pages, digest=collected.digest)
-            deleted = self.run("delete_rows", sealed)
-            self.run("delete_objects", PageRange(**chunk, first=deleted.first_page, last=deleted.pages - 1))
-            self.run("delete_trace_items", Chunk(**chunk))
-            for number in range(2):
-                self.run("sweep_prefixes", Sweep(**chunk, number=number))
-        self.run("find_owed_elsewhere", deletion)
-        if not (receipt := self.run("close_deletion", deletion)).complete:
+        request = doomed.request
+        with self.counted(ASK), self.database.write() as session:
+            accept_deletion(session, request)
+        opened = self.run(OPEN_DELETION, Opening(request=request, fresh=True))
+        of: dict[str, Any] = {
+            "deletion_id": request.deletion_id,
+            "organization_id": request.organization_id,
+            "fence": opened.fence,
+        }
+        for left in opened.chunks:
+            chunk = Chunk(**of, chunk=left.chunk)
+            sealed = SealedChunk(**of, chunk=left.chunk, seal=self.run(COLLECT_KEYS, chunk))
+            released = self.run(DELETE_ROWS, sealed)
+            pages = PageRange(**of, chunk=left.chunk, first=released.first_page, end=released.end_page)
+            self.run(DELETE_OBJECTS, pages)
+            self.run(DELETE_TRACE_ITEMS, chunk)
+            self.run(SWEEP_PREFIXES, chunk)
+        if not (receipt := self.run(CLOSE_DELETION, Deletion(**of))).complete:
             raise ContenderFailed(f"the steps left something over: {receipt.objects}")
 
     def _count(self, what: str) -> None:
         self._now[what] += 1
-
-    def _clocks(self) -> Sequence[float]:
-        return time.process_time(), cpu_s([self.stage.postgres.pid]), cpu_s([self.stage.objects.pid])
 
 
 def steps(stage: Stage, *, deletions: int) -> dict[str, Any]:

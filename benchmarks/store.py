@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from benchmarks.data import Doomed
 from demo.servers import Server, _listens
-from workflows.messages import PAGE_KEYS
+from workflows.steps import PAGE_KEYS
 
 _SPAN = 4
 _SCRIPT = Path(__file__).with_name("instant_store.py")

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from activities.storage.objects import Found, ObjectAbsent, ObjectStore, ObjectTooLarge
+from activities.stores.objects import Found, ObjectAbsent, ObjectStore, ObjectTooLarge
 
 # Each is one key of its own, and none of them another's neighbour by accident.
 ODD_KEYS = (
@@ -31,7 +31,7 @@ ODD_KEYS = (
 
 
 class ObjectStoreConformance(ABC):
-    """The contract of `activities.storage.objects.ObjectStore`, on an empty store."""
+    """The contract of `activities.stores.objects.ObjectStore`, on an empty store."""
 
     odd_keys: tuple[str, ...] = ODD_KEYS
     """Leave out what the server behind the adapter cannot hold at all, with a comment that says so."""

@@ -8,13 +8,11 @@ import asyncio
 import contextlib
 import hashlib
 import os
-import re
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,23 +23,22 @@ from urllib.parse import quote, urlsplit
 from sqlalchemy import URL
 from temporalio.client import Client, WorkflowUpdateFailedError
 
-from activities.storage.database import Database
+from activities.database import Database
+from artifact_deletion.client import wait_rows_deleted
+from artifact_deletion.converter import data_converter
+from artifact_deletion.outbox import accept_deletion, recorded
+from artifact_deletion.receipt import DeletionReceipt
+from artifact_deletion.request import DeletionRequest
+from commands.display import columns_text
+from commands.exit_codes import DONE, FAILED
+from commands.following import How, follow
+from commands.receipt_text import receipt_lines
+from commands.setup import register_search_attributes
+from demo.inventory import DemoFailed, Inventory, check_exactly, left_in_project
 from demo.servers import Identity, ObjectStoreServer, Server, ServerError, TemporalServer, _guard
 from demo.world import Sample, World, create_schema, sample_world
 from migrations import migrate
 from settings import PREFIX
-from starter import (
-    DONE,
-    FAILED,
-    accept_deletion,
-    follow,
-    receipt,
-    register_search_attributes,
-    wait_rows_deleted,
-)
-from terminal import columns_text, receipt_lines
-from workflows.converter import data_converter
-from workflows.messages import DeletionReceipt, DeletionRequest
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -51,24 +48,11 @@ BUCKET = "demo"
 QUIET_PERIOD = 1.0
 """Seconds before the sweep that confirms: long enough to be seen."""
 DELETION_TIMEOUT = 60.0
-"""Seconds. The deletion takes four on an idle machine; one that is stuck must not hold up whoever waits for the exit code."""
+"""Seconds. The deletion takes four on an idle machine; one that is stuck must not hold up what waits for the exit code."""
 
 _KEPT_VARIABLES = ("PATH", "TERM", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR")
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_KINDS = (
-    ("images, shared by snapshots", r"/[0-9a-f]{64}"),
-    ("app icons", r"/icn_[^/]+"),
-    ("download archives", r"/snapshot_archives/[^/]+"),
-    ("snapshot manifests", r"/objects/\d+/\d+/\d+/[^/]+"),
-    ("comparisons: diff masks", r"/\d+/\d+/(?:.*/)?diff/.*\.png"),
-    ("comparisons: all else", r"/\d+/\d+/.+"),
-)
-
 T = TypeVar("T")
-
-
-class DemoFailed(Exception):
-    """The demo did not show what it is there to show. The message is a sentence, perhaps with the tail of a log."""
 
 
 class WorkerProcess(Server):
@@ -145,20 +129,6 @@ class Stage:
     async def ui_url(self, workflow: str) -> str:
         run = (await self.client.get_workflow_handle(workflow).describe()).run_id
         return f"{self.temporal.ui_url}/namespaces/default/workflows/{quote(workflow, safe='')}/{run}/history"
-
-
-@dataclass(frozen=True)
-class Inventory:
-    """Every row and object of the world at one time."""
-
-    rows: dict[tuple[str, int], dict[str, Any]]
-    objects: dict[str, tuple[str, int]]
-    """Etag and size by key."""
-
-    @classmethod
-    def of(cls, world: World) -> Self:
-        rows = {(table, row_id): row for table, found in world.rows().items() for row_id, row in found.items()}
-        return cls(rows, world.objects())
 
 
 class StopSignals:
@@ -238,7 +208,7 @@ async def _show(folder: Path, servers: contextlib.ExitStack) -> None:
     print(f"  process {worker.pid}")
     with _doing(f"Deleting {doomed} of {kept + doomed} artifacts, all of them in project {sample.project.slug}"):
         done = await _unless_worker_ends(worker, _delete(stage, sample))
-    with _doing("Checking what is left"):
+    with _doing("Checking all that is left"):
         _check(stage, sample, before)
     print(f"\nIn Temporal's Web UI: {await stage.ui_url(done.workflow_id)}")
     _wait_for_enter()
@@ -280,11 +250,12 @@ async def _delete(stage: Stage, sample: Sample) -> DeletionReceipt:
         gone = await wait_rows_deleted(stage.client, request)
         print(f"  after {time.monotonic() - asked:.1f} s its {gone.rows} rows are gone, and a backend would answer its user;")
         print("  the objects go in the background:", flush=True)
-    code = await follow(stage.client, workflow, every_s=0.2)
-    done = receipt(stage.database, workflow)
+    code = await follow(stage.client, workflow, How(every_s=0.2))
+    with stage.database.read() as session:
+        done = recorded(session, workflow).receipt
     if done is None:
         raise DemoFailed("the deletion ended without a receipt in the ledger")
-    print(f"\n{columns_text(receipt_lines(done))}\n")
+    print(f"\n{columns_text(receipt_lines(done, utc=False))}\n")
     if code != DONE or not done.complete:
         raise DemoFailed("the deletion did not complete")
     return done
@@ -312,7 +283,7 @@ async def _unless_worker_ends(worker: WorkerProcess, work: Coroutine[Any, Any, T
 async def _cut_off(tasks: set[asyncio.Task[Any]]) -> None:
     """Cancel what still waits for Temporal: a call that is open when the interpreter ends can keep it from ending."""
     if tasks:
-        # The client's own futures, which nobody asks for their result, would complain of that.
+        # The client's own futures, whose results are not asked for, would complain of that.
         asyncio.get_running_loop().set_exception_handler(lambda *_: None)
         for task in tasks:
             task.cancel()
@@ -321,28 +292,14 @@ async def _cut_off(tasks: set[asyncio.Task[Any]]) -> None:
 
 def _check(stage: Stage, sample: Sample, before: Inventory) -> None:
     world, after = stage.world, Inventory.of(stage.world)
-    print(_left_in_project(world, sample, before, after))
+    print(left_in_project(world, sample, before, after))
     check_exactly("row", world.rows_of(sample.to_delete), before.rows, after.rows)
     check_exactly("object", world.objects_of(sample.to_delete), before.objects, after.objects)
     readable = _check_images(stage, sample)
-    print("  (The receipt counts keys, some of them tried in several places: a store does not say what was there.)")
+    print("  (The receipt counts keys, some of them tried in several places: a store does not say which of them were there.)")
     print(f"  All {len(after.rows)} other rows and {len(after.objects)} other objects are what they were, byte for byte;")
     print(f"  the {len([one for one in sample.snapshots if one.id in sample.to_keep])} kept snapshots", end=" ")
     print(f"still have all of their {readable} images, each read and compared.")
-
-
-def check_exactly(what: str, doomed: set[Any], before: Mapping[Any, object], after: Mapping[Any, object]) -> None:
-    """Compare with the world's own record of what goes with an artifact, which shares no rule with the service."""
-    still_there = len(doomed & after.keys())
-    harmed = sum(after.get(key) != value for key, value in before.items() if key not in doomed)
-    new = len(after.keys() - before.keys())
-    for count, one, more in (
-        (still_there, "should be gone and is still there", "should be gone and are still there"),
-        (harmed, "should have been left alone and is gone or changed", "should have been left alone and are gone or changed"),
-        (new, "is new, though nobody was to write any", "are new, though nobody was to write any"),
-    ):
-        if count:
-            raise DemoFailed(f"{count} {what} {one}" if count == 1 else f"{count} {what}s {more}")
 
 
 def _check_images(stage: Stage, sample: Sample) -> int:
@@ -357,36 +314,6 @@ def _check_images(stage: Stage, sample: Sample) -> int:
                 raise DemoFailed(f"an image of snapshot {snapshot.id}, which was to stay, is not what it was")
             read += 1
     return read
-
-
-def _left_in_project(world: World, sample: Sample, before: Inventory, after: Inventory) -> str:
-    """A table of what the project had and has, and a line for all else."""
-    project, scope = sample.project, f"/project.{sample.project.id}/"
-    artifacts = {row["id"] for (table, _), row in before.rows.items() if _is_artifact_of(table, row, project.id)}
-    rows = world.rows_of(artifacts)
-
-    def counts(now: Inventory) -> dict[str, int]:
-        kinds = Counter(kind_of(key) for key in now.objects if scope in key)
-        elsewhere = sum(scope not in key for key in now.objects)
-        return {
-            "artifacts": sum(_is_artifact_of(table, row, project.id) for (table, _), row in now.rows.items()),
-            "rows of artifacts, trace items": len(rows & now.rows.keys()),
-            **{name: kinds[name] for name, _ in _KINDS},
-            "objects elsewhere, file blobs": elsewhere,
-        }
-
-    had, has = counts(before), counts(after)
-    lines = [f"  {f'Project {project.slug}':<34}{'before':>7}{'deleted':>9}{'left':>6}"]
-    lines += [f"  {name:<34}{had[name]:>7}{had[name] - has[name]:>9}{has[name]:>6}" for name in had]
-    return "\n".join(lines)
-
-
-def _is_artifact_of(table: str, row: Mapping[str, Any], project_id: int) -> bool:
-    return table == "sentry_preprodartifact" and bool(row["project_id"] == project_id)
-
-
-def kind_of(key: str) -> str:
-    return next((name for name, pattern in _KINDS if re.search(f"{pattern}$", key)), "other")
 
 
 def _wait_for_enter() -> None:
@@ -437,7 +364,7 @@ def _sentence(error: Exception) -> str:
 
 
 def _fail(sentence: str) -> int:
-    with contextlib.suppress(OSError):  # nobody may be listening any more
+    with contextlib.suppress(OSError):  # the reader may be gone
         print(end="", flush=True)
     sys.stderr.write(f"{sentence}\n")
     return FAILED

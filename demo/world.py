@@ -23,10 +23,9 @@ from PIL import Image, ImageChops, ImageDraw
 from sqlalchemy import Engine, select, text
 from sqlalchemy.orm import Session
 
-from activities.storage import tables
-from activities.storage.keys import ArtifactRef
-from activities.storage.tables import BackendTable
-from activities.storage.traces import PREPROD, TraceItem
+from activities.backend import tables
+from activities.backend.tables import BackendTable
+from activities.backend.trace_items import PREPROD, TraceItem
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
@@ -56,10 +55,38 @@ class Project:
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """An artifact, and where its objects lie."""
+
+    organization_id: int
+    project_id: int
+    id: int
+
+    @property
+    def prefix(self) -> str:
+        """Of all its objects but the archive."""
+        return f"{self.organization_id}/{self.project_id}/{self.id}/"
+
+    def comparison_prefix(self, base_id: int) -> str:
+        """Of its comparison with a base."""
+        return f"{self.prefix}{base_id}/"
+
+    @property
+    def archive_key(self) -> str:
+        """Of its images."""
+        return f"snapshot_archives/{self.id}.zip"
+
+    @property
+    def trace_id(self) -> str:
+        """Of its trace items."""
+        return uuid.uuid5(_TRACES, str(self.id)).hex
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """A snapshot artifact. `images` are those of its own manifest; a selective one inherits the others when shown."""
 
-    artifact: ArtifactRef
+    artifact: Place
     metrics_id: int
     usecase: str
     images: Mapping[str, bytes]
@@ -76,8 +103,8 @@ class Comparison:
     """A comparison. Keys are relative to its scope; `id` is None where the row was never committed."""
 
     id: int | None
-    head: ArtifactRef
-    base: ArtifactRef
+    head: Place
+    base: Place
     usecase: str
     key: str
     mask_keys: tuple[str, ...]
@@ -85,7 +112,7 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Build:
-    artifact: ArtifactRef
+    artifact: Place
     size_metrics_ids: tuple[int, ...]
     file_ids: tuple[int, ...]
     app_icon_id: str | None
@@ -330,7 +357,7 @@ class World:
 
     def rows(self) -> dict[str, dict[int, dict[str, Any]]]:
         """Every row of every table of the backend, trace items too."""
-        with self.engine.connect().execution_options(writes=False) as connection:  # on SQLite, waits for no writer
+        with self.engine.connect().execution_options(begin="BEGIN") as connection:  # on SQLite, waits for no writer
             return {
                 table.name: {row["id"]: dict(row) for row in connection.execute(select(table)).mappings()}
                 for table in BackendTable.metadata.sorted_tables
@@ -388,15 +415,13 @@ class World:
         self._row_owners[row.__tablename__, row_id] = owners
         return row_id
 
-    def _objects(
-        self, draft: _Draft, artifact: ArtifactRef, usecase: str, contents: Mapping[str, bytes], owners: set[int]
-    ) -> None:
+    def _objects(self, draft: _Draft, artifact: Place, usecase: str, contents: Mapping[str, bytes], owners: set[int]) -> None:
         for key, content in contents.items():
             physical = self.physical(usecase, artifact.organization_id, artifact.project_id, key)
             draft.objects[physical] = content
             self._object_owners[physical] = owners
 
-    def _artifact(self, draft: _Draft, project: Project, artifact_id: int | None, **columns: int | str) -> ArtifactRef:
+    def _artifact(self, draft: _Draft, project: Project, artifact_id: int | None, **columns: int | str) -> Place:
         row = tables.Artifact(id=artifact_id, project_id=project.id, state=3, **columns)
         added = draft.add(row)
         if artifact_id is not None and self.engine.dialect.name == "postgresql":
@@ -407,9 +432,9 @@ class World:
                 {"id": artifact_id},
             )
         self._row_owners["sentry_preprodartifact", added] = {added}
-        return ArtifactRef(project.organization_id, project.id, added)
+        return Place(project.organization_id, project.id, added)
 
-    def _trace_items(self, draft: _Draft, artifact: ArtifactRef, count: int) -> None:
+    def _trace_items(self, draft: _Draft, artifact: Place, count: int) -> None:
         for _ in range(count):
             item = TraceItem(
                 organization_id=artifact.organization_id,

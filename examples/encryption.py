@@ -1,7 +1,9 @@
 """A payload codec: all that goes through Temporal is encrypted, and its servers see neither ids nor receipts.
 
     export DELETION_KEYS=2026b:<base64 of 32 bytes>,2026a:<base64 of 32 bytes>
-    export ARTIFACT_DELETION_ADAPTERS=examples.encryption:adapters    # for workers, starter.py and the backend alike
+    export ARTIFACT_DELETION_ADAPTERS=examples.encryption:adapters    # for workers and starter.py
+
+A backend takes the codec and leaves the last line: `Deletions(lambda: connect(codec=from_environment()))`.
 
 The first key encrypts, and all of them decrypt: put a new one in front, and drop the old one when no history needs it any more.
 Payloads that were never encrypted are taken as they are, so that plain JSON from other clients still starts a deletion.

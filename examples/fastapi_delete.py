@@ -3,14 +3,16 @@
     DELETE /organizations/{organization_id}/artifacts/{artifact_id}
 
     204  the rows are gone; objects and trace items go in the background
-    202  accepted, and not done yet: Temporal is slow or down. `python starter.py resume --every 30s` starts what nobody runs
+    202  accepted, and not done yet: Temporal is slow or down. `python starter.py resume --every 30s` starts what does not run
     403  the caller may not delete here
     404  the artifact is another organization's
     409  the deletion ended before the rows were gone, and says why
 
 Serve it with `uvicorn --factory examples.fastapi_delete:create_app`, after `may_delete` was replaced by a check of your own.
+It needs what a backend installs, and FastAPI: nothing of the service.
 """
 
+import os
 from datetime import datetime, timedelta
 from typing import Annotated
 
@@ -21,10 +23,8 @@ from pydantic import BaseModel
 from sqlalchemy import Engine, create_engine, func
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
-from client import Deletions, accept_deletion
-from settings import DatabaseSettings, load
-from workflows.errors import ArtifactNotInOrganization, DeletionError
-from workflows.messages import DeletionRequest
+from artifact_deletion import DeletionRequest, Deletions, accept_deletion
+from artifact_deletion.errors import ArtifactNotInOrganization, DeletionError
 
 Id = Annotated[int, Path(gt=0, lt=2**63)]
 DEADLINE = timedelta(seconds=5)
@@ -53,7 +53,7 @@ class Accepted(BaseModel):
 
 def may_delete(organization_id: Id) -> str:
     """The id of a caller who may delete in this organization. Who may is the backend's to know: replace this."""
-    raise HTTPException(status.HTTP_403_FORBIDDEN, f"nobody may delete in organization {organization_id} yet")
+    raise HTTPException(status.HTTP_403_FORBIDDEN, f"deleting in organization {organization_id} is not allowed yet")
 
 
 def decide(engine: Engine, request: DeletionRequest) -> None:
@@ -64,8 +64,8 @@ def decide(engine: Engine, request: DeletionRequest) -> None:
 
 
 def create_app(engine: Engine | None = None, deadline: timedelta = DEADLINE) -> FastAPI:
-    """The handler over the backend's database, by default the one that ARTIFACT_DELETION_DATABASE_URL names."""
-    backend = engine or create_engine(load(DatabaseSettings).database_url.get_secret_value(), hide_parameters=True)
+    """The handler over the backend's database, by default the one that DATABASE_URL names."""
+    backend = engine or create_engine(os.environ["DATABASE_URL"], hide_parameters=True)
     deletions = Deletions()
     app = FastAPI()
 
@@ -75,7 +75,7 @@ def create_app(engine: Engine | None = None, deadline: timedelta = DEADLINE) -> 
         responses={status.HTTP_202_ACCEPTED: {"model": Accepted}},
     )
     async def delete_artifact(organization_id: Id, artifact_id: Id, caller: Annotated[str, Depends(may_delete)]) -> Response:
-        request = DeletionRequest(organization_id=organization_id, artifact_ids=(artifact_id,), requested_by=caller)
+        request = DeletionRequest(organization_id=organization_id, artifact_ids=[artifact_id], requested_by=caller)
         await run_in_threadpool(decide, backend, request)
         try:
             done = await deletions.rows_deleted(request, within=deadline)

@@ -12,9 +12,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from activities.storage.objects import MAX_KEYS, Found, ObjectAbsent, ObjectTooLarge, Outcome, Upload
+from activities.stores.objects import MAX_KEYS, Found, ObjectAbsent, ObjectTooLarge, Outcome, Upload
 from adapters import Adapters
-from workflows.errors import StoreUnavailable
+from artifact_deletion.errors import StoreUnavailable
 
 _NAME_BYTES = 200
 """Of a path's part; file systems take 255."""
@@ -66,13 +66,21 @@ class FolderStore:
 
     def list_under(self, prefix: str) -> Iterator[Sequence[Found]]:
         """See ObjectStore."""
-        found = []
+        found = [one for one in self._all() if one.key.startswith(prefix)]
+        yield from (found[start : start + MAX_KEYS] for start in range(0, len(found), MAX_KEYS))
+
+    def _all(self) -> Iterator[Found]:
         for parent, _, names in os.walk(self.folder, onerror=_raise):
             for path in (Path(parent, name) for name in names):
                 key = urllib.parse.unquote("".join(part[1:] for part in path.relative_to(self.folder).parts))
-                if key.startswith(prefix):
-                    found.append(Found(key, size=path.stat().st_size))
-        yield from (found[start : start + MAX_KEYS] for start in range(0, len(found), MAX_KEYS))
+                try:
+                    written = path.stat()
+                except FileNotFoundError:
+                    continue  # deleted meanwhile
+                except OSError as error:
+                    raise _unavailable(error) from None
+                # A file that was written anew is another thing than the one that was deleted.
+                yield Found(key, mark=f"{written.st_ino}.{written.st_mtime_ns}", size=written.st_size)
 
     def delete_found(self, found: Sequence[Found]) -> Outcome:
         """See ObjectStore."""

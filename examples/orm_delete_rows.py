@@ -6,15 +6,15 @@ The ORM deletes on the session that it is given: its hooks, its rows and our sea
 """
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, ForeignKey, event, insert, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, Mapper, Session, mapped_column, relationship
 
-from activities.storage.database import Database
-from activities.storage.keys import ArtifactRef
+from activities.backend.contract import ArtifactRef, Cascade, Locked
+from activities.backend.keys import Scopes
+from activities.backend.sentry import SentryBackend
 from adapters import Adapters
 
 ARTIFACT, SNAPSHOT, SIZE = (
@@ -99,26 +99,27 @@ class DeletedArtifact(Model):
 
 @event.listens_for(Artifact, "after_delete")
 def note_the_deletion(_mapper: Mapper[Artifact], connection: Connection, artifact: Artifact) -> None:
-    """The backend's hook: in the same transaction, whoever deletes."""
+    """The backend's hook: in the same transaction, whatever deletes."""
     connection.execute(insert(DeletedArtifact).values(artifact_id=artifact.id))
 
 
+def delete_with_orm(session: Session, artifacts: Sequence[ArtifactRef]) -> None:
+    """Load each artifact with what hangs from it, and let the unit of work find the order."""
+    ids = [artifact.id for artifact in artifacts]
+    for found in session.execute(select(Artifact).where(Artifact.id.in_(ids)).order_by(Artifact.id)).scalars():
+        session.delete(found)
+    session.flush()
+
+
 @dataclass(frozen=True)
-class OrmRows:
-    """See Rows."""
+class OrmBackend(SentryBackend):
+    """Sentry's schema, whose rows the ORM deletes. What it leaves behind is told by table, and nothing is committed."""
 
-    database: Database
-
-    def transaction(self) -> AbstractContextManager[Session]:
-        """See Rows."""
-        return self.database.write()
-
-    def delete(self, session: Session, artifacts: Sequence[ArtifactRef]) -> None:
-        """Load each artifact with what hangs from it, and let the unit of work find the order."""
-        ids = [artifact.id for artifact in artifacts]
-        for found in session.execute(select(Artifact).where(Artifact.id.in_(ids)).order_by(Artifact.id)).scalars():
-            session.delete(found)
-        session.flush()
+    def delete(self, session: Session, artifacts: Sequence[ArtifactRef], locked: Locked) -> Cascade:
+        """See Backend."""
+        return self.delete_by(session, artifacts, locked, lambda: delete_with_orm(session, artifacts))
 
 
-adapters = Adapters(rows=lambda _settings, database: OrmRows(database))
+adapters = Adapters(
+    backend=lambda settings, database: OrmBackend(database, Scopes(settings.scope_template, settings.usecases)),
+)

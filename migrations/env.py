@@ -5,8 +5,9 @@ from typing import Any
 from alembic import context
 from sqlalchemy import text
 
-from activities.storage.database import LEDGER_SCHEMA, ledger_schema
-from activities.storage.ledger import LedgerTable
+from activities.database import ledger_schema
+from activities.ledger.schema import LedgerTable
+from artifact_deletion.outbox import LEDGER_SCHEMA
 from migrations import VERSION_TABLE
 
 connection, dialect = context.config.attributes["connection"], context.config.attributes["dialect"]

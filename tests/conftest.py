@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import shutil
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
@@ -10,12 +11,11 @@ import pytest
 from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 
-import starter
-from activities.storage.database import Database
-from activities.storage.objects import S3Objects
+from activities.database import Database
+from activities.stores.s3 import S3Objects
+from artifact_deletion.request import SEARCH_ATTRIBUTES
 from demo.servers import ObjectStoreServer, PostgresServer, TemporalServer
 from tests.stack import Stack, connect, prepare_database, s3_of
-from workflows.messages import SEARCH_ATTRIBUTES
 
 _buckets = (f"bucket-{number}" for number in itertools.count(1))
 _databases = (f"backend_{number}" for number in itertools.count(1))
@@ -23,6 +23,13 @@ _databases = (f"backend_{number}" for number in itertools.count(1))
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--screenshots", default="build/screenshots", help="folder for the browser tests' pictures")
+    parser.addoption("--backend-python", default=sys.executable, help="the interpreter that runs backends' own programs")
+
+
+@pytest.fixture(scope="session")
+def backend_python(pytestconfig: pytest.Config) -> str:
+    """An interpreter with the packages of the contract, perhaps older ones than ours."""
+    return str(Path(pytestconfig.getoption("--backend-python")).absolute())
 
 
 @pytest.fixture(scope="session")
@@ -142,17 +149,14 @@ Command = Callable[..., tuple[int, str]]
 @pytest.fixture
 def command(stack: Stack, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
     """Run starter.py in this process, which saves the seconds that imports take. Returns its exit code and what it said."""
+    import starter  # noqa: PLC0415  only what is about the command line needs it
+
     for name, value in stack.environment().items():
         monkeypatch.setenv(name, value)
-    # A process that ends leaves no connection behind; this one does not end.
-    monkeypatch.setattr(starter, "_database", lambda: stack.database)
 
     def run(*arguments: object) -> tuple[int, str]:
         capsys.readouterr()
-        try:
-            code = starter.main([str(one) for one in arguments])
-        except SystemExit as ended:  # what argparse refuses, and settings
-            code = int(str(ended.code))
+        code = starter.main([str(one) for one in arguments])
         said = capsys.readouterr()
         return code, said.out + said.err
 

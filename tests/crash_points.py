@@ -14,7 +14,7 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextvars import ContextVar, copy_context
 from datetime import timedelta
@@ -24,22 +24,30 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from sqlalchemy.orm import Session
+from temporalio import activity
+from temporalio.bridge.proto import ActivityTaskCompletion
 from temporalio.bridge.proto.workflow_commands import WorkflowCommand
 from temporalio.bridge.proto.workflow_completion import WorkflowActivationCompletion
 from temporalio.bridge.worker import Worker as Bridge
 from temporalio.common import RetryPolicy
-from temporalio.worker import UnsandboxedWorkflowRunner, Worker
+from temporalio.worker import Worker
 
 import worker
-from activities import delete_objects, requests
+from activities import delete_objects, interceptors, run_all
+from activities.backend.sentry import SentryBackend
+from activities.backend.trace_items import SqlTraces
+from activities.database import Database
 from activities.delete_rows import DeleteRows
-from activities.storage.database import Database
-from activities.storage.objects import S3Objects
-from activities.storage.traces import SqlTraces
-from activities.turns import Turns
+from activities.ledger.prefixes import Prefix
+from activities.listing import Lister
+from activities.stores.s3 import S3Objects
+from activities.stores.turns import Turns
+from activities.sweep_prefixes import Looked, SweepPrefixes
+from artifact_deletion.errors import NotYet
+from composition import Parts, Step
 from settings import PREFIX
-from workflows import delete_artifacts, preview_deletion
-from workflows.messages import (
+from workflows import budgets
+from workflows.steps import (
     CANCEL_DELETION,
     CLOSE_DELETION,
     COLLECT_KEYS,
@@ -50,7 +58,8 @@ from workflows.messages import (
     PREVIEW_DELETION,
     STEPS,
     SWEEP_PREFIXES,
-    Sweep,
+    WAIT_WHILE_HELD,
+    Chunk,
 )
 
 NO_NAME = 70
@@ -60,37 +69,48 @@ LOST_AFTER = timedelta(seconds=0.5)
 TASK_LOST_AFTER = timedelta(seconds=0.5)
 """What a test starts its workflow with, for a workflow task that was lost with its worker; Temporal's default is ten."""
 QUIET_PERIOD_S, TRACE_ITEMS_PAUSE_S = 0.4, 0.2
-"""By their lengths the timers are told apart. There are none of them unless the point is about them."""
+"""There is a quiet period, and an event store that deletes later, only where the point is about waiting for them."""
 
 _FIRST, _LATER = "its first COMMIT", "a later COMMIT"
 CONFIRMING = f"{SWEEP_PREFIXES.name} to confirm"
-"""The sweep after the quiet period, which does more than the one before."""
+"""The look at prefixes after their quiet period, which does more than the one before."""
 # What lies inside a step. A point before and one after each of these.
 _INSIDE: Mapping[str, tuple[str, ...]] = {
     OPEN_DELETION.name: (_FIRST,),
     COLLECT_KEYS.name: (_FIRST, "the store's read", _LATER),
-    DELETE_ROWS.name: ("its locks", "its cascade", "its last seal", _FIRST),
+    DELETE_ROWS.name: ("its locks", "its cascade", "its release", _FIRST),
     DELETE_OBJECTS.name: ("the store's delete", _FIRST, _LATER),
     DELETE_TRACE_ITEMS.name: ("the trace store's delete", _FIRST),
     SWEEP_PREFIXES.name: ("the store's delete_found", _FIRST, _LATER),
-    CONFIRMING: ("the store's abort_uploads", "the store's delete_found", "the store's delete", _FIRST, _LATER),
+    CONFIRMING: ("the store's abort_uploads", "the store's delete_found", _FIRST, _LATER),
     CANCEL_DELETION.name: (_FIRST,),
     CLOSE_DELETION.name: (_FIRST,),
     PREVIEW_DELETION.name: ("the store's read",),
 }
 _TASK = "a workflow task that"
-FOR_TRACES, FOR_QUIET = f"{_TASK} waits for the trace store", f"{_TASK} waits for the quiet period"
-FOR_OTHERS = f"{_TASK} waits for another deletion"
-_TIMERS = {timedelta(seconds=TRACE_ITEMS_PAUSE_S): FOR_TRACES, timedelta(seconds=QUIET_PERIOD_S): FOR_QUIET}
 _COMMANDS = {
     "schedule_activity": f"{_TASK} starts a step",
-    "start_child_workflow_execution": f"{_TASK} starts another deletion",
     "complete_workflow_execution": f"{_TASK} ends",
     "fail_workflow_execution": f"{_TASK} ends",
     "cancel_workflow_execution": f"{_TASK} ends",
+    # There are none of these: a workflow that began to use one would have no point for it.
+    "start_timer": f"{_TASK} starts a timer",
+    "start_child_workflow_execution": f"{_TASK} starts another deletion",
+    "schedule_local_activity": f"{_TASK} runs a step itself",
+    "continue_as_new_workflow_execution": f"{_TASK} begins another run",
 }
-# Before: in the middle of a workflow task. After: between two of them, with a step waiting, a timer running or nothing left.
-_WORKFLOW = tuple(dict.fromkeys((*_COMMANDS.values(), *_TIMERS.values(), FOR_OTHERS)))
+# Before: in the middle of a workflow task. After: between two of them, with a step waiting or nothing left.
+_WORKFLOW = (_COMMANDS["schedule_activity"], _COMMANDS["complete_workflow_execution"])
+
+
+def _wait_of(step: str) -> str:
+    return f"a wait of {step}"
+
+
+# Before: Temporal does not know yet that a step waits, and why. After: no worker has it, and it comes back by itself.
+FOR_TRACES, FOR_QUIET = _wait_of(DELETE_TRACE_ITEMS.name), _wait_of(SWEEP_PREFIXES.name)
+FOR_OTHERS, FOR_A_HOLD = _wait_of(CLOSE_DELETION.name), _wait_of(WAIT_WHILE_HELD.name)
+_WAITS = (FOR_TRACES, FOR_QUIET, FOR_OTHERS, FOR_A_HOLD)
 
 
 def points_of(boundary: str, inside: tuple[str, ...] = ()) -> list[str]:
@@ -101,17 +121,19 @@ def points_of(boundary: str, inside: tuple[str, ...] = ()) -> list[str]:
 
 POINTS: tuple[str, ...] = tuple(
     point
-    for boundary in [*(step.name for step in STEPS), CONFIRMING, *_WORKFLOW]
+    for boundary in [*(step.name for step in STEPS), CONFIRMING, *_WORKFLOW, *_WAITS]
     for point in points_of(boundary, _INSIDE.get(boundary, ()))
 )
 """Every point. A step has its own as soon as it stands in STEPS."""
 CRASH_POINT, CRASH_MARKER = "CRASH_POINT", "CRASH_MARKER"
 LATE_KEY = "CRASH_LATE_KEY"
-"""A key at which somebody writes an object in the quiet period, so that the sweep that confirms finds one."""
+"""A key at which a late writer puts an object in the quiet period, so that the sweep that confirms finds one."""
 
 _boundary: ContextVar[str] = ContextVar("_boundary")
 _commits: ContextVar["count[int]"] = ContextVar("_commits")
 _inside_one = ContextVar("_inside_one", default=False)
+_waiting: dict[bytes, str] = {}
+"""Steps that have said that they wait, by Temporal's token of the attempt."""
 
 
 def come_to(point: str) -> None:
@@ -145,6 +167,17 @@ class _Turns(Turns):
         return super().submit(copy_context().run, fn, *args, **kwargs)
 
 
+def _delete_later(whole: Callable[..., tuple[int, int]]) -> Callable[..., tuple[int, int]]:
+    """As an event store does: what it says is left is what it matched."""
+
+    @functools.wraps(whole)
+    def delete(*given: Any, **named: Any) -> tuple[int, int]:
+        matched, _ = whole(*given, **named)
+        return matched, matched
+
+    return delete
+
+
 def _around(owner: type, name: str, what: str) -> None:
     """Points before and after a method, where a step calls it and not another method of the kind."""
     whole = getattr(owner, name)
@@ -170,21 +203,42 @@ def _replace(owner: object, name: str, by: object) -> None:
     setattr(owner, name, by)
 
 
-def _around_step(step: Callable[..., Any]) -> Callable[..., Any]:
+def _around_step(step: Step) -> Step:
     @functools.wraps(step)
     def around(given: Any) -> Any:
-        boundary = CONFIRMING if isinstance(given, Sweep) and given.confirm else step.__name__
+        boundary = step.__name__
         _boundary.set(boundary)  # of this call alone: Temporal runs each in a context of its own
         _commits.set(count())
         come_to(f"{boundary}, before")
-        if boundary == CONFIRMING and (late := os.environ.pop(LATE_KEY, None)):
-            store = step.__self__.store  # type: ignore[attr-defined]
-            store.client.put_object(Bucket=store.bucket, Key=late, Body=b"late")
-        done = step(given)
+        try:
+            done = step(given)
+        except NotYet:
+            _waiting[activity.info().task_token] = boundary
+            raise
         come_to(f"{boundary}, after")
         return done
 
     return around
+
+
+def _around_confirming_looks() -> None:
+    whole = SweepPrefixes._look  # noqa: SLF001  where each look begins
+
+    def look(self: SweepPrefixes, chunk: Chunk, lister: Lister, due: Sequence[Prefix]) -> list[Looked]:
+        if all(one.is_exact or one.quiet_since is None for one in due):
+            return whole(self, chunk, lister, due)
+        sweeping, commits = _boundary.set(CONFIRMING), _commits.set(count())
+        come_to(f"{CONFIRMING}, before")
+        if late := os.environ.pop(LATE_KEY, None):
+            store: Any = self.store
+            store.client.put_object(Bucket=store.bucket, Key=late, Body=b"late")
+        looked = whole(self, chunk, lister, due)
+        come_to(f"{CONFIRMING}, after")
+        _boundary.reset(sweeping)
+        _commits.reset(commits)
+        return looked
+
+    _replace(SweepPrefixes, whole.__name__, look)
 
 
 def _around_commits() -> None:
@@ -219,11 +273,21 @@ def _around_workflow_tasks() -> None:
 
 
 def _named(command: WorkflowCommand) -> str | None:
-    kind = command.WhichOneof("variant")
-    if kind == "start_timer":
-        length = command.start_timer.start_to_fire_timeout.ToTimedelta()
-        return _TIMERS.get(length, FOR_OTHERS)  # for whom it waits longer each time
-    return _COMMANDS.get(str(kind))
+    return _COMMANDS.get(str(command.WhichOneof("variant")))
+
+
+def _around_waits() -> None:
+    whole = Bridge.complete_activity_task
+
+    async def complete(self: Bridge, comp: ActivityTaskCompletion) -> None:
+        step = _waiting.pop(comp.task_token, None)
+        if step:
+            come_to(f"{_wait_of(step)}, before")
+        await whole(self, comp)
+        if step:
+            come_to(f"{_wait_of(step)}, after")
+
+    _replace(Bridge, whole.__name__, complete)
 
 
 def _wait_for_one(futures: set[Future[Any]], **options: Any) -> tuple[set[Future[Any]], set[Future[Any]]]:
@@ -232,41 +296,50 @@ def _wait_for_one(futures: set[Future[Any]], **options: Any) -> tuple[set[Future
     return first, futures - first
 
 
+_BUDGETS = (
+    *(budgets.LEDGER, budgets.READS, budgets.ROWS, budgets.OBJECTS, budgets.TRACE_ITEMS, budgets.SWEEPS, budgets.CLOSING),
+    *(budgets.PREVIEWS, budgets.HELD),
+)
+
+
 def install() -> None:
     """Make this process's worker one of the test build."""
-    for options in (
-        *(delete_artifacts.LEDGER, delete_artifacts.READS, delete_artifacts.ROWS, delete_artifacts.OBJECTS),
-        *(delete_artifacts.TRACE_ITEMS, delete_artifacts.HELD_UP, preview_deletion.PREVIEW),
-    ):
-        options["heartbeat_timeout"] = LOST_AFTER
+    soon = timedelta(milliseconds=50)
+    for options in _BUDGETS:
+        if options is not budgets.HELD:
+            options["heartbeat_timeout"] = LOST_AFTER
         policy = options["retry_policy"] or RetryPolicy()
-        soon = timedelta(milliseconds=50)
         options["retry_policy"] = dataclasses.replace(policy, initial_interval=soon, maximum_interval=LOST_AFTER)
-    # Unsandboxed, or the workflow would import the options anew; uncached, or its next task would wait for the dead worker.
-    uncached = functools.partial(Worker, workflow_runner=UnsandboxedWorkflowRunner(), max_cached_workflows=0)
-    _replace(worker, "Worker", uncached)
+    budgets.HELD["start_to_close_timeout"] = LOST_AFTER
+    _replace(interceptors, "SOONEST", soon)
+    _replace(interceptors, "LATEST", LOST_AFTER)
+    # Uncached, or the workflow's next task would wait for the dead worker.
+    _replace(worker, "Worker", functools.partial(Worker, max_cached_workflows=0))
     _replace(worker, "ThreadPoolExecutor", _Threads)
     _replace(worker, "Turns", _Turns)
     for name in ("read", "delete", "delete_found", "abort_uploads"):
         _around(S3Objects, name, f"the store's {name}")
     if os.environ.get(CRASH_POINT) in points_of(FOR_TRACES):
-        # An event store that deletes later is asked again after a timer.
-        _replace(SqlTraces, "deletes_at_once", property(lambda _: False))
+        _replace(SqlTraces, "delete", _delete_later(SqlTraces.delete))
     _around(SqlTraces, "delete", "the trace store's delete")
-    for name, what in (("_lock_artifacts", "its locks"), ("_delete", "its cascade"), ("_seal_the_rest", "its last seal")):
-        _around(DeleteRows, name, what)
+    _around(SentryBackend, "lock", "its locks")
+    _around(SentryBackend, "delete", "its cascade")
+    _around(DeleteRows, "_release", "its release")
+    _around_confirming_looks()
     _around_commits()
     _around_workflow_tasks()
+    _around_waits()
     # Each page has its own request and each answer its own commit: as shipped, a small deletion has one of both.
     _replace(delete_objects, "MAX_KEYS", 1)
-    _replace(requests, "SETTLED_WITHIN_S", 0.0)
-    _replace(requests, "wait", _wait_for_one)
-    whole = worker.activities_for
+    _replace(run_all, "SETTLED_WITHIN_S", 0.0)
+    _replace(run_all, "wait", _wait_for_one)
+    whole = Parts.steps
 
-    def activities_for(*given: Any, **named: Any) -> Any:
-        return tuple([_around_step(step) for step in queue] for queue in whole(*given, **named))
+    def steps(*given: Any, **named: Any) -> tuple[list[Step], list[Step]]:
+        with_database, with_store = whole(*given, **named)
+        return [_around_step(step) for step in with_database], [_around_step(step) for step in with_store]
 
-    _replace(worker, "activities_for", activities_for)
+    _replace(Parts, whole.__name__, steps)
 
 
 def crashing(point: str, marker: Path) -> dict[str, str]:

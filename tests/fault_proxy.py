@@ -166,7 +166,7 @@ class FaultProxy:
 
     @contextlib.contextmanager
     def refusing_connections(self) -> Iterator[None]:
-        """Nobody listens, and whoever was connected is reset."""
+        """No one listens, and each that was connected is reset."""
         self._hang_up()
         try:
             yield
@@ -191,7 +191,7 @@ class FaultProxy:
             for connection in self._connections:
                 reset_when_closed(connection)
                 with contextlib.suppress(OSError):
-                    connection.shutdown(socket.SHUT_RD)  # wakes the thread that reads from it, and tells nobody else
+                    connection.shutdown(socket.SHUT_RD)  # wakes the thread that reads from it, and tells no one else
         server.server_close()  # waits for the threads of its connections
 
     def answer(self, request: Request, forward: Callable[[Request], Answer], gone: Callable[[], bool]) -> Answer:
@@ -226,7 +226,7 @@ class _Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", port), _Handler)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        self.proxy.connected(request)  # before its thread is: whoever hangs up must know all of them
+        self.proxy.connected(request)  # before its thread is: to hang up is to know all of them
         super().process_request(request, client_address)
 
     def shutdown_request(self, request: Any) -> None:

@@ -16,11 +16,11 @@ from typing import Any
 from hypothesis import strategies as st
 from sqlalchemy import Engine, insert
 
-from activities.storage.database import Database
-from activities.storage.ledger import LedgerTable
-from activities.storage.objects import ObjectStore
-from activities.storage.tables import BackendTable
-from activities.storage.traces import PREPROD
+from activities.backend.tables import BackendTable
+from activities.backend.trace_items import PREPROD
+from activities.database import Database
+from activities.ledger.schema import LedgerTable
+from activities.stores.objects import ObjectStore
 from demo.world import ObjectVersion, World
 from tests.memory_store import MemoryStore
 
@@ -28,12 +28,12 @@ Row = dict[str, Any]
 Place = tuple[int, int]
 """Organization and project."""
 
-# One fewer than usual: each costs a listing, and "other" stands for what is not searched.
+# One fewer than usual: each costs a listing, and "other" stands for those that are not searched.
 USECASES = ("preprod", "preprod_size")
 ORGANIZATIONS = (1, 11, 111)
 PROJECTS = (1, 11, 4, 42)
 ARTIFACTS = (1, 4, 11, 42, 111, 421, 1111)
-# Each table's ids are those of another's: whoever takes one for the other takes what is another's.
+# Each table's ids are those of another's: a rule that takes one for the other takes another's row.
 SNAPSHOT_METRICS = dict(zip(ARTIFACTS, ARTIFACTS[1:] + ARTIFACTS[:1], strict=True))
 SIZE_METRICS = dict(zip(ARTIFACTS, ARTIFACTS[2:] + ARTIFACTS[:2], strict=True))
 FILES = (1, 4, 11, 42)
@@ -97,7 +97,7 @@ NO_MANIFESTS = (
 
 @dataclass(frozen=True)
 class Drawn:
-    """A world before anything happens, and what is asked of it."""
+    """A world before anything happens, and the requests that are made of it."""
 
     rows: dict[str, list[Row]]
     objects: dict[str, bytes]
@@ -137,7 +137,7 @@ def moved(prefix: str) -> str:
 
 
 def neighbours(place: Place, artifact: int) -> tuple[str, ...]:
-    """Physical keys that a sloppy rule takes for the artifact's: another's, nobody's, or shared."""
+    """Physical keys that a sloppy rule takes for the artifact's: another's, no one's, or shared."""
     here, own = scope("preprod", place), prefix_of(place, artifact)
     organization, project = place
     return (
@@ -191,7 +191,7 @@ def worlds(draw: st.DrawFn, *, tails: Sequence[str] = TAILS + TAILS_OF_NO_FILE_S
 
 @st.composite
 def _asked(draw: st.DrawFn, organizations: Sequence[int], places: Mapping[int, Place]) -> Asked:
-    """Mostly what is allowed; at times others' artifacts, unknown ones, and any project."""
+    """Mostly allowed ones; at times others' artifacts, unknown ones, and any project."""
     organization = draw(st.sampled_from(organizations))
     own = [artifact for artifact, place in places.items() if place[0] == organization]
     unknown = [artifact for artifact in ARTIFACTS if artifact not in places]
@@ -204,7 +204,7 @@ def _asked(draw: st.DrawFn, organizations: Sequence[int], places: Mapping[int, P
 
 @dataclass(frozen=True)
 class _Keys:
-    """What columns and manifests name: their own, others', nobody's, and what is no key at all."""
+    """What columns and manifests name: their own keys, others', no one's, and values that are no key at all."""
 
     places: Mapping[int, Place]
     everybodys: tuple[Any, ...]
@@ -418,7 +418,7 @@ class HostileWorld(World):
         return {self.first_rows[metrics][row[end]]["preprod_artifact_id"] for end in ends}
 
     def _files_of(self, ids: Collection[int]) -> set[tuple[str, int]]:
-        """Files that no row names any more, whose blobs are the organization's alone that took the last of those rows."""
+        """Files that no row names any more, unless a blob is others' and not the organization's that took the last such row."""
         rows, going = self.first_rows, set[tuple[str, int]]()
         for file, row in rows["sentry_file"].items():
             naming = [
@@ -437,7 +437,7 @@ class HostileWorld(World):
                 {one["organization_id"] for one in rows["sentry_fileblobowner"].values() if one["blob_id"] == blob}
                 for blob in {*index.values(), row["blob_id"]} - {None}
             ]
-            if owners and all(found == {self.accepted[taken_by].organization_id} for found in owners):
+            if all(not found or self.accepted[taken_by].organization_id in found for found in owners):
                 going |= {("sentry_file", file), *(("sentry_fileblobindex", id_) for id_ in index)}
         return going
 

@@ -8,7 +8,7 @@ pass, and the same tests run in fewer worlds on the real server.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from activities.storage.objects import MAX_KEYS, Found, ObjectAbsent, ObjectTooLarge, Outcome, Upload
+from activities.stores.objects import MAX_KEYS, Found, ObjectAbsent, ObjectTooLarge, Outcome, Upload
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Would the tests notice? `make mutants` breaks our own code in one place at a time, and says which test caught it.
 
-Each mutation is a mistake that somebody could make, or that others in this field have made. It is applied to a copy of the
+Each mutation is a mistake that a person could make, or that others in this field have made. It is applied to a copy of the
 tree, where the few tests run that should notice it. The command fails if one survives, or fits nowhere any more.
 """
 
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-_NOT_COPIED = shutil.ignore_patterns(".git", ".venv", ".*_cache", "__pycache__", "*.egg-info", "build", "dist")
+_NOT_COPIED = shutil.ignore_patterns(".git", ".venv*", ".*_cache", "__pycache__", "*.egg-info", "build", "dist")
 _PATIENCE_S = 240
 _CAUGHT, _FAILED = 1, "FAILED "
 _ORACLE = re.compile(r"^E +(?:AssertionError: )?((?:orphaned|dangling|trespassed|forgotten|untrue): .*)$", re.MULTILINE)
@@ -49,128 +49,174 @@ MUTATIONS = (
     Mutation(
         "objects before rows",
         "activities/collect_keys.py",
-        "            seal.write(session, found, last=True)\n",
-        "            seal.write(session, found, last=True)\n"
-        "            for page in ledger.read_pages(session, chunk.deletion_id, chunk.chunk):\n"
-        "                self.store.delete([page.scope + key for key in page.keys])\n",
+        "            sealing.write(session, found, last=True)\n",
+        "            sealing.write(session, found, last=True)\n"
+        "            for page in pages.read_pages(session, chunk):\n"
+        "                self.planner.store.delete([page.scope + key for key in page.keys])\n",
         ("tests/test_promises.py::test_a_deletion_that_is_cancelled_after_its_keys_were_collected_has_touched_nothing",),
     ),
     Mutation(
         "a page dropped before its delete is confirmed",
         "activities/delete_objects.py",
-        "            answer.outcome = self.store.delete(keys)\n",
-        "            with self.database.write() as session:\n"
-        "                found = ledger.lock_released(session, pages[0].deletion_id, pages[0].chunk, pages[0].epoch)\n"
-        "                ledger.settle_pages(session, found, answer.settlements())\n"
-        "            answer.outcome = self.store.delete(keys)\n",
+        "        answered = run_all(",
+        "        settling.settle([Answer(together, frozenset()) for together in _full(owed)])\n        answered = run_all(",
         ("tests/test_promises.py::test_a_page_whose_request_failed_is_still_owed",),
     ),
     Mutation(
         "prefix without its slash",
-        "activities/storage/keys.py",
-        'return f"{self.organization_id}/{self.project_id}/{self.id}/"',
-        'return f"{self.organization_id}/{self.project_id}/{self.id}"',
+        "activities/backend/keys.py",
+        'return f"{artifact.organization_id}/{artifact.project_id}/{artifact.id}/"',
+        'return f"{artifact.organization_id}/{artifact.project_id}/{artifact.id}"',
         ("tests/test_promises.py::test_artifact_4_takes_nothing_of_42",),
     ),
     Mutation(
         "no owner check when rows are deleted",
         "activities/delete_rows.py",
-        "sealed, ours = known[artifact], organization[project] == organization_id",
-        "sealed, ours = known[artifact], True",
+        "ours = organization == sealed.organization_id",
+        "ours = organization > 0",
         (f"{_TRANSFERRED}[sqlite-before its rows are deleted]",),
     ),
     Mutation(
         "no owner check when a deletion is opened",
-        "activities/open_deletion.py",
-        "        if organization != request.organization_id:\n",
-        "        if organization is None:\n",
+        "activities/permitted.py",
+        "if organization != request.organization_id)",
+        "if organization is None)",
         ("tests/test_rows.py::test_a_request_with_one_foreign_artifact_is_refused_whole_before_the_store_is_asked",),
     ),
     Mutation(
         "an empty list on an error",
-        "activities/collect_keys.py",
+        "activities/plan.py",
         "            except ObjectAbsent:\n",
         "            except Exception:\n",
         ("tests/test_promises.py::test_a_manifest_that_could_not_be_read_once_is_read_again",),
     ),
     Mutation(
         "a delete by marker only",
-        "activities/storage/objects.py",
+        "activities/stores/s3.py",
         "        if not self.keeps_versions:\n            return self._delete(",
         "        if self.client:\n            return self._delete(",
         ("tests/test_promises.py::test_in_a_bucket_with_versions_no_version_is_left",),
     ),
     Mutation(
         "per-key errors swallowed",
-        "activities/storage/objects.py",
-        'if not answer.get("Errors")',
-        'if not answer.get("Warnings")',
+        "activities/stores/s3.py",
+        'if errors := answer.get("Errors"):',
+        'if errors := answer.get("Warnings"):',
         ("tests/test_promises.py::test_what_the_store_refuses_inside_its_answer_is_left_over",),
     ),
     Mutation(
-        "no epoch check when keys are released",
+        "no seal check when keys are released",
         "activities/delete_rows.py",
-        "if (sealed.epoch, sealed.pages, sealed.digest) != (found.epoch, pages, digest):",
-        "if (pages, digest) == (None, None):",
+        "if not found.names_digest or given != (found.epoch, found.pages, found.digest):",
+        "if given == (None, None, None):",
         ("tests/test_promises.py::test_a_delete_rows_that_comes_while_keys_are_collected_again_releases_nothing",),
     ),
     Mutation(
         "no epoch check when keys are sealed",
-        "activities/storage/ledger.py",
+        "activities/ledger/chunks.py",
         "    if found.epoch != epoch or found.state != ChunkState.OPEN:\n",
         "    if found.state != ChunkState.OPEN:\n",
         ("tests/test_ledger.py::test_an_attempt_that_was_overtaken_can_seal_nothing_more",),
     ),
     Mutation(
+        "no fence between two lives of a deletion",
+        "activities/ledger/chunks.py",
+        '_A_CHUNK = select(DeletionChunk).where(*of_chunk(DeletionChunk), DeletionChunk.fence == bindparam("of_fence"))',
+        '_A_CHUNK = select(DeletionChunk).where(*of_chunk(DeletionChunk), DeletionChunk.fence >= bindparam("of_fence"))',
+        ("tests/test_ledger.py::test_an_attempt_from_before_a_cancel_is_fenced_off_from_the_run_that_follows",),
+    ),
+    Mutation(
         "a page dropped by a stale attempt",
-        "activities/storage/ledger.py",
-        'session.execute(_DROP_PAGES, {**_epoch_of(found), "settled": empty})',
-        "session.execute(delete(DeletionPage).where(DeletionPage.deletion_id == found.deletion_id, "
-        "DeletionPage.seq.in_([seq for seq, _ in empty])).returning(DeletionPage.seq))",
+        "activities/ledger/pages.py",
+        'session.execute(_DROP, {**_of(found), "settled": empty})',
+        "session.execute(delete(DeletionPage).where(*of_chunk(DeletionPage), "
+        "DeletionPage.seq.in_([seq for seq, _ in empty])).returning(DeletionPage.seq), _of(found))",
         ("tests/test_promises.py::test_a_page_that_two_attempts_have_deleted_is_settled_by_one",),
     ),
     Mutation(
         "a page shrunk by a stale attempt",
-        "activities/storage/ledger.py",
-        'DeletionPage.digest == bindparam("was"),',
-        'bindparam("was", type_=String()) != "",',
+        "activities/ledger/pages.py",
+        'DeletionPage.digest == bindparam("was"))',
+        '(DeletionPage.digest == bindparam("was")) | (DeletionPage.digest != ""))',
         ("tests/test_ledger.py::test_a_page_that_two_attempts_settle_counts_once",),
     ),
     Mutation(
         "the project read before the lock",
-        "activities/delete_rows.py",
-        'locked = session.execute(_LOCKED_ARTIFACTS, {"artifacts": known.keys()}).all()',
-        "locked = session.execute(select(Artifact.id, Artifact.project_id).where(Artifact.id.in_(known))).all()\n"
-        '        session.execute(_LOCKED_ARTIFACTS, {"artifacts": known.keys()}).all()',
+        "activities/backend/cascade.py",
+        'locked = session.execute(_LOCKED_ARTIFACTS, {"artifacts": artifact_ids}).all()',
+        "locked = session.execute(select(Artifact.id, Artifact.project_id).where(one_of(Artifact.id, artifact_ids))).all()\n"
+        '    session.execute(_LOCKED_ARTIFACTS, {"artifacts": artifact_ids}).all()',
         (f"{_MOVED}[to another organization-postgresql]",),
     ),
     Mutation(
-        "a live deletion's pages taken over",
-        "workflows/delete_artifacts.py",
-        "id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,",
-        "id_reuse_policy=WorkflowIDReusePolicy.TERMINATE_IF_RUNNING,",
-        ("tests/test_promises.py::test_a_deletion_that_somebody_runs_is_waited_for_and_not_taken_over",),
+        "a hold looked for before new ones are locked out",
+        "activities/delete_rows.py",
+        "        holds.lock_out_new_holds(session)\n",
+        "",
+        ("tests/test_holds.py::test_freezing_returns_when_the_last_transaction_that_had_not_seen_it_has_ended",),
+    ),
+    Mutation(
+        "a deletion that runs is not waited for",
+        "activities/close_deletion.py",
+        "running = [other for other in others if other.state == DeletionState.RUNNING]",
+        "running = [other for other in others if other.state == DeletionState.CLOSED]",
+        ("tests/test_promises.py::test_a_deletion_that_runs_is_waited_for_and_not_taken_over",),
+    ),
+    Mutation(
+        "a deletion that runs is ended by the next caller",
+        "artifact_deletion/client.py",
+        'WorkflowIDConflictPolicy.USE_EXISTING,\n        "id_reuse_policy"',
+        'WorkflowIDConflictPolicy.TERMINATE_EXISTING,\n        "id_reuse_policy"',
+        ("tests/test_workflow.py::test_every_caller_hears_that_the_rows_are_gone_while_objects_are_still_there",),
     ),
     Mutation(
         "closed while another owes",
-        "activities/storage/ledger.py",
-        "            theirs.rows_state == RowsState.DELETED,\n            Deletion.state != DeletionState.CLOSED,\n",
-        "            theirs.rows_state == RowsState.MOVED,\n            Deletion.state != DeletionState.CLOSED,\n",
+        "activities/ledger/overlaps.py",
+        "deleted = and_(theirs.rows_state == RowsState.DELETED,",
+        "deleted = and_(theirs.rows_state == RowsState.MOVED,",
         ("tests/test_promises.py::test_a_deletion_does_not_say_that_all_is_gone_while_another_is_refused_an_object",),
     ),
     Mutation(
         "an icon deleted that is still named",
         "activities/delete_objects.py",
-        "kept = icons_still_named(session, icons)",
-        "kept = icons_still_named(session, ())",
+        "kept = self.living.backend.still_named(session, shared)",
+        "kept = self.living.backend.still_named(session, ())",
         ("tests/test_promises.py::test_an_icon_that_a_build_names_again_by_the_time_it_would_go_stays",),
     ),
     Mutation(
         "a cancel that does not look whether rows are gone",
-        "activities/storage/ledger.py",
-        "    if state is DeletionState.CLOSED or has_deleted_rows(session, request.deletion_id):\n",
-        "    if state is DeletionState.CLOSED:\n",
+        "activities/ledger/deletions.py",
+        "    if found.state is DeletionState.CLOSED or has_deleted_rows(session, deletion_id):\n",
+        "    if found.state is DeletionState.CLOSED:\n",
         ("tests/test_promises.py::test_a_cancel_that_comes_after_the_rows_finds_the_deletion_done_all_the_same",),
+    ),
+    Mutation(
+        "a reset that asks in its own name",
+        "workflows/delete_artifacts.py",
+        "fresh = workflow.info().run_id == workflow.info().first_execution_run_id",
+        'fresh = workflow.info().run_id != ""',
+        ("tests/test_workflow.py::test_a_reset_of_a_cancelled_run_deletes_nothing_and_a_fresh_start_begins_anew",),
+    ),
+    Mutation(
+        "a prefix confirmed without its quiet period",
+        "activities/sweep_prefixes.py",
+        "since + self.quiet_period - prefix.now",
+        "since - prefix.now",
+        ("tests/test_faults.py::test_an_object_written_in_the_quiet_period_is_found",),
+    ),
+    Mutation(
+        "an outage after a long wait left to the policy's backoff",
+        "activities/interceptors.py",
+        "pause = asked or min(max(age / _AGE_TO_PAUSE, SOONEST), LATEST)\n",
+        "pause = asked or min(max(age / _AGE_TO_PAUSE, SOONEST), LATEST)\n    if asked is None:\n        return None\n",
+        ("tests/test_waits.py::test_an_outage_after_a_long_wait_is_looked_at_again_soon",),
+    ),
+    Mutation(
+        "a ceiling that was placed, taken for one that was lifted",
+        "activities/ledger/holds.py",
+        "Hold.ceiling_of == fence, Hold.lifted_at.is_not(None)",
+        "Hold.ceiling_of == fence",
+        ("tests/test_ceilings.py::test_a_ceiling_that_another_chunk_places_at_this_moment_holds_this_one_too",),
     ),
 )
 

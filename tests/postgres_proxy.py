@@ -1,4 +1,4 @@
-"""A proxy in front of PostgreSQL that loses the acknowledgement of a COMMIT: nobody knows then whether it happened.
+"""A proxy in front of PostgreSQL that loses the acknowledgement of a COMMIT: no one knows then whether it happened.
 
 What client and server say is passed on as it is. The proxy listens to what a transaction changes; if its COMMIT is to be lost,
 the connection is dropped at the server's answer, or before the server hears of it.
@@ -17,7 +17,7 @@ from sqlalchemy import URL, make_url
 from tests.fault_proxy import reset_when_closed
 
 _CHANGES = re.compile(rb"(INSERT INTO|UPDATE|DELETE FROM) ([\w.]+)")
-_BEGIN, _COMMIT = b"BEGIN\0", b"COMMIT\0"
+_BEGIN, _COMMIT = b"BEGIN ISOLATION LEVEL ", b"COMMIT\0"
 
 
 @dataclass
@@ -42,7 +42,7 @@ class PostgresProxy:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # Whoever waits in accept() hears of a connection, and not of a close.
+        # A thread that waits in accept() hears of a connection, and not of a close.
         self._closing = True
         socket.create_connection(self._listener.getsockname()).close()
         for thread in self._threads[:1]:

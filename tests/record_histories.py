@@ -17,22 +17,25 @@ from typing import Any
 import pytest
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 
-import starter
+from activities.database import Database
 from activities.delete_rows import DeleteRows
-from activities.storage import freeze as freezing
-from activities.storage import ledger
-from activities.storage.database import Database
-from activities.storage.objects import S3Objects
-from activities.storage.snuba import SnubaTraces
+from activities.ledger import holds
+from activities.ledger.holds import On
+from activities.stores import guards
+from activities.stores.s3 import S3Objects
+from activities.stores.snuba import SnubaTraces
 from activities.sweep_prefixes import SweepPrefixes
+from artifact_deletion.client import preview_deletion, progress, wait_rows_deleted
+from artifact_deletion.converter import data_converter
+from artifact_deletion.errors import DeletionError, StaleSeal, StoreUnavailable
+from artifact_deletion.request import SEARCH_ATTRIBUTES
 from demo.servers import ObjectStoreServer, TemporalServer
 from demo.world import create_schema, sample_world
 from migrations import migrate
 from tests.snuba_server import SnubaServer
-from tests.stack import Held, Stack, eventually, s3_of
-from workflows.converter import data_converter
-from workflows.errors import DeletionError, StaleSeal, StoreUnavailable
-from workflows.messages import SEARCH_ATTRIBUTES, Sweep, Swept
+from tests.stack import Held, Stack, eventually, pending_failures, s3_of
+from tests.test_reruns import reset
+from workflows.steps import CLOSE_DELETION, DELETE_TRACE_ITEMS, OPEN_DELETION, PAGE_KEYS, Chunk, Swept
 
 HISTORIES = Path(__file__).with_name("histories")
 Handle = WorkflowHandle[Any, Any]
@@ -40,11 +43,11 @@ Recorded = dict[str, Handle]
 
 
 async def plain(stack: Stack, _: pytest.MonkeyPatch) -> Recorded:
-    """Two chunks, comparisons, builds; somebody waits for the rows."""
+    """Two chunks, comparisons, builds; a caller waits for the rows."""
     sample = sample_world(stack.world)
     async with stack.worker(chunk_artifacts=2):
         handle = await stack.start(sample.to_delete, requested_by="user:7")
-        await starter.wait_rows_deleted(stack.client, stack.request(sample.to_delete, requested_by="user:7"))
+        await wait_rows_deleted(stack.client, stack.request(sample.to_delete, requested_by="user:7"))
         await handle.result()
     return {"plain": handle}
 
@@ -74,7 +77,7 @@ async def preview(stack: Stack, changed: pytest.MonkeyPatch) -> Recorded:
     (one,) = stack.snapshots("one")
     changed.setattr(S3Objects, "read", _failing_once(S3Objects.read))
     async with stack.worker():
-        await starter.preview_deletion(stack.client, request := stack.request([one.id]))
+        await preview_deletion(stack.client, request := stack.request([one.id]))
     return {"preview": stack.client.get_workflow_handle(request.preview_id)}
 
 
@@ -89,8 +92,31 @@ async def left_over(stack: Stack, _: pytest.MonkeyPatch) -> Recorded:
     return {"left_over": handle}
 
 
+async def rerun(stack: Stack, _: pytest.MonkeyPatch) -> Recorded:
+    """What one run left over is done by the next, which begins with rows that are gone."""
+    _use_locking_bucket(stack)
+    (one,) = stack.snapshots("one")
+    _hold(stack, one.id, "ON")
+    async with stack.worker():
+        await _failed(await stack.start([one.id]))
+        _hold(stack, one.id, "OFF")
+        handle = await stack.start([one.id])
+        await handle.result()
+    return {"rerun": handle}
+
+
+async def many_pages(stack: Stack, _: pytest.MonkeyPatch) -> Recorded:
+    """The pages of a chunk are several steps."""
+    head, base = stack.snapshots("head", "base")
+    stack.world.comparison(head, base, masks=PAGE_KEYS + 1)
+    async with stack.worker(pages_a_step=1):
+        handle = await stack.start([head.id])
+        await handle.result()
+    return {"many_pages": handle}
+
+
 async def asked_again(stack: Stack, _: pytest.MonkeyPatch) -> Recorded:
-    """Trace items are counted again on a timer until there are none."""
+    """Trace items are counted again until there are none."""
     (one,) = stack.snapshots("one")
     place = one.artifact
     with SnubaServer({(place.organization_id, place.project_id, place.trace_id): 3}) as snuba:
@@ -106,18 +132,25 @@ async def asked_again(stack: Stack, _: pytest.MonkeyPatch) -> Recorded:
     return {"asked_again": handle}
 
 
-async def taken_over(stack: Stack, _: pytest.MonkeyPatch) -> Recorded:
-    """Another deletion owes objects of the same artifact; it is run again to its end."""
+async def no_trace_store(stack: Stack, _: pytest.MonkeyPatch) -> Recorded:
+    """None is asked, and the receipt says so."""
+    (one,) = stack.snapshots("one")
+    async with stack.worker(trace_store="none"):
+        handle = await stack.start([one.id])
+        await handle.result()
+    return {"no_trace_store": handle}
+
+
+async def owed_by_others(stack: Stack, _: pytest.MonkeyPatch) -> Recorded:
+    """Another deletion owes objects of the same artifact, and has failed: that one is named, and waited for by no one."""
     _use_locking_bucket(stack)
     one, two = stack.snapshots("one", "two")
     _hold(stack, one.id, "ON")
     async with stack.worker():
-        first = await stack.start([one.id])
-        await _failed(first)
-        _hold(stack, one.id, "OFF")
+        await _failed(await stack.start([one.id]))
         handle = await stack.start([one.id, two.id])
-        await handle.result()
-    return {"taken_over": handle}
+        await _failed(handle)
+    return {"owed_by_others": handle}
 
 
 async def refused(stack: Stack, _: pytest.MonkeyPatch) -> Recorded:
@@ -144,6 +177,16 @@ async def cancelled(stack: Stack, changed: pytest.MonkeyPatch) -> Recorded:
     return {"cancelled": handle}
 
 
+async def reset_after_cancel(stack: Stack, changed: pytest.MonkeyPatch) -> Recorded:
+    """Cancelled before any row is deleted, and taken up again by Reset: the ledger says that it is no longer open."""
+    handle = (await cancelled(stack, changed))["cancelled"]
+    async with stack.worker():
+        run = await reset(stack, handle, OPEN_DELETION.name)
+        again = stack.client.get_workflow_handle(handle.id, run_id=run)
+        await _failed(again)
+    return {"reset_after_cancel": again}
+
+
 async def cancel_refused(stack: Stack, changed: pytest.MonkeyPatch) -> Recorded:
     """After rows were deleted."""
     (one,) = stack.snapshots("one")
@@ -154,7 +197,7 @@ async def cancel_refused(stack: Stack, changed: pytest.MonkeyPatch) -> Recorded:
         await handle.cancel()
 
         async def heard() -> bool:
-            return (await starter.progress(stack.client, handle.id)).cancel_refused
+            return (await progress(stack.client, handle.id)).cancel_refused
 
         await eventually(heard)
         held.let_go()
@@ -162,97 +205,63 @@ async def cancel_refused(stack: Stack, changed: pytest.MonkeyPatch) -> Recorded:
     return {"cancel_refused": handle}
 
 
-async def frozen(stack: Stack, changed: pytest.MonkeyPatch) -> Recorded:
-    """Frozen before its rows go, thawed, frozen again before its objects go, thawed."""
+async def held_twice(stack: Stack, changed: pytest.MonkeyPatch) -> Recorded:
+    """Held before its rows go, let go, held again before its objects go, let go."""
     (one,) = stack.snapshots("one")
-    changed.setattr(freezing, "FRESH_S", 0.0)
-    held = Held(changed, S3Objects, "delete")
-    freezing.freeze(stack.database, "recorded")
+    changed.setattr(guards, "FRESH_S", 0.0)
+    deletes = Held(changed, S3Objects, "delete")
+    placed = _place(stack)
     async with stack.worker():
         handle = await stack.start([one.id])
-        await _held_up(stack, handle, "Frozen")
-        freezing.thaw(stack.database)
-        await held.reached()
-        freezing.freeze(stack.database, "recorded")
-        held.let_go()
-        await _held_up(stack, handle, "Frozen")
-        freezing.thaw(stack.database)
+        await _held_up(stack, handle)
+        _lift(stack, placed)
+        await deletes.reached()
+        placed = _place(stack)
+        deletes.let_go()
+        await _held_up(stack, handle)
+        _lift(stack, placed)
         await handle.result()
-    return {"frozen": handle}
+    return {"held_twice": handle}
 
 
-async def frozen_trace_items(stack: Stack, changed: pytest.MonkeyPatch) -> Recorded:
-    """Frozen before trace items are asked for; thawed, they are asked for twice."""
+async def held_trace_items(stack: Stack, changed: pytest.MonkeyPatch) -> Recorded:
+    """Held before trace items are asked for; let go, they are asked for until there are none."""
     (one,) = stack.snapshots("one")
     place = one.artifact
-    changed.setattr(freezing, "FRESH_S", 0.0)
-    held = Held(changed, SnubaTraces, "delete")
+    changed.setattr(guards, "FRESH_S", 0.0)
+    asks = Held(changed, SnubaTraces, "delete")
     with SnubaServer({(place.organization_id, place.project_id, place.trace_id): 3}) as snuba:
         async with stack.worker(trace_store="snuba", snuba_url=snuba.url, trace_items_pause_s=0.1):
             handle = await stack.start([one.id])
-            await held.reached()
-            freezing.freeze(stack.database, "recorded")
-            held.let_go()
-            await _held_up(stack, handle, "Frozen")
-            freezing.thaw(stack.database)
+            await asks.reached()
+            placed = _place(stack)
+            asks.let_go()
+            await _held_up(stack, handle)
+            _lift(stack, placed)
 
-            async def asked() -> bool:
-                return len(snuba.requests) > 0
+            async def counted() -> bool:
+                return DELETE_TRACE_ITEMS.name in await pending_failures(handle)
 
-            await eventually(asked)
+            await eventually(counted)
             snuba.consume()
             await handle.result()
-    return {"frozen_trace_items": handle}
+    return {"held_trace_items": handle}
 
 
-async def unconfirmed(stack: Stack, _: pytest.MonkeyPatch) -> Recorded:
-    """More artifacts than may go unconfirmed, until they are confirmed."""
+async def over_a_ceiling(stack: Stack, _: pytest.MonkeyPatch) -> Recorded:
+    """More artifacts than may go unconfirmed, until they are confirmed. Two chunks wait, in one step."""
     one, two = stack.snapshots("one", "two")
     async with stack.worker(max_artifacts_unconfirmed=1, chunk_artifacts=1):
         handle = await stack.start([one.id, two.id])
-        await _held_up(stack, handle, "Unconfirmed")
+        await _held_up(stack, handle)
         with stack.database.write() as session:
-            ledger.confirm(session, stack.request([one.id, two.id]).deletion_id, "user:7")
+            holds.confirm(session, stack.request([one.id, two.id]).deletion_id, 0, by="user:7")
         await handle.result()
-    return {"unconfirmed": handle}
-
-
-async def continued(stack: Stack, _: pytest.MonkeyPatch) -> Recorded:
-    """A history that is long for its server, and the run that followed it."""
-    snapshots = stack.snapshots("a", "b", "c", "d")
-    with TemporalServer(
-        stack.folder / "temporal", in_memory=True, ui=False, dynamic_config={"limit.historyCount.suggestContinueAsNew": 120}
-    ) as server:
-        stack.use_temporal(await _connect(server))
-        async with stack.worker(chunk_artifacts=1):
-            handle = await stack.start(one.id for one in snapshots)
-            await handle.result()
-        last = (await handle.describe()).run_id
-        first = stack.client.get_workflow_handle(handle.id, run_id=handle.first_execution_run_id)
-        await _write({"continued": first, "continued_run": stack.client.get_workflow_handle(handle.id, run_id=last)})
-    return {}
-
-
-async def told_to_ask_again(stack: Stack, _: pytest.MonkeyPatch) -> Recorded:
-    """Somebody waits for rows in a run that is over before they are gone: the first run of several."""
-    snapshots = stack.snapshots(*"abcdefgh")
-    request = stack.request(one.id for one in snapshots)
-    stack.accept(request)
-    with TemporalServer(
-        stack.folder / "temporal", in_memory=True, ui=False, dynamic_config={"limit.historyCount.suggestContinueAsNew": 80}
-    ) as server:
-        stack.use_temporal(await _connect(server))
-        async with stack.worker(chunk_artifacts=1, chunks_at_once=1):
-            first = await starter.start_deletion(stack.client, request)
-            await starter.wait_rows_deleted(stack.client, request)
-            await first.result()
-        run = stack.client.get_workflow_handle(first.id, run_id=first.first_execution_run_id)
-        await _write({"told_to_ask_again": run})
-    return {}
+    return {"over_a_ceiling": handle}
 
 
 async def waited(stack: Stack, changed: pytest.MonkeyPatch) -> Recorded:
-    """Another deletion owes objects of the same artifact, and somebody runs it: this one waits."""
+    """Another deletion owes objects of the same artifact, and is at work: this one waits."""
     one, two = stack.snapshots("one", "two")
     held = Held(changed, S3Objects, "delete", only=lambda _, keys: any(one.artifact.prefix in key for key in keys))
     async with stack.worker():
@@ -261,7 +270,7 @@ async def waited(stack: Stack, changed: pytest.MonkeyPatch) -> Recorded:
         handle = await stack.start([one.id, two.id])
 
         async def waits() -> bool:
-            return bool((await starter.progress(stack.client, handle.id)).waiting_for)
+            return first.id in (await pending_failures(handle)).get(CLOSE_DELETION.name, "")
 
         await eventually(waits)
         held.let_go()
@@ -279,22 +288,40 @@ async def collected_again(stack: Stack, changed: pytest.MonkeyPatch) -> Recorded
     return {"collected_again": handle}
 
 
+async def never_collected(stack: Stack, changed: pytest.MonkeyPatch) -> Recorded:
+    """One chunk's rows say something else whenever its keys are collected; the other is deleted all the same."""
+    one, two = stack.snapshots("one", "two")
+    whole = DeleteRows.delete_rows
+
+    @functools.wraps(whole)
+    def delete_rows(self: DeleteRows, sealed: Any) -> Any:
+        if sealed.chunk == 0:
+            raise StaleSeal("chunk 0: collect again")
+        return whole(self, sealed)
+
+    changed.setattr(DeleteRows, "delete_rows", delete_rows)
+    async with stack.worker(chunk_artifacts=1, chunks_at_once=1):
+        handle = await stack.start([one.id, two.id])
+        await _failed(handle)
+    return {"never_collected": handle}
+
+
 async def swept_again(stack: Stack, changed: pytest.MonkeyPatch) -> Recorded:
     """The listing that was to confirm finds a late object, so that another one is needed."""
     (one,) = stack.snapshots("one")
     place = one.artifact
     late = stack.world.physical(one.usecase, place.organization_id, place.project_id, f"{place.prefix}late.json")
-    whole = SweepPrefixes.sweep_prefixes
+    whole, to_write = SweepPrefixes.sweep_prefixes, iter(range(3))
 
     @functools.wraps(whole)
-    def sweep_and_write(self: SweepPrefixes, sweep: Sweep) -> Swept:
-        swept = whole(self, sweep)
-        if not sweep.confirm:
+    def write_and_sweep(self: SweepPrefixes, chunk: Chunk) -> Swept:
+        for _ in to_write:
             stack.s3.put_object(Bucket=stack.bucket, Key=late, Body=b"late")
-        return swept
+            break
+        return whole(self, chunk)
 
-    changed.setattr(SweepPrefixes, "sweep_prefixes", sweep_and_write)
-    async with stack.worker():
+    changed.setattr(SweepPrefixes, "sweep_prefixes", write_and_sweep)
+    async with stack.worker(quiet_period_s=0.2):
         handle = await stack.start([one.id])
         await handle.result()
     return {"swept_again": handle}
@@ -306,29 +333,41 @@ SCENARIOS: tuple[Callable[[Stack, pytest.MonkeyPatch], Awaitable[Recorded]], ...
     retried,
     preview,
     left_over,
+    rerun,
+    many_pages,
     asked_again,
-    taken_over,
+    no_trace_store,
+    owed_by_others,
     refused,
     cancelled,
+    reset_after_cancel,
     cancel_refused,
-    frozen,
-    frozen_trace_items,
-    unconfirmed,
-    continued,
-    told_to_ask_again,
+    held_twice,
+    held_trace_items,
+    over_a_ceiling,
     waited,
     collected_again,
+    never_collected,
     swept_again,
 )
 
 _DOWN = StoreUnavailable("the object store could not be reached (EndpointConnectionError)")
 
 
-async def _held_up(stack: Stack, handle: Handle, by: str) -> None:
+async def _held_up(stack: Stack, handle: Handle) -> None:
     async def waits() -> bool:
-        return by in (await starter.progress(stack.client, handle.id)).held_up
+        return "held since" in ((await progress(stack.client, handle.id)).held or "")
 
     await eventually(waits)
+
+
+def _place(stack: Stack) -> int:
+    return holds.place(stack.database, On.EVERYTHING, "", reason="recorded", by="user:7").id
+
+
+def _lift(stack: Stack, placed: int) -> None:
+    with stack.database.write() as session:
+        holds.lift(session, [placed], by="user:7")
 
 
 def _failing_once(whole: Callable[..., Any], error: DeletionError = _DOWN) -> Callable[..., Any]:

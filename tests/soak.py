@@ -1,7 +1,7 @@
 """Many deletions under random faults of every kind, and then the oracle: `make soak SECONDS=600 SEED=7`.
 
 One round after another, each with a world, a bucket and a database of its own, until the time is over. In a round, requests
-that overlap are made, cancelled, terminated and made again, while workers are killed, stopped and resumed, the servers are
+that overlap are made, held, cancelled, terminated, made again, while workers are killed, stopped and resumed, the servers are
 killed and started again, Temporal forgets everything, and the store is seen through a faulty proxy. Then the faults end, and
 what was accepted is resumed or run again until it has ended. Exit code 1 if it does not, or if a promise does not hold.
 
@@ -27,15 +27,18 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import select, text
+from sqlalchemy import text
 from temporalio.client import Client, Interceptor, OutboundInterceptor, StartWorkflowInput, WorkflowHandle
 from temporalio.service import RPCError
 
-import starter
-from activities.storage.database import Database
-from activities.storage.ledger import Deletion, DeletionState
-from activities.storage.objects import S3Objects
-from client import is_running
+from activities.database import Database
+from activities.ledger import holds
+from activities.stores.s3 import S3Objects
+from artifact_deletion.client import is_running, start_deletion
+from artifact_deletion.converter import data_converter
+from artifact_deletion.errors import DatabaseUnavailable
+from artifact_deletion.outbox import DeletionState
+from artifact_deletion.request import SEARCH_ATTRIBUTES, DeletionRequest
 from demo.servers import ObjectStoreServer, PostgresServer, Server, TemporalServer
 from demo.world import Build, Snapshot, screen
 from settings import PREFIX
@@ -43,10 +46,8 @@ from tests import crash_points, fault_proxy
 from tests.crash_points import POINTS
 from tests.fault_proxy import FaultProxy, answering, operation, refusing_keys
 from tests.oracle import Evidence, violations
-from tests.stack import Stack, prepare_database, s3_of
-from workflows.converter import data_converter
-from workflows.errors import DatabaseUnavailable
-from workflows.messages import PREVIEW_DELETION, SEARCH_ATTRIBUTES, DeletionRequest
+from tests.stack import Stack, prepare_database, resume, s3_of
+from workflows.steps import PREVIEW_DELETION
 
 ROUND_S = 20.0
 REST_S = 240.0
@@ -76,7 +77,7 @@ class Servers:
 
 @dataclass
 class Figures:
-    """What was done, for whoever reads the end."""
+    """What was done, for a person who reads the end."""
 
     rounds: Counter[str] = field(default_factory=Counter)
     faults: Counter[str] = field(default_factory=Counter)
@@ -190,7 +191,7 @@ class Round:
 
     async def resume(self) -> None:
         with contextlib.suppress(RPCError, TimeoutError):
-            await asyncio.wait_for(starter.resume(self.servers.client, self.stack.database), 5)
+            await asyncio.wait_for(resume(self.servers.client, self.stack.database), 5)
 
     async def _start(self, request: DeletionRequest) -> None:
         try:
@@ -200,7 +201,7 @@ class Round:
             return  # a backend would tell its user so
         self.requests[request.workflow_id] = request
         with contextlib.suppress(RPCError, TimeoutError):  # whatever is accepted is resumed later
-            await asyncio.wait_for(starter.start_deletion(self.servers.client, request), 3)
+            await asyncio.wait_for(start_deletion(self.servers.client, request), 3)
 
     async def _running(self, act: Callable[[Any], Awaitable[None]], what: str) -> None:
         if not self.requests:
@@ -210,6 +211,36 @@ class Round:
             await asyncio.wait_for(act(self.servers.client.get_workflow_handle(workflow)), 3)
             self.figures.faults[what] += 1
 
+    async def hold(self) -> None:
+        """A person holds one deletion, an organization or everything, and lets it go a while later."""
+        if not self.requests:
+            return
+        request = self.draw.choice(list(self.requests.values()))
+        on, which = self.draw.choice(
+            [
+                (holds.On.EVERYTHING, ""),
+                (holds.On.ORGANIZATION, str(request.organization_id)),
+                (holds.On.DELETION, request.deletion_id),
+            ]
+        )
+        try:
+            # In a thread: it waits for the transactions of workers, one of which may be stopped.
+            placed = await asyncio.to_thread(holds.place, self.stack.database, on, which, reason="soak", by="user:7")
+        except DatabaseUnavailable:
+            return  # it may stand all the same, and is lifted when all comes to rest
+        self.figures.faults[f"hold on {on}"] += 1
+        self._later(self.draw.uniform(0.2, 4), lambda: self._lift([placed.id]))
+
+    def _lift(self, ids: list[int]) -> None:
+        with contextlib.suppress(DatabaseUnavailable), self.stack.database.write() as session:
+            holds.lift(session, ids, by="user:7")
+
+    def _lift_all(self) -> None:
+        with self.stack.database.read() as session:
+            placed = holds.placed(session)
+        if placed:
+            self._lift([one.id for one in placed])
+
     # Faults ---------------------------------------------------------------------------------------------------------------
 
     async def kill_worker(self) -> None:
@@ -217,7 +248,7 @@ class Round:
         self.figures.faults["worker SIGKILL"] += 1
 
     async def stop_worker(self) -> None:
-        """Longer than its steps' heartbeats are waited for, so that it goes on beside whoever took over."""
+        """Longer than its steps' heartbeats are waited for, so that it goes on beside the one that took over."""
         worker = self.draw.choice(self.workers)
         worker.send(signal.SIGSTOP)
         self.figures.faults["worker SIGSTOP, later SIGCONT"] += 1
@@ -321,7 +352,7 @@ class Round:
         self.workers.append(Worker(crash_points.start_forked(environment, log), log))
 
     def replace_the_dead(self, *, crashing: bool = True) -> None:
-        """Whoever has died is replaced, mostly by one that will die at a point of its own."""
+        """Each that has died is replaced, mostly by one that will die at a point of its own."""
         for worker in [one for one in self.workers if not one.process.is_alive()]:
             code = worker.process.exitcode
             if code == _LOST and list(self.stack.folder.glob(worker.log.name.replace("worker", "struck").replace(".log", ""))):
@@ -363,6 +394,7 @@ class Round:
             (6, self.ask_again),
             (2, self.cancel),
             (2, self.terminate),
+            (2, self.hold),
             (2, self.resume),
             (4, self.kill_worker),
             (4, self.stop_worker),
@@ -391,10 +423,11 @@ class Round:
         self.servers.proxy.clear()
         reruns: Counter[str] = Counter()
         until = time.monotonic() + REST_S
+        self._lift_all()
         while waiting := {id_: state for id_, state in self._states().items() if state not in _AT_REST}:
             self.replace_the_dead(crashing=False)
             for workflow in [id_ for id_, state in waiting.items() if state is DeletionState.FAILED]:
-                if not await is_running(self.servers.client, workflow):
+                if not await is_running(self.servers.client, self.requests[workflow]):
                     reruns[workflow] += 1
                     if reruns[workflow] > RERUNS:
                         found = self.stack.receipt(workflow).left_over
@@ -408,13 +441,10 @@ class Round:
             await asyncio.sleep(0.3)
 
     def _states(self) -> dict[str, DeletionState]:
-        with self.stack.database.read() as session:
-            rows = session.execute(select(Deletion.id, Deletion.state)).all()
-        by_id = {row.id: DeletionState(row.state) for row in rows}
-        return {id_: by_id[request.deletion_id] for id_, request in self.requests.items()}
+        return {workflow: self.stack.recorded(workflow).state for workflow in self.requests}
 
 
-_POINTS = [point for point in POINTS if not point.startswith(PREVIEW_DELETION.name)]  # nobody asks for one here
+_POINTS = [point for point in POINTS if not point.startswith(PREVIEW_DELETION.name)]  # there are none here
 _SOON = timedelta(seconds=2)
 _AT_REST = {DeletionState.CLOSED, DeletionState.REFUSED, DeletionState.CANCELLED}
 _OPERATIONS: list[fault_proxy.Matches] = [

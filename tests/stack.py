@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import functools
 import itertools
 import os
@@ -13,31 +14,42 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
 from mypy_boto3_s3 import S3Client
-from sqlalchemy import text
+from sqlalchemy import Engine, event, select, text
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 from temporalio.testing import ActivityEnvironment
 
-import starter
+import artifact_deletion.client
+import composition
 import worker
-from activities.storage.database import Database
-from activities.storage.objects import ObjectStore, S3Objects
-from activities.storage.traces import SqlTraces
+from activities.close_deletion import OTHERS_WITHIN
+from activities.database import Database
+from activities.ledger.prefixes import EXACT
+from activities.ledger.schema import Deletion as DeletionRow
+from activities.ledger.schema import DeletionPrefix
+from activities.stores.objects import ObjectStore
+from activities.stores.s3 import S3Objects
+from artifact_deletion import outbox
+from artifact_deletion.client import start_deletion
+from artifact_deletion.converter import data_converter
+from artifact_deletion.errors import DeletionError, NotYet
+from artifact_deletion.outbox import Recorded, accept_deletion
+from artifact_deletion.receipt import DeletionReceipt
+from artifact_deletion.request import DeletionRequest
 from demo.servers import ObjectStoreServer
 from demo.world import Snapshot, World, create_schema, screen
 from migrations import migrate
 from settings import PREFIX, Settings
-from tests import crash_points
-from workflows.converter import data_converter
-from workflows.errors import DeletionError
-from workflows.messages import (
+from workflows.steps import (
+    CANCEL_DELETION,
     CLOSE_DELETION,
     COLLECT_KEYS,
     DELETE_OBJECTS,
@@ -45,18 +57,17 @@ from workflows.messages import (
     DELETE_TRACE_ITEMS,
     OPEN_DELETION,
     SWEEP_PREFIXES,
+    Cancelled,
     Chunk,
     Deletion,
-    DeletionReceipt,
-    DeletionRequest,
     In,
+    Opening,
     Out,
     Pace,
     PageRange,
-    RowsDeleted,
+    Released,
     SealedChunk,
     Step,
-    Sweep,
     Swept,
 )
 
@@ -136,6 +147,10 @@ class Stack:
         }
         return Settings(**(values | changes))
 
+    def recorded(self, workflow: str) -> Recorded:
+        """A deletion as the ledger has it."""
+        return recorded(self.database, workflow)
+
     @contextlib.asynccontextmanager
     async def worker(self, **changes: Any) -> AsyncIterator[None]:
         """A worker in this process."""
@@ -148,13 +163,13 @@ class Stack:
 
     def accept(self, request: DeletionRequest) -> None:
         with self.database.write() as session:
-            starter.accept_deletion(session, request)
+            accept_deletion(session, request)
 
     async def start(self, artifact_ids: Iterable[int], **more: Any) -> WorkflowHandle[Any, DeletionReceipt]:
         """Accept and start, as a backend does."""
         request = self.request(artifact_ids, **more)
         self.accept(request)
-        return await starter.start_deletion(self.client, request)
+        return await start_deletion(self.client, request)
 
     async def delete(self, artifact_ids: Iterable[int], **more: Any) -> DeletionReceipt:
         """Delete to the end, and return the ledger's receipt."""
@@ -170,7 +185,7 @@ class Stack:
         return failed.value.cause
 
     def receipt(self, workflow: str) -> DeletionReceipt:
-        found = starter.receipt(self.database, workflow)
+        found = receipt(self.database, workflow)
         assert found is not None
         return found
 
@@ -216,6 +231,8 @@ class Stack:
 
     def crashing_worker(self, point: str, **changes: str) -> "CrashingWorker":
         """A worker process that is gone by SIGKILL when it comes to this point (see crash_points.py)."""
+        from tests import crash_points  # noqa: PLC0415  which imports this file
+
         number = len(self._crashing)
         log = self.folder / f"crashing-worker-{number}.log"
         environment = self.environment(**crash_points.crashing(point, self.folder / f"struck-{number}"), **changes)
@@ -302,49 +319,80 @@ class Steps:
         done: Out = self.environment.run(self.activities[step.name], given)
         return done
 
-    def open(self, request: DeletionRequest) -> list[Chunk]:
-        """The chunks that are not finished."""
-        opened = self.run(OPEN_DELETION, request)
-        return [Chunk(deletion_id=request.deletion_id, chunk=left.chunk) for left in opened.chunks]
+    def open(self, request: DeletionRequest, *, fresh: bool = True) -> list[Chunk]:
+        """The chunks that are not finished. A fresh start is another run, as is what Reset began anew."""
+        run_id = f"run-{next(_numbers)}"
+        self.environment.info = dataclasses.replace(self.environment.info, workflow_run_id=run_id)
+        opened = self.run(OPEN_DELETION, Opening(request=request, fresh=fresh))
+        of = deletion_of(request, opened.fence).model_dump()
+        return [Chunk(**of, chunk=left.chunk) for left in opened.chunks]
 
     def collect(self, chunk: Chunk) -> SealedChunk:
-        found = self.run(COLLECT_KEYS, Chunk(deletion_id=chunk.deletion_id, chunk=chunk.chunk))
-        return SealedChunk(
-            deletion_id=chunk.deletion_id, chunk=chunk.chunk, epoch=found.epoch, pages=found.pages, digest=found.digest
-        )
+        of = {name: getattr(chunk, name) for name in Chunk.model_fields}
+        return SealedChunk(**of, seal=self.run(COLLECT_KEYS, Chunk(**of)))
 
     def open_and_collect(self, request: DeletionRequest) -> SealedChunk:
         """The one chunk of a small request, sealed."""
         (chunk,) = self.open(request)
         return self.collect(chunk)
 
-    def delete_rows(self, sealed: SealedChunk) -> RowsDeleted:
+    def delete_rows(self, sealed: SealedChunk) -> Released:
         return self.run(DELETE_ROWS, sealed)
 
-    def delete_objects(self, sealed: SealedChunk, deleted: RowsDeleted) -> None:
-        if deleted.first_page < deleted.pages:
-            pages = {"first": deleted.first_page, "last": deleted.pages - 1}
-            self.run(DELETE_OBJECTS, PageRange(deletion_id=sealed.deletion_id, chunk=sealed.chunk, **pages))
+    def delete_objects(self, chunk: Chunk, released: Released) -> None:
+        if released.first_page < released.end_page:
+            share = PageRange(**plain(chunk), first=released.first_page, end=released.end_page)
+            self.run(DELETE_OBJECTS, share)
 
-    def delete_what_was_released(self, sealed: SealedChunk, deleted: RowsDeleted) -> None:
-        self.delete_objects(sealed, deleted)
-        if deleted.trace_items_owed:
-            self.delete_trace_items(sealed)
-        for number in (0, 1):
-            self.sweep(sealed, number, last=number == 1)
+    def delete_what_was_released(self, chunk: Chunk, released: Released) -> None:
+        self.delete_objects(chunk, released)
+        if released.trace_items_owed:
+            self.delete_trace_items(chunk)
+        self.sweep(chunk)
 
-    def delete_trace_items(self, sealed: SealedChunk) -> None:
-        self.run(DELETE_TRACE_ITEMS, Chunk(deletion_id=sealed.deletion_id, chunk=sealed.chunk))
+    def delete_trace_items(self, chunk: Chunk) -> None:
+        self.run(DELETE_TRACE_ITEMS, Chunk(**plain(chunk)))
 
-    def sweep(self, sealed: SealedChunk, number: int, *, last: bool = False) -> Swept:
-        return self.run(SWEEP_PREFIXES, Sweep(deletion_id=sealed.deletion_id, chunk=sealed.chunk, number=number, last=last))
+    def sweep(self, chunk: Chunk) -> Swept:
+        """To its end, where there is no quiet period."""
+        return self.run(SWEEP_PREFIXES, Chunk(**plain(chunk)))
+
+    def look(self, chunk: Chunk) -> bool:
+        """One look at each prefix, where there is a quiet period. True if no further look is needed."""
+        try:
+            self.sweep(chunk)
+        except NotYet:
+            return False
+        return True
+
+    def pass_quiet_period(self) -> None:
+        """What time does."""
+        day = timedelta(days=1)
+        with self.database.write() as session:
+            for row in session.execute(select(DeletionPrefix)).scalars():
+                if row.quiet_since is not None or row.kind in EXACT:
+                    row.quiet_since = (row.quiet_since or datetime.now(UTC)) - day
 
     def close(self, request: DeletionRequest) -> DeletionReceipt:
-        """The ledger's receipt."""
-        self.run(CLOSE_DELETION, Deletion(deletion_id=request.deletion_id))
-        found = starter.receipt(self.database, request.workflow_id)
+        """The ledger's receipt. If others owe objects, they are waited for in vain."""
+        closing = deletion_of(request, self.fence(request))
+        try:
+            self.run(CLOSE_DELETION, closing)
+        except NotYet:
+            with self.database.write() as session:
+                session.get_one(DeletionRow, request.deletion_id).waits_since = datetime.now(UTC) - OTHERS_WITHIN
+            self.run(CLOSE_DELETION, closing)
+        found = receipt(self.database, request.workflow_id)
         assert found is not None
         return found
+
+    def cancel(self, request: DeletionRequest) -> Cancelled:
+        return self.run(CANCEL_DELETION, deletion_of(request, self.fence(request)))
+
+    def fence(self, request: DeletionRequest) -> int:
+        """The deletion's, as it stands in the ledger."""
+        with self.database.read() as session:
+            return session.execute(select(DeletionRow.fence).where(DeletionRow.id == request.deletion_id)).scalar_one()
 
     def finish(self, request: DeletionRequest, sealed: SealedChunk) -> DeletionReceipt:
         """From a sealed chunk to the end."""
@@ -352,30 +400,50 @@ class Steps:
         return self.close(request)
 
 
+def deletion_of(request: DeletionRequest, fence: int = 0) -> Deletion:
+    """A step's input."""
+    return Deletion(deletion_id=request.deletion_id, organization_id=request.organization_id, fence=fence)
+
+
+def plain(chunk: Chunk) -> dict[str, Any]:
+    """Its fields as those of a mere chunk."""
+    return {name: getattr(chunk, name) for name in Chunk.model_fields}
+
+
 @contextlib.contextmanager
 def steps_of(
     stack: Stack, store: ObjectStore | None = None, database: Database | None = None, **changes: Any
 ) -> Iterator[Steps]:
     """The steps over the stack's database and bucket, or over others; changed settings may name another store too."""
-    database = database or stack.database
     settings = stack.settings(**changes)
-    if store is None:
-        same = not {"bucket", "s3_endpoint", "s3_secret_key"} & changes.keys()
-        store = (
-            S3Objects(stack.s3, stack.bucket, versioned=False, listable=settings.bucket_listable)
-            if same
-            else worker.open_store(settings)
+    parts = composition.open_parts(settings, database or stack.database)
+    if store is None and not {"bucket", "s3_endpoint", "s3_secret_key"} & changes.keys():
+        lists_uploads = settings.bucket_listable and settings.bucket_multipart
+        store = S3Objects(
+            stack.s3, stack.bucket, versioned=False, listable=settings.bucket_listable, lists_uploads=lists_uploads
         )
+    parts = dataclasses.replace(parts, store=store or parts.store)
     with ThreadPoolExecutor(settings.store_requests, thread_name_prefix="store") as requests:
-        by_queue = worker.activities_for(
-            settings,
-            database,
-            store,
-            SqlTraces(database),
-            requests=requests,
-            pace=Pace(),
-        )
-        yield Steps(database, {one.__name__: one for queue in by_queue for one in queue})
+        by_queue = parts.steps(requests, requests, Pace(trace_store=parts.traces is not None))
+        yield Steps(parts.database, {one.__name__: one for queue in by_queue for one in queue})
+
+
+def recorded(database: Database, workflow: str) -> Recorded:
+    """A deletion as the ledger has it. Raises NoSuchDeletion."""
+    with database.read() as session:
+        return outbox.recorded(session, workflow)
+
+
+def receipt(database: Database, workflow: str) -> DeletionReceipt | None:
+    """Its receipt, if there is one."""
+    return recorded(database, workflow).receipt
+
+
+async def resume(client: Client, database: Database) -> list[str]:
+    """Start every deletion that no run is at work on."""
+    with database.read() as session:
+        requests = list(outbox.deletions_to_start(session))
+    return await artifact_deletion.client.resume(client, requests)
 
 
 def again(step: Callable[[], Answer]) -> Answer:
@@ -418,6 +486,28 @@ def wait_for_waiters(database: Database, count: int = 1, *, patience_s: float = 
             if (found := session.execute(waiting).scalar_one()) == count:
                 return
         assert time.monotonic() < deadline, f"{found} sessions wait for a lock"
+
+
+class Pause:
+    """Stops whoever executes a statement that begins so, until it is let go; the statement itself is real.
+
+    SQLite shows nobody who waits for what, and a wait for one read of several takes no lock on PostgreSQL.
+    """
+
+    def __init__(self, engine: Engine, statement: str) -> None:
+        self.reached, self._open = threading.Event(), threading.Event()
+
+        @event.listens_for(engine, "before_cursor_execute")
+        def before(_c: object, _cursor: object, sql: str, _p: object, _context: object, _many: object) -> None:
+            if " ".join(sql.split()).startswith(statement) and not self.reached.is_set():
+                self.reached.set()
+                assert self._open.wait(20)
+
+    def wait(self) -> None:
+        assert self.reached.wait(10)
+
+    def let_go(self) -> None:
+        self._open.set()
 
 
 class Held:

@@ -18,12 +18,11 @@ from PIL import Image
 from playwright.async_api import Error, Page, async_playwright
 from temporalio.client import WorkflowHandle
 
-import starter
-from activities.storage.ledger import DeletionState
-from activities.storage.objects import S3Objects
+from activities.stores.s3 import S3Objects
+from artifact_deletion.outbox import DeletionState
+from artifact_deletion.request import SEARCH_ATTRIBUTES
 from demo.servers import ObjectStoreServer, TemporalServer
-from tests.stack import Held, Stack, connect, eventually, pending_failures, s3_of
-from workflows.messages import SEARCH_ATTRIBUTES
+from tests.stack import Held, Stack, connect, eventually, pending_failures, receipt, recorded, s3_of
 
 pytestmark = [pytest.mark.browser, pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)]
 
@@ -188,7 +187,7 @@ async def test_a_failed_one_says_what_is_left_and_reset_in_the_page_finishes_it(
         await browser.reset_to_the_first_workflow_task()
 
         async def ended() -> bool:
-            return starter.recorded(stack.database, handle.id).state is DeletionState.CLOSED
+            return recorded(stack.database, handle.id).state is DeletionState.CLOSED
 
         assert await eventually(ended)
         await browser.open(stack.client.get_workflow_handle(handle.id), "user-metadata", "Completed: nothing is left over")
@@ -203,4 +202,4 @@ async def test_a_completed_one_shows_its_receipt(stack: Stack, browser: Browser)
         await browser.open(handle, "history", '"complete": true', '"requested_by": "user:1842"')
         await browser.take("completed", at="Event History")
         await browser.open(handle, "user-metadata", "Completed: nothing is left over")
-    assert starter.receipt(stack.database, handle.id)
+    assert receipt(stack.database, handle.id)

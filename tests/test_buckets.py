@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from temporalio.client import WorkflowFailureError
 
-from activities.storage.objects import S3Objects
+from activities.stores.s3 import S3Objects
+from commands.receipt_text import receipt_lines
 from demo.servers import ObjectStoreServer
 from demo.world import Project
-from terminal import receipt_lines
 from tests.oracle import Evidence, assert_promises_hold
 from tests.stack import Stack, eventually, pending_failures, s3_of
 from tests.test_faults import compared
@@ -52,7 +52,7 @@ async def test_where_versioning_was_suspended_null_versions_go_too(stack: Stack,
         s3.delete_object(Bucket=name, Key=marker)
         handle = await stack.start([base.id])
         assert (await stack.failure(handle)).type == "ObjectsRemain"
-        assert stack.receipt(handle.id).objects.found_left_over == {"StillWritten": 1}
+        assert stack.receipt(handle.id).objects.found_left_over == {"DeletedButListed": 1}
     assert stack.world.object_versions().keys() & stack.world.objects_of([base.id]) == {marker}
 
 
@@ -160,7 +160,7 @@ async def test_where_a_store_cannot_list_prefixes_are_unchecked_and_what_is_name
     assert receipt.complete
     objects = receipt.objects
     assert (objects.prefixes_unchecked, objects.prefixes_listed_empty) == (objects.prefixes, 0)
-    assert ("  prefixes unchecked: the store cannot list", objects.prefixes) in receipt_lines(receipt)
+    assert ("  prefixes unchecked: the store cannot list", objects.prefixes) in receipt_lines(receipt, utc=True)
     assert (objects.uploads_unchecked, objects.found_by_listing) == (objects.prefixes, 0)
     gone = before.objects.keys() - stack.world.objects().keys()
     named = {comparison.key, *comparison.mask_keys, head.manifest_key}
@@ -189,7 +189,7 @@ async def test_a_store_that_is_not_usable_yet_is_waited_for_in_plain_words(
     async with stack.worker(**wrong):
         handle = await stack.start([head.id])
         assert await eventually(failure) == f"the object store {said.format('GetObject')}"
-        assert f"the object store {said.format('GetBucketVersioning')}: what needs it is tried again" in caplog.text
+        assert f"the object store {said.format('GetBucketVersioning')}: the steps that need it are tried again" in caplog.text
         assert Evidence.of(stack).rows == before.rows
         if missing == "bucket":
             stack.s3.create_bucket(Bucket=name)

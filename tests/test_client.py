@@ -1,36 +1,31 @@
-"""What a request handler can rely on: an answer within its deadline, whatever Temporal does, in every process of its server."""
+"""What a request handler can rely on: an answer within its deadline, whatever Temporal does or runs in the deletion's place."""
 
 import asyncio
 import contextlib
-import json
+import logging
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import update
 from temporalio.api.enums.v1 import EventType
 from temporalio.client import WorkflowHandle, WorkflowUpdateHandle
 
-import starter
 from activities.delete_rows import DeleteRows
-from activities.storage.ledger import Deletion
 from activities.sweep_prefixes import SweepPrefixes
-from client import BlockingDeletions, Deletions, is_running
+from artifact_deletion.client import Deletions, is_running, start_deletion, wait_rows_deleted
+from artifact_deletion.errors import ArtifactNotInOrganization, RowsNotDeleted, WorkflowIdTaken
+from artifact_deletion.receipt import RowsGone
+from artifact_deletion.request import DELETE_WORKFLOW, SEARCH_ATTRIBUTES, TASK_QUEUE
 from demo.servers import TemporalServer
 from demo.world import screen
-from tests.stack import ROOT, Held, Stack, connect, eventually
+from tests.stack import Held, Stack, connect, eventually, resume
 from tests.test_reopened import restore
-from workflows.errors import ArtifactNotInOrganization, RowsNotDeleted
-from workflows.messages import SEARCH_ATTRIBUTES, AllRowsDeleted, DeletionRequest
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 SOON, LATER = timedelta(seconds=0.5), timedelta(seconds=30)
@@ -45,7 +40,7 @@ def held_rows(monkeypatch: pytest.MonkeyPatch) -> Iterator[Held]:
 
 @pytest.fixture
 def silent_port() -> Iterator[int]:
-    """Somebody who accepts connections and never says a word."""
+    """A listener that accepts connections and never says a word."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(50)
@@ -81,7 +76,7 @@ async def test_a_handler_with_no_more_time_hears_nothing_and_the_deletion_goes_o
         assert await deletions.rows_deleted(request, within=SOON) is None
         await held_rows.reached()
         held_rows.let_go()
-        assert await deletions.rows_deleted(request, within=LATER) == AllRowsDeleted(
+        assert await deletions.rows_deleted(request, within=LATER) == RowsGone(
             artifacts=1, rows=await rows_of(stack, request.workflow_id)
         )
 
@@ -91,7 +86,9 @@ async def rows_of(stack: Stack, workflow: str) -> int:
     return sum(stack.receipt(workflow).rows.values())
 
 
-async def test_the_deadline_holds_where_nobody_answers(stack: Stack, silent_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_deadline_holds_where_connections_get_no_answer(
+    stack: Stack, silent_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A load balancer that takes connections for a server that is gone."""
     monkeypatch.setenv("TEMPORAL_ADDRESS", f"127.0.0.1:{silent_port}")
     deletions, began = Deletions(), time.monotonic()
@@ -217,8 +214,8 @@ async def test_a_run_that_ends_before_it_is_asked_leaves_the_answer_to_another(
 
     monkeypatch.setattr(stack.client, "start_workflow", start_and_miss_the_end)
     async with stack.worker():
-        answer = await asyncio.wait_for(starter.wait_rows_deleted(stack.client, request), LATER.total_seconds())
-        assert answer == AllRowsDeleted(artifacts=1, rows=await rows_of(stack, request.workflow_id))
+        answer = await asyncio.wait_for(wait_rows_deleted(stack.client, request), LATER.total_seconds())
+        assert answer == RowsGone(artifacts=1, rows=await rows_of(stack, request.workflow_id))
 
 
 async def test_all_who_wait_for_a_run_share_one_update(
@@ -235,7 +232,7 @@ async def test_all_who_wait_for_a_run_share_one_update(
         stack.accept(request)
         held.hold()
 
-        async def twenty_at_once() -> list[AllRowsDeleted | None]:
+        async def twenty_at_once() -> list[RowsGone | None]:
             return await asyncio.gather(*(deletions.rows_deleted(request, within=LATER) for _ in range(20)))
 
         answers = [answer for _ in range(2) for answer in await twenty_at_once()]
@@ -276,7 +273,7 @@ async def test_the_deadline_holds_longer_than_temporal_keeps_a_call_open(
         stack.use_temporal(await connect(server.address))
         deletions = Deletions()
         async with stack.worker():
-            await starter.start_deletion(stack.client, request)
+            await start_deletion(stack.client, request)
             await held_rows.reached()
             assert await deletions.rows_deleted(request, within=timedelta(seconds=4)) is None
             assert polling.is_set()
@@ -290,247 +287,54 @@ async def test_the_deadline_holds_longer_than_temporal_keeps_a_call_open(
             assert await deletions.rows_deleted(request, within=LATER) is not None
 
 
-async def test_who_is_told_to_ask_again_takes_time_over_it(
-    stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+async def log_says(caplog: pytest.LogCaptureFixture, what: str) -> str:
+    """The logged line with these words, once it is there."""
+
+    async def said() -> str | None:
+        return next((line for line in caplog.messages if what in line), None)
+
+    return await eventually(said)
+
+
+@pytest.mark.parametrize(
+    ("workflow", "queue"), [("Stranger", TASK_QUEUE), (DELETE_WORKFLOW, "elsewhere"), ("Stranger", "elsewhere")]
+)
+async def test_a_stranger_under_the_deletions_id_is_named_with_what_to_do(
+    stack: Stack, deletions: Deletions, caplog: pytest.LogCaptureFixture, workflow: str, queue: str
 ) -> None:
-    """A run whose history is long waits for its last steps, a slow transaction say, before another goes on: for hours even."""
-    snapshots = stack.snapshots(*"abcdefgh")
-    request = stack.request(one.id for one in snapshots)
-    stack.accept(request)
-    begun: list[object] = []
-
-    def is_late(_: object, chunk: object) -> bool:
-        begun.append(chunk)
-        return len(begun) > 5
-
-    held = Held(monkeypatch, DeleteRows, "delete_rows", is_late)
-    with temporal(tmp_path, {"limit.historyCount.suggestContinueAsNew": 30}) as server:
-        stack.use_temporal(await connect(server.address))
-        asked: list[DeletionRequest] = []
-        start = starter.start_deletion
-
-        async def counted(client: Any, request: DeletionRequest) -> WorkflowHandle[Any, Any]:
-            asked.append(request)
-            return await start(client, request)
-
-        monkeypatch.setattr("client.start_deletion", counted)
-        deletions = Deletions(lambda: connect(server.address))
-        async with stack.worker(chunk_artifacts=1, chunks_at_once=8):
-            handle = await start(stack.client, request)
-            await held.reached()
-
-            async def is_long() -> bool:
-                return (await handle.describe()).history_length > 30
-
-            assert await eventually(is_long)
-            assert await deletions.rows_deleted(request, within=timedelta(seconds=2)) is None
-            assert 2 < len(asked) < 10
-            held.let_go()
-            answer = await deletions.rows_deleted(request, within=LATER)
-            assert answer == AllRowsDeleted(artifacts=8, rows=await rows_of(stack, request.workflow_id))
-
-
-async def test_threads_share_one_blocking_client(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Twenty requests at once in a threaded server: one connection, and an end that leaves no thread behind."""
-    monkeypatch.setenv("TEMPORAL_ADDRESS", stack.temporal_address)
-    (head,) = stack.snapshots("head")
-    request = stack.request([head.id])
-    stack.accept(request)
-    deletions = BlockingDeletions()
-
-    def ask_from_threads() -> set[AllRowsDeleted | None]:
-        with ThreadPoolExecutor(20) as threads:
-            return set(threads.map(lambda _: deletions.rows_deleted(request, within=LATER), range(20)))
-
-    async with stack.worker():
-        (answer,) = await asyncio.to_thread(ask_from_threads)
-    assert answer is not None
-    deletions.close()
-    deletions.close()
-
-
-# A prefork server: the parent has used its client (or not) before it forks, and children use theirs at the same time. Each
-# prints what it heard; whoever does not end by itself is found by the time-out.
-PREFORK = """
-import json, os, sys
-from datetime import timedelta
-from client import BlockingDeletions
-from workflows.messages import DeletionRequest
-
-deletions = BlockingDeletions()
-organization, first, *artifacts = json.loads(sys.argv[1])
-
-def ask(artifact):
-    request = DeletionRequest(organization_id=organization, artifact_ids=(artifact,))
-    answer = deletions.rows_deleted(request, within=timedelta(seconds=30))
-    os.write(1, f"{artifact} {answer.artifacts if answer else None}\\n".encode())
-
-if first:
-    ask(first)
-children = []
-for artifact in artifacts:
-    if (child := os.fork()) == 0:
-        ask(artifact)
-        sys.exit(0)
-    children.append(child)
-codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-if first:
-    ask(first)
-sys.exit(any(codes))
-"""
-
-
-def run_backend(stack: Stack, code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, "-c", code, *(json.dumps(one) for one in arguments)]
-    return subprocess.run(line, cwd=ROOT, env=stack.environment(), capture_output=True, text=True, timeout=60, check=False)
-
-
-@pytest.mark.parametrize("parent_asks", [True, False])
-async def test_every_process_of_a_prefork_server_has_a_client_of_its_own(stack: Stack, *, parent_asks: bool) -> None:
-    parent, *others = stack.snapshots("a", "b", "c", "d")
-    for one in (parent, *others):
-        stack.accept(stack.request([one.id]))
-    ids = [stack.organization_id, parent.id if parent_asks else 0, *(one.id for one in others)]
-    async with stack.worker():
-        done = await asyncio.to_thread(run_backend, stack, PREFORK, ids)
-    assert (done.returncode, done.stderr) == (0, "")
-    expected = [f"{one.id} 1" for one in others] + ([f"{parent.id} 1"] * 2 if parent_asks else [])
-    assert sorted(done.stdout.splitlines()) == sorted(expected)
-
-
-# A server that forks, when it is told to, while a thread of it waits for an answer.
-FORKS_MEANWHILE = """
-import json, os, sys, threading
-from datetime import timedelta
-from client import BlockingDeletions
-from workflows.messages import DeletionRequest
-
-deletions = BlockingDeletions()
-organization, artifact = json.loads(sys.argv[1])
-request = DeletionRequest(organization_id=organization, artifact_ids=(artifact,))
-
-def ask():
-    print(deletions.rows_deleted(request, within=timedelta(seconds=50)).artifacts, flush=True)
-
-asking = threading.Thread(target=ask)
-asking.start()
-sys.stdin.readline()
-if (child := os.fork()) == 0:
-    os.write(1, f"{os.listdir('/proc/self/task') == [str(os.getpid())]}\\n".encode())
-    sys.exit(0)
-sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) or asking.join())
-"""
-
-
-async def test_a_call_that_is_open_during_a_fork_is_asked_again(stack: Stack) -> None:
-    """No thread of the SDK lives across a fork, and whoever waits for one hears its answer all the same."""
-    (head,) = stack.snapshots("head")
-    request = stack.request([head.id])
-    stack.accept(request)
-    line = [sys.executable, "-c", FORKS_MEANWHILE, json.dumps([stack.organization_id, head.id])]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(line, cwd=ROOT, env=stack.environment(), text=True, stdin=pipe, stdout=pipe, stderr=pipe) as backend:
-        await eventually(lambda: is_running(stack.client, request.workflow_id))
-        assert backend.stdin is not None
-        assert backend.stdout is not None
-        backend.stdin.write("\n")
-        backend.stdin.flush()
-        assert await asyncio.to_thread(backend.stdout.readline) == "True\n"
-        async with stack.worker():
-            out, err = await asyncio.to_thread(backend.communicate, timeout=60)
-    assert (backend.returncode, out, err) == (0, "1\n", "")
-
-
-# A server of which two threads fork at the same time, as pools of multiprocessing do; everybody asks and forks again.
-FORKS_TWICE_AT_ONCE = """
-import json, os, sys, threading
-from datetime import timedelta
-from client import BlockingDeletions
-from workflows.messages import DeletionRequest
-
-deletions = BlockingDeletions()
-organization, artifact = json.loads(sys.argv[1])
-request = DeletionRequest(organization_id=organization, artifact_ids=(artifact,))
-both = threading.Barrier(2)
-codes = []
-
-def ask():
-    return deletions.rows_deleted(request, within=timedelta(seconds=30)).artifacts
-
-def fork(and_then):
-    if (child := os.fork()) == 0:
-        os._exit(and_then() - 1)
-    codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-    return 1
-
-def fork_at_once():
-    both.wait()
-    fork(lambda: ask() and fork(ask))
-
-ask()
-threads = [threading.Thread(target=fork_at_once, daemon=True) for _ in range(2)]
-for thread in threads:
-    thread.start()
-for thread in threads:
-    thread.join(20)
-print(codes, flush=True)
-os._exit(ask() - 1 if len(codes) == 2 else 1)
-"""
-
-
-async def test_threads_that_fork_at_once_wait_for_each_other(stack: Stack) -> None:
-    """Neither thread is held up for ever, and parent and children can ask and fork again."""
-    (head,) = stack.snapshots("head")
-    stack.accept(stack.request([head.id]))
-    async with stack.worker():
-        done = await asyncio.to_thread(run_backend, stack, FORKS_TWICE_AT_ONCE, [stack.organization_id, head.id])
-    assert (done.returncode, done.stdout, done.stderr) == (0, "[0, 0]\n", "")
-
-
-# A backend whose handler gave up, and which ends while Temporal still has not answered.
-GIVES_UP = """
-import json, sys
-from datetime import timedelta
-from client import BlockingDeletions
-from workflows.messages import DeletionRequest
-
-organization, artifact = json.loads(sys.argv[1])
-request = DeletionRequest(organization_id=organization, artifact_ids=(artifact,))
-print(BlockingDeletions().rows_deleted(request, within=timedelta(seconds=1)))
-"""
-
-
-async def test_a_backend_that_gave_up_ends_like_any_other(stack: Stack) -> None:
-    """The SDK's threads can hold up an interpreter that ends while a call is open. No worker runs, so nobody answers."""
-    (head,) = stack.snapshots("head")
-    stack.accept(stack.request([head.id]))
-    done = await asyncio.to_thread(run_backend, stack, GIVES_UP, [stack.organization_id, head.id])
-    assert (done.returncode, done.stdout, done.stderr) == (0, "None\n", "")
-    assert await starter.resume(stack.client, stack.database) == []
-
-
-def test_the_schema_in_docs_is_that_of_the_code(database_url: str) -> None:
-    """For clients in other languages: `python starter.py schema > docs/request.schema.json` after each change."""
-    assert (ROOT / "docs" / "request.schema.json").read_text() == f"{starter.request_schema()}\n"
-
-
-async def test_a_request_that_this_version_does_not_know_keeps_no_other_from_being_resumed(stack: Stack) -> None:
-    """A ledger outlives versions. The oldest is unreadable; the next is started all the same."""
+    """Started wrongly by another client. It would block the deletion for ever, and each look would say that it runs."""
     one, two = stack.snapshots("one", "two")
-    for each in (one, two):
-        stack.accept(stack.request([each.id]))
-    with stack.database.write() as session:
-        oldest = update(Deletion).where(Deletion.id == stack.request([one.id]).deletion_id)
-        session.execute(oldest.values(request={"from": "another version"}))
-    assert await starter.resume(stack.client, stack.database) == [stack.request([two.id]).workflow_id]
+    taken, free = stack.request([one.id]), stack.request([two.id])
+    stranger = await stack.client.start_workflow(workflow, id=taken.workflow_id, task_queue=queue)
+    for request in (taken, free):
+        stack.accept(request)
+    with pytest.raises(WorkflowIdTaken, match=f"^{taken.workflow_id} is taken by a workflow that is not ours"):
+        await is_running(stack.client, taken)
+    assert await deletions.rows_deleted(taken, within=SOON) is None
+    assert "python starter.py resume" in await log_says(caplog, "is taken by a workflow")
+    caplog.clear()
+    assert await resume(stack.client, stack.database) == [free.workflow_id]
+    assert "terminate it" in await log_says(caplog, "is taken by a workflow")
+    await stranger.terminate()
+    assert not await is_running(stack.client, taken)
+    async with stack.worker():
+        assert await resume(stack.client, stack.database) == [taken.workflow_id]
+        assert await deletions.rows_deleted(taken, within=LATER) is not None
+        for request in (taken, free):
+            await stack.client.get_workflow_handle(request.workflow_id).result()
 
 
-async def test_a_row_whose_id_is_not_its_requests_is_not_started(stack: Stack, caplog: pytest.LogCaptureFixture) -> None:
-    """Another language computed it, and nothing would ever close that row: each look would start its deletion again."""
-    (one,) = stack.snapshots("one")
-    request = stack.request([one.id])
+async def test_a_deletion_that_is_merely_slow_is_not_taken_for_a_stranger(
+    stack: Stack, deletions: Deletions, held_rows: Held, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The same look after the same deadline, and no word of it."""
+    caplog.set_level(logging.INFO, "artifact_deletion.client")
+    (head,) = stack.snapshots("head")
+    request = stack.request([head.id])
     stack.accept(request)
-    with stack.database.write() as session:
-        session.execute(update(Deletion).values(id="0" * 32))
-    assert await starter.resume(stack.client, stack.database) == []
-    assert caplog.messages == [f"deletion {'0' * 32}: its request's own id is {request.deletion_id}"]
+    async with stack.worker():
+        assert await deletions.rows_deleted(request, within=SOON) is None
+        await asyncio.gather(*deletions._looking)  # noqa: SLF001  nothing public says when it has looked
+        held_rows.let_go()
+        await stack.client.get_workflow_handle(request.workflow_id).result()
+    assert caplog.messages == [f"{request.workflow_id}: its rows are not gone within {SOON}"]

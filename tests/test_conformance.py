@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 from sqlalchemy import func, select
 
-from activities.storage.database import Database
-from activities.storage.objects import ObjectStore, S3Objects
-from activities.storage.snuba import SnubaTraces
-from activities.storage.traces import PREPROD, SqlTraces, TraceItem, TraceStore
+from activities.backend.trace_items import PREPROD, SqlTraces, TraceItem
+from activities.database import Database
+from activities.stores.objects import ObjectStore
+from activities.stores.s3 import S3Objects
+from activities.stores.snuba import SnubaTraces
+from activities.stores.traces import TraceStore
 from conformance.object_store import ObjectStoreConformance
 from conformance.trace_store import TraceStoreConformance
 from demo.servers import ObjectStoreServer

@@ -1,4 +1,4 @@
-"""A worker is killed at every boundary there is, and whoever takes over comes to the same end.
+"""A worker is killed at every boundary there is, and the worker that takes over comes to the same end.
 
 The points are those of crash_points.py; each is a test of its own. The process, its servers and the signal are real.
 """
@@ -10,35 +10,22 @@ import pytest
 from temporalio.client import WorkflowFailureError, WorkflowHandle
 from temporalio.exceptions import CancelledError
 
-import starter
-from activities.storage import ledger
-from activities.storage.freeze import freeze, thaw
-from activities.storage.ledger import DeletionState
+from activities.ledger import holds
+from artifact_deletion.client import progress
+from artifact_deletion.outbox import DeletionState
+from artifact_deletion.receipt import DeletionReceipt, Preview
+from artifact_deletion.request import DELETE_WORKFLOW, PREVIEW_WORKFLOW, TASK_QUEUE, DeletionRequest
 from settings import PREFIX
-from tests.crash_points import CONFIRMING, LATE_KEY, POINTS, TASK_LOST_AFTER
+from tests.crash_points import CONFIRMING, FOR_A_HOLD, FOR_OTHERS, LATE_KEY, POINTS, TASK_LOST_AFTER, points_of
 from tests.oracle import Evidence, assert_promises_hold
-from tests.stack import Stack, eventually, steps_of
+from tests.stack import Stack, eventually, recorded, resume, steps_of
 from tests.test_uploads import begin_upload
-from workflows.messages import (
-    CANCEL_DELETION,
-    DELETE_ROWS,
-    PREVIEW_DELETION,
-    PREVIEW_WORKFLOW_NAME,
-    READ_REQUEST,
-    STEPS,
-    TASK_QUEUE,
-    WAIT_UNTIL_CONFIRMED,
-    WAIT_UNTIL_THAWED,
-    WORKFLOW_NAME,
-    DeletionReceipt,
-    DeletionRequest,
-    Preview,
-)
+from workflows.steps import CANCEL_DELETION, DELETE_ROWS, PREVIEW_DELETION, STEPS, WAIT_WHILE_HELD
 
 OF_A_CANCEL = [point for point in POINTS if point.startswith(f"{CANCEL_DELETION.name},")]
 OF_A_PREVIEW = [point for point in POINTS if point.startswith(f"{PREVIEW_DELETION.name},")]
-OF_TWO = [point for point in POINTS if point.startswith(f"{READ_REQUEST.name},") or "another deletion" in point]
-OF_A_HOLD = [point for point in POINTS if point.startswith((f"{WAIT_UNTIL_THAWED.name},", f"{WAIT_UNTIL_CONFIRMED.name},"))]
+OF_TWO = points_of(FOR_OTHERS)
+OF_A_HOLD = [*points_of(WAIT_WHILE_HELD.name), *points_of(FOR_A_HOLD)]
 OF_ONE = [point for point in POINTS if point not in {*OF_A_CANCEL, *OF_A_PREVIEW, *OF_TWO, *OF_A_HOLD}]
 
 
@@ -64,7 +51,7 @@ async def start(stack: Stack, request: DeletionRequest) -> WorkflowHandle[Any, D
     """As a backend does, but for the time-out of a workflow task that is lost with its worker."""
     stack.accept(request)
     return await stack.client.start_workflow(
-        WORKFLOW_NAME,
+        DELETE_WORKFLOW,
         request,
         id=request.workflow_id,
         task_queue=TASK_QUEUE,
@@ -85,6 +72,8 @@ async def test_a_worker_killed_in_a_deletion_is_replaced(stack: Stack, point: st
     place = head.artifact
     upload = f"{stack.world.physical(head.usecase, place.organization_id, place.project_id, place.prefix)}late.json"
     begin_upload(stack, upload)
+    archive = stack.world.physical(head.usecase, place.organization_id, place.project_id, place.archive_key)
+    begin_upload(stack, archive)
     late = f"{upload.removesuffix('.json')}r.json"
     before = Evidence.of(stack)
     request = stack.request([head.id])
@@ -98,7 +87,7 @@ async def test_a_worker_killed_in_a_deletion_is_replaced(stack: Stack, point: st
     receipt = stack.receipt(handle.id)
     assert receipt.complete
     assert sum(receipt.rows.values()) == sum(table != "trace_items" for table, _ in stack.world.rows_of([head.id]))
-    assert_promises_hold(stack, before, [request], also_owned=[upload, late])
+    assert_promises_hold(stack, before, [request], also_owned=[upload, archive, late])
 
 
 @at(OF_A_CANCEL)
@@ -120,15 +109,15 @@ async def test_a_worker_killed_in_a_cancel_undoes_all_or_nothing(stack: Stack, p
             if not isinstance(failed.cause, CancelledError):
                 raise
             ended_as = DeletionState.CANCELLED
-        assert starter.recorded(stack.database, handle.id).state is ended_as
+        assert recorded(stack.database, handle.id).state is ended_as
         assert_promises_hold(stack, before, [request])
         assert (await stack.delete([one.id])).complete
     assert_promises_hold(stack, before, [request])
 
 
 @at(OF_TWO)
-async def test_a_worker_killed_while_it_finishes_what_another_deletion_owes_is_replaced(stack: Stack, point: str) -> None:
-    """The other one deleted the rows and nobody runs it: whoever takes over runs it to its end, or waits for who does."""
+async def test_a_worker_killed_while_a_deletion_waits_for_another_one_is_replaced(stack: Stack, point: str) -> None:
+    """The other one deleted the rows, and no run is at work on it: once it is resumed, both come to their ends."""
     one, two = stack.snapshots("one", "two")
     before = Evidence.of(stack)
     other, request = stack.request([one.id, two.id]), stack.request([one.id])
@@ -139,43 +128,47 @@ async def test_a_worker_killed_while_it_finishes_what_another_deletion_owes_is_r
     await worker.is_killed()
 
     async with stack.worker():
-        await end(handle)
+        assert await resume(stack.client, stack.database) == [other.workflow_id]
         await end(stack.client.get_workflow_handle(other.workflow_id))
-    assert stack.receipt(handle.id).complete
-    assert stack.receipt(other.workflow_id).complete
+        await end(handle)
+    receipts = [stack.receipt(one.workflow_id) for one in (other, request)]
+    assert [one.complete for one in receipts] == [True, True]
+    assert receipts[0].times.closed <= receipts[1].times.closed
     assert_promises_hold(stack, before, [other, request])
 
 
 @at(OF_A_HOLD)
-async def test_a_worker_killed_while_a_deletion_is_held_up_is_replaced(stack: Stack, point: str) -> None:
-    """Frozen, or larger than may go unconfirmed: until it is let go nothing is deleted, and after that all of it is."""
-    frozen = point.startswith(WAIT_UNTIL_THAWED.name)
+@pytest.mark.parametrize("by_a_person", [True, False], ids=["by a person", "over a ceiling"])
+async def test_a_worker_killed_while_a_deletion_is_held_is_replaced(stack: Stack, point: str, *, by_a_person: bool) -> None:
+    """Until it is let go nothing is deleted, and after that all of it is."""
     one, two = stack.snapshots("one", "two")
     before = Evidence.of(stack)
     request = stack.request([one.id, two.id])
-    if frozen:
-        freeze(stack.database, "a test")
-    worker = stack.crashing_worker(point, **({} if frozen else {f"{PREFIX}MAX_ARTIFACTS_UNCONFIRMED": "1"}))
+    if by_a_person:
+        placed = holds.place(stack.database, holds.On.EVERYTHING, "", reason="a test", by="user:7").id
+    ceiling = None if by_a_person else 1
+    worker = stack.crashing_worker(point, **({} if by_a_person else {f"{PREFIX}MAX_ARTIFACTS_UNCONFIRMED": str(ceiling)}))
     handle = await start(stack, request)
 
-    async def held_up() -> bool:
-        return bool((await starter.progress(stack.client, handle.id)).held_up)
+    async def held() -> bool:
+        return "held since" in ((await progress(stack.client, handle.id)).held or "")
 
     def let_go() -> None:
-        if frozen:
-            thaw(stack.database)
-            return
         with stack.database.write() as session:
-            ledger.confirm(session, request.deletion_id, "user:7")
+            if by_a_person:
+                holds.lift(session, [placed], by="user:7")
+            else:
+                holds.confirm(session, request.deletion_id, 0, by="user:7")
 
-    if point.endswith("after"):
-        await eventually(held_up)
+    found_lifted = point == f"{WAIT_WHILE_HELD.name}, after"
+    if found_lifted:
+        await eventually(held)
         assert Evidence.of(stack).rows == before.rows
         let_go()
     await worker.is_killed()
-    async with stack.worker(max_artifacts_unconfirmed=None if frozen else 1):
-        if not point.endswith("after"):
-            await eventually(held_up)
+    async with stack.worker(max_artifacts_unconfirmed=ceiling):
+        if not found_lifted:
+            await eventually(held)
             assert Evidence.of(stack).rows == before.rows
             let_go()
         await end(handle)
@@ -185,13 +178,13 @@ async def test_a_worker_killed_while_a_deletion_is_held_up_is_replaced(stack: St
 
 @at(OF_A_PREVIEW)
 async def test_a_worker_killed_in_a_preview_changes_nothing(stack: Stack, point: str) -> None:
-    """Somebody waits for the answer, which another worker gives."""
+    """A person waits for the answer, which another worker gives."""
     (one,) = stack.snapshots("one")
     before = Evidence.of(stack)
     request = stack.request([one.id])
     worker = stack.crashing_worker(point)
     handle = await stack.client.start_workflow(
-        PREVIEW_WORKFLOW_NAME,
+        PREVIEW_WORKFLOW,
         request,
         id=request.preview_id,
         task_queue=TASK_QUEUE,

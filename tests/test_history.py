@@ -1,355 +1,183 @@
-"""What users wrote stays out of Temporal and out of the log: both are kept for long, and read by many."""
+"""A run's history is bounded by design: computed from the code's own constants, and measured on a real server.
+
+Temporal warns at 10,240 events or 10 MB, and ends a workflow at five times as much. Nothing is handed on to another run, so the
+largest deletion that there may be must fit.
+"""
 
 import asyncio
-import json
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from types import MappingProxyType
+from datetime import UTC, datetime
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
-from sentry_protos.snuba.v1.endpoint_delete_trace_items_pb2 import DeleteTraceItemsRequest
-from sqlalchemy import text, update
-from temporalio.client import WorkflowFailureError, WorkflowHandle
+from temporalio import activity
+from temporalio.client import Client, WorkflowFailureError
+from temporalio.exceptions import ApplicationError
+from temporalio.worker import Worker
 
-import starter
-from activities.storage import tables
-from demo.world import screen
-from tests.snuba_server import Answer, SnubaServer, error
-from tests.stack import Stack, eventually, pending_failures
-from workflows.messages import PREVIEW_WORKFLOW_NAME, TASK_QUEUE
+from artifact_deletion.client import start_deletion, wait_rows_deleted
+from artifact_deletion.errors import StaleSeal, to_application_error
+from artifact_deletion.receipt import (
+    ArtifactsReceipt,
+    DeletionReceipt,
+    FilesReceipt,
+    GoneBefore,
+    Ids,
+    ManifestsReceipt,
+    ObjectsReceipt,
+    Stage,
+    TimesReceipt,
+    TraceItemsReceipt,
+)
+from artifact_deletion.request import MAX_ARTIFACTS, TASK_QUEUE, DeletionRequest
+from tests.stack import eventually
+from workflows import steps
+from workflows.delete_artifacts import SEALS_TRIED, DeleteArtifactsWorkflow
+from workflows.steps import MAX_CHUNKS, MAX_OBJECT_STEPS, OBJECTS_TASK_QUEUE, STEPS
 
-MARKERS = {
-    place: f"Leak{place}Leak"
-    for place in (
-        "OrganizationSlug",
-        "ProjectSlug",
-        "ImageName",
-        "MaskName",
-        "ManifestField",
-        "ManifestValue",
-        "StrayKey",
-        "ColumnStray",
-        "Extras",
-        "AppName",
-        "BuildVersion",
-        "Icon",
-        "UrlPath",
-        "FileName",
-        "Reason",
-        "DatabaseMessage",
-        "SnubaMessage",
+MAX_EVENTS, MAX_BYTES = 10_000, 10_000_000
+_A_STEP = 3
+"""Events: scheduled, started, ended. However often it is tried again, there are no more."""
+_A_TASK = 3
+"""Events of the workflow task that follows: scheduled, started, completed."""
+
+# How often a run may have each of its steps. A person's holds come on top: each makes the steps that it holds up begin anew.
+ONCE = (steps.OPEN_DELETION, steps.CLOSE_DELETION, steps.CANCEL_DELETION)
+EACH_SEAL = (steps.COLLECT_KEYS, steps.DELETE_ROWS)
+EACH_CHUNK = (steps.DELETE_TRACE_ITEMS, steps.SWEEP_PREFIXES)
+OBJECT_STEPS = (steps.DELETE_OBJECTS,)
+OF_A_HOLD, OF_A_PREVIEW = (steps.WAIT_WHILE_HELD,), (steps.PREVIEW_DELETION,)
+
+
+def worst_case() -> int:
+    """Events of the largest run, if no two steps end in time for one workflow task."""
+    of_chunks = MAX_CHUNKS * (SEALS_TRIED * len(EACH_SEAL) + len(EACH_CHUNK))
+    all_steps = len(ONCE) + of_chunks + len(OBJECT_STEPS) * MAX_OBJECT_STEPS
+    # Search attributes are set when the stage or the number of leftovers changes.
+    upserts = len(Stage) + MAX_OBJECT_STEPS + MAX_CHUNKS
+    started_asked_to_cancel_and_ended, an_update = 3, 2
+    return started_asked_to_cancel_and_ended + an_update + _A_TASK + all_steps * (_A_STEP + _A_TASK) + upserts
+
+
+def test_the_longest_history_that_there_may_be_is_within_temporals_limits() -> None:
+    """A constant that is raised, or a step that is added, makes this red before it makes a deletion end."""
+    assert worst_case() < MAX_EVENTS
+
+
+def test_every_step_is_in_the_computation() -> None:
+    """A new step is counted with those that it is as often as."""
+    counted = (*ONCE, *EACH_SEAL, *EACH_CHUNK, *OBJECT_STEPS, *OF_A_HOLD, *OF_A_PREVIEW)
+    assert sorted(step.name for step in counted) == sorted(step.name for step in STEPS)
+
+
+IDS = range(2**63 - MAX_ARTIFACTS, 2**63)
+PACE = steps.Pace(chunks_at_once=1, object_steps_at_once=1, trace_store=True, search_attributes=True)
+"""One after another, so that each step has a workflow task of its own."""
+
+
+def longest_receipt(request: DeletionRequest) -> DeletionReceipt:
+    """Each list of ids as long as it may be."""
+    ids, now = Ids.of(IDS), datetime.now(UTC)
+    return DeletionReceipt(
+        deletion_id=request.deletion_id,
+        workflow_id=request.workflow_id,
+        organization_id=request.organization_id,
+        requested_artifacts=len(request.artifact_ids),
+        requested_by=request.requested_by,
+        reference=request.reference,
+        complete=False,
+        artifacts=ArtifactsReceipt(
+            deleted=ids,
+            moved=ids,
+            not_reached=ids,
+            reappeared=ids,
+            gone_before=GoneBefore(
+                by_deletion={f"{request.workflow_id}{number}": ids for number in range(1000)}, swept=ids, objects_unchecked=ids
+            ),
+        ),
+        rows={f"sentry_table_{number}": 2**40 for number in range(20)},
+        files=FilesReceipt(kept={f"reason {number}": ids for number in range(10)}),
+        objects=ObjectsReceipt(left_over={f"Code{number}": 2**40 for number in range(100)}),
+        manifests=ManifestsReceipt(),
+        trace_items=TraceItemsReceipt(),
+        times=TimesReceipt(accepted=now, closed=now),
     )
-}
-
-# A worker in which one of the store's calls fails once with a key in its message, as any library's error might have.
-FAILS_WITH_A_KEY = """
-import sys
-import worker
-from activities.storage.objects import S3Objects
-
-whole = S3Objects.delete
-
-def delete(self, keys):
-    if not any("LeakMaskNameLeak" in key for key in keys):
-        return whole(self, keys)
-    S3Objects.delete = whole
-    raise KeyError(sorted(keys))
-
-S3Objects.delete = delete
-sys.exit(worker.main([]))
-"""
-
-# A trigger that fails with content in its message, as a check of the backend's own might.
-FAILING_TRIGGER = """
-CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN RAISE EXCEPTION 'LeakDatabaseMessageLeak: %', OLD.app_name; END $$;
-CREATE TRIGGER refuse BEFORE DELETE ON sentry_preprodartifactmobileappinfo FOR EACH ROW EXECUTE FUNCTION refuse();
-"""
 
 
-@dataclass(frozen=True)
-class Planted:
-    """Artifacts with a marker wherever a user or a client can write."""
+class LargestDeletion:
+    """Fakes of the steps: a real deletion of ten million keys would take hours. What they return is as large as it may be."""
 
-    organization_id: int
-    artifacts: tuple[int, ...]
-    mask: str
-    """The physical key of a diff mask with a marker in it."""
+    def __init__(self, request: DeletionRequest) -> None:
+        self.request = request
+        self.seals: dict[int, int] = {}
+        self.object_steps = 0
 
+    @activity.defn(name=steps.OPEN_DELETION.name)
+    async def open_deletion(self, opening: steps.Opening) -> steps.Opened:
+        assert opening.request == self.request
+        chunks = tuple(steps.UnfinishedChunk(chunk=number, released=None) for number in range(MAX_CHUNKS))
+        return steps.Opened(fence=0, chunks=chunks, rows_deleted=0, pace=PACE)
 
-def plant(stack: Stack, app_name: str = MARKERS["AppName"]) -> Planted:
-    world, mark = stack.world, MARKERS
-    organization = world.organization(mark["OrganizationSlug"])
-    project = world.project(organization, mark["ProjectSlug"])
-    base, head, third = (
-        world.snapshot(project, {f"{mark['ImageName']}.png": screen("login", seed), "cart.png": screen("cart", seed)})
-        for seed in range(3)
-    )
-    comparison = world.comparison(head, base, masks={f"{mark['MaskName']}.png": screen("home")})
-    image = {"status": "changed", "diff_mask_key": f"elsewhere/{mark['StrayKey']}.png", mark["ManifestField"]: 1}
-    hostile = {"images": {f"{mark['ImageName']}.png": image}, "note": mark["ManifestValue"]}
-    world.comparison(third, base, masks=0, manifest=json.dumps(hostile).encode())
-    build = world.mobile_build(project, app_name=app_name, version=mark["BuildVersion"], icon=f"icn_{mark['Icon']}")
-    world.approval(head)
-    world.installable(build)
-    with stack.database.write() as session:
-        url, approval = tables.InstallableArtifact, tables.ComparisonApproval
-        session.execute(update(url).where(url.preprod_artifact_id == build.id).values(url_path=f"{mark['UrlPath']}/{build.id}"))
-        session.execute(update(approval).where(approval.preprod_artifact_id == head.id).values(extras={"note": mark["Extras"]}))
-        artifact = tables.Artifact
-        session.execute(update(artifact).where(artifact.id == third.id).values(extras={mark["Extras"]: mark["Extras"]}))
-        names = update(tables.File).where(tables.File.id.in_(build.file_ids))
-        session.execute(names.values(name=mark["FileName"], headers=mark["FileName"]))
-        stray = {"manifest_key": f"../{mark['ColumnStray']}/manifest.json", mark["Extras"]: mark["Extras"]}
-        metrics = update(tables.SnapshotMetrics).where(tables.SnapshotMetrics.preprod_artifact_id == third.id)
-        session.execute(metrics.values(extras=stray))
-    scope = world.physical(head.usecase, organization, project.id, "")
-    return Planted(organization, (base.id, head.id, third.id, build.id), scope + comparison.mask_keys[0])
+    @activity.defn(name=steps.COLLECT_KEYS.name)
+    async def collect_keys(self, chunk: steps.Chunk) -> steps.Seal:
+        self.seals[chunk.chunk] = self.seals.get(chunk.chunk, 0) + 1
+        return steps.Seal(epoch=self.seals[chunk.chunk], pages=2**31, digest="0" * 64)
 
+    @activity.defn(name=steps.DELETE_ROWS.name)
+    async def delete_rows(self, sealed: steps.SealedChunk) -> steps.Released:
+        if sealed.seal.epoch < SEALS_TRIED:
+            raise to_application_error(StaleSeal(f"chunk {sealed.chunk}: the ledger holds another seal; nothing was deleted"))
+        return steps.Released(rows=2**31, first_page=0, end_page=100_000, keys=10**8, trace_items_owed=True)
 
-def leaks(stack: Stack, said: dict[str, bytes], also: Mapping[str, str] = MappingProxyType({})) -> list[str]:
-    """Which markers and secrets stand where."""
-    secrets = {
-        "S3Secret": stack.server.secret_key,
-        "S3AccessKey": stack.server.access_key,
-        "DatabasePassword": str(urlsplit(stack.database_url).password),
-        "Bucket": stack.bucket,
-    }
-    return [
-        f"{place} in the {where}"
-        for place, marker in (MARKERS | secrets | dict(also)).items()
-        for where, content in said.items()
-        if marker.encode() in content
-    ]
+    @activity.defn(name=steps.DELETE_OBJECTS.name)
+    async def delete_objects(self, pages: steps.PageRange) -> steps.ObjectsDeleted:
+        assert pages.end > pages.first
+        self.object_steps += 1
+        return steps.ObjectsDeleted(settled=pages.end * 1000, left_over=1)
+
+    @activity.defn(name=steps.DELETE_TRACE_ITEMS.name)
+    async def delete_trace_items(self, _chunk: steps.Chunk) -> steps.TraceItemsDeleted:
+        return steps.TraceItemsDeleted(matched=2**31, confirmed=False)
+
+    @activity.defn(name=steps.SWEEP_PREFIXES.name)
+    async def sweep_prefixes(self, _chunk: steps.Chunk) -> steps.Swept:
+        return steps.Swept(found=2**31, left_over=1)
+
+    @activity.defn(name=steps.CLOSE_DELETION.name)
+    async def close_deletion(self, _deletion: steps.Deletion) -> DeletionReceipt:
+        return longest_receipt(self.request).for_history()
+
+    @activity.defn(name=steps.CANCEL_DELETION.name)
+    async def cancel_deletion(self, _deletion: steps.Deletion) -> steps.Cancelled:
+        return steps.Cancelled(nothing_deleted=False)
+
+    def of_queue(self, *wanted: steps.Step[Any, Any]) -> list[Any]:
+        return [getattr(self, step.name) for step in wanted]
 
 
-async def said_by_temporal(handle: WorkflowHandle[object, object]) -> bytes:
-    """The history with its payloads, failures, summaries and search attributes, and what a description adds to it."""
-    history = [event.SerializeToString() async for event in handle.fetch_history_events()]
-    return b"\n".join([*history, (await handle.describe()).raw_description.SerializeToString()])
+async def test_the_largest_deletion_that_there_may_be_is_within_temporals_limits(client: Client) -> None:
+    """As many chunks and object steps as a run may have, each seal but the last stale, leftovers everywhere, a late cancel."""
+    request = DeletionRequest(organization_id=2**63 - 1, artifact_ids=IDS, requested_by="u" * 128, reference="r" * 128)
+    fakes = LargestDeletion(request)
+    of_store = (steps.COLLECT_KEYS, steps.DELETE_OBJECTS, steps.SWEEP_PREFIXES)
+    of_database = (*ONCE, steps.DELETE_ROWS, steps.DELETE_TRACE_ITEMS)
+    async with (
+        Worker(client, task_queue=OBJECTS_TASK_QUEUE, activities=fakes.of_queue(*of_store)),
+        Worker(client, task_queue=TASK_QUEUE, workflows=[DeleteArtifactsWorkflow], activities=fakes.of_queue(*of_database)),
+    ):
+        handle = await start_deletion(client, request)
+        rows_gone = asyncio.create_task(wait_rows_deleted(client, request))
 
+        async def rows_are_going() -> bool:
+            return fakes.object_steps > 0
 
-@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
-async def test_nothing_that_users_wrote_reaches_temporal_or_the_log(stack: Stack, locking_bucket: str) -> None:
-    """Of a deletion in which the database fails, a library fails, and the store refuses a key for good."""
-    stack.use_bucket(locking_bucket)
-    planted = plant(stack)
-    artifacts, mask = planted.artifacts, planted.mask
-    stack.s3.put_object_legal_hold(Bucket=locking_bucket, Key=mask, LegalHold={"Status": "ON"})
-    request = stack.request(artifacts, requested_by="user:7", reference="TICKET-9")
-    with stack.database.write() as session:
-        session.execute(text(FAILING_TRIGGER))
-        starter.accept_deletion(session, request, reason=MARKERS["Reason"])
-    stack.worker_process("-c", FAILS_WITH_A_KEY)
-    handle = await starter.start_deletion(stack.client, request)
-
-    async def refused_by_the_trigger() -> str | None:
-        return (await pending_failures(handle)).get("delete_rows")
-
-    assert "P0001" in await eventually(refused_by_the_trigger)
-    meanwhile = (await handle.describe()).raw_description.SerializeToString()
-    with stack.database.write() as session:
-        session.execute(text("DROP TRIGGER refuse ON sentry_preprodartifactmobileappinfo"))
-    failure = await stack.failure(handle)
-    assert (failure.type, "AccessDenied 1" in failure.message) == ("ObjectsRemain", True)
-
-    receipt = stack.receipt(handle.id)
-    assert receipt.manifests.strays == 2
-    progress = (await starter.progress(stack.client, handle.id)).model_dump_json()
-    log = (stack.folder / "worker-0.log").read_bytes()
-    assert b"KeyError at" in log
-    said = {
-        "history": await said_by_temporal(handle),
-        "description": meanwhile,
-        "progress": progress.encode(),
-        "receipt": receipt.model_dump_json().encode(),
-        "log": log,
-    }
-    assert b"TICKET-9" in said["history"]
-    assert b"KeyError" in said["history"]
-    assert b"Traceback" not in said["history"]
-    assert b'File "' not in said["history"]
-    assert leaks(stack, said, {"Mask": mask}) == []
-
-
-# Every ending ------------------------------------------------------------------------------------------------------------
-
-VIOLATED = f"{MARKERS['AppName']}Violated"
-# Whose messages carry values: a unique key, "DETAIL: Key (name)=(…) already exists".
-VIOLATING_TRIGGER = f"""
-CREATE TABLE taken (name text UNIQUE);
-INSERT INTO taken VALUES ('{VIOLATED}');
-CREATE FUNCTION violate() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN INSERT INTO taken VALUES (OLD.app_name); RETURN OLD; END $$;
-CREATE TRIGGER violate BEFORE DELETE ON sentry_preprodartifactmobileappinfo FOR EACH ROW
-WHEN (OLD.app_name = '{VIOLATED}') EXECUTE FUNCTION violate();
-"""
-UNKNOWN_TABLE = "CREATE TABLE later (artifact_id bigint REFERENCES sentry_preprodartifact (id))"
-
-# A worker that logs all that it has to say itself, and whose store once answers with keys wherever an answer has room for text,
-# as no real store can be made to.
-WORKER = """
-import logging, sys
-import worker
-from botocore.exceptions import ClientError
-from activities.storage.objects import S3Objects
-
-for name in ("activities", "artifact_deletion", "workflows", "temporalio.activity", "temporalio.workflow"):
-    logging.getLogger(name).setLevel(logging.DEBUG)
-
-def fails_once(name, key_of):
-    whole = getattr(S3Objects, name)
-    def failing(self, *given):
-        key = str(key_of(*given))
-        if "Leak" not in key:
-            return whole(self, *given)
-        setattr(S3Objects, name, whole)
-        class Client:
-            def __getattr__(self, operation):
-                def call(**_):
-                    response = {"Error": {"Code": key, "Message": key, "Key": key}, "ResponseMetadata": {"HTTPStatusCode": 500}}
-                    raise ClientError(response, key)
-                return call
-        return whole(S3Objects(Client(), self.bucket, versioned=False), *given)
-    setattr(S3Objects, name, failing)
-
-fails_once("delete", lambda keys: next((key for key in keys if "Leak" in key), ""))
-fails_once("delete_found", lambda found: next((one.key for one in found if "Leak" in one.key), ""))
-sys.exit(worker.main([]))
-"""
-
-
-@dataclass
-class RefusingSnuba(SnubaServer):
-    """Refuses one organization for good, in a message with data."""
-
-    refused_organization: int = 0
-
-    def answer(self, path: str, body: bytes, referer: str | None) -> Answer:
-        if DeleteTraceItemsRequest.FromString(body).meta.organization_id == self.refused_organization:
-            return error(500, f"Invalid value {MARKERS['SnubaMessage']}")
-        return super().answer(path, body, referer)
-
-
-async def listed(stack: Stack, workflows: Collection[str]) -> bytes:
-    """The entries of a list of workflows: memo, search attributes, and whatever else stands there."""
-
-    async def entries() -> bytes | None:
-        found = {
-            one.id: one.raw_info.SerializeToString() async for one in stack.client.list_workflows("") if one.id in workflows
-        }
-        return b"".join(found.values()) if len(found) == len(workflows) else None
-
-    return await eventually(entries)
-
-
-@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
-async def test_no_ending_lets_out_what_users_wrote(stack: Stack, locking_bucket: str) -> None:
-    """Completed, failed, run again as a child, refused, cancelled, previewed; held up by drift, database, store and Snuba."""
-    stack.use_bucket(locking_bucket)
-    worlds = {name: plant(stack) for name in ("completed", "cancelled", "others", "previewed")}
-    worlds |= {"held": plant(stack), "violating": plant(stack, VIOLATED)}
-    requests = {
-        name: stack.request(one.artifacts, organization_id=one.organization_id, reference="TICKET-9")
-        for name, one in worlds.items()
-        if name != "others"
-    }
-    mixed = (worlds["completed"].artifacts[0], worlds["others"].artifacts[0])
-    requests["refused"] = stack.request(mixed, organization_id=worlds["completed"].organization_id)
-    previewed = requests.pop("previewed")
-    held = worlds["held"]
-    stack.s3.put_object_legal_hold(Bucket=locking_bucket, Key=held.mask, LegalHold={"Status": "ON"})
-    with stack.database.write() as session:
-        session.execute(text(VIOLATING_TRIGGER))
-        session.execute(text(UNKNOWN_TABLE))
-        for request in requests.values():
-            starter.accept_deletion(session, request, reason=MARKERS["Reason"])
-    handles = {name: await starter.start_deletion(stack.client, request) for name, request in requests.items()}
-    await handles["cancelled"].cancel()
-    said: dict[str, bytes] = {}
-    with RefusingSnuba(refused_organization=held.organization_id) as snuba:
-        snuba.answers += [
-            lambda: error(503, MARKERS["SnubaMessage"]),
-            lambda: (502, MARKERS["SnubaMessage"].encode()),
-        ]
-        stack.worker_process("-c", WORKER, ARTIFACT_DELETION_TRACE_STORE="snuba", ARTIFACT_DELETION_SNUBA_URL=snuba.url)
-
-        async def failing(name: str, step: str, word: str) -> None:
-            async def seen() -> bool:
-                return word in (await pending_failures(handles[name])).get(step, "")
-
-            await eventually(seen)
-            said[f"{name}, meanwhile"] = (await handles[name].describe()).raw_description.SerializeToString()
-
-        await failing("completed", "open_deletion", "does not know")
-        with stack.database.write() as session:
-            session.execute(text("DROP TABLE later"))
-        await failing("violating", "delete_rows", "23505")
-        with stack.database.write() as session:
-            session.execute(text("DROP TRIGGER violate ON sentry_preprodartifactmobileappinfo"))
-        preview = await stack.client.start_workflow(
-            PREVIEW_WORKFLOW_NAME, previewed, id=previewed.preview_id, task_queue=TASK_QUEUE
-        )
-        await preview.result()
-        ended = {name: str(await ending(handle)) for name, handle in handles.items()}
-        # One more deletion wants what is left over, and runs the one that owes it again.
-        again = stack.request(held.artifacts[:1], organization_id=held.organization_id)
-        stack.accept(again)
-        handles["waiting"] = await starter.start_deletion(stack.client, again)
-        ended["waiting"] = str(await ending(handles["waiting"]))
-    handles |= {"preview": preview}
-    assert {name: words.partition(":")[0] for name, words in ended.items()} == {
-        "completed": "completed",
-        "cancelled": "Workflow cancelled",
-        "violating": "completed",
-        "refused": "ArtifactNotInOrganization",
-        "held": "ObjectsRemain",
-        "waiting": "ObjectsRemain",
-    }
-    for name, handle in handles.items():
-        said[name] = await said_by_temporal(handle)
-        said[f"{name}, in words"] = ended.get(name, "").encode()
-    said["first run of held"] = b"".join(
-        [
-            event.SerializeToString()
-            async for one in stack.client.list_workflows("")
-            if one.id == handles["held"].id
-            async for event in stack.client.get_workflow_handle(one.id, run_id=one.run_id).fetch_history_events()
-        ]
-    )
-    said["list"] = await listed(stack, {handle.id for handle in handles.values()})
-    said["log"] = (stack.folder / "worker-0.log").read_bytes()
-    assert b"TICKET-9" in said["completed"]
-    assert b"TraceItemsUnconfirmed" in said["held"]
-    assert requests["held"].workflow_id.encode() in said["waiting"], "it has run the other one as its child"
-    assert len(said["log"]) > 100
-    assert leaks(stack, said, {"SnubaUrl": snuba.url, "Mask": held.mask}) == []
-
-
-async def ending(handle: WorkflowHandle[Any, Any]) -> str:
-    """How it ended, in the words of its failure."""
-    try:
-        await asyncio.wait_for(handle.result(), 60)
-    except WorkflowFailureError as failed:
-        return f"{failed.cause}"
-    return "completed"
-
-
-@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
-def test_the_markers_are_where_users_write(stack: Stack) -> None:
-    """A marker that is nowhere in the backend could not leak, and the test above would have proved nothing."""
-    found = plant(stack)
-    stack.accept(stack.request(found.artifacts))
-    objects = b"".join(
-        [*map(str.encode, stack.world.objects()), found.mask.encode()]
-        + [
-            stack.s3.get_object(Bucket=stack.bucket, Key=key)["Body"].read()
-            for key in stack.world.objects()
-            if key.endswith(".json")
-        ]
-    )
-    planted = json.dumps(stack.world.rows(), default=str).encode() + objects
-    elsewhere = {"Reason", "DatabaseMessage", "SnubaMessage"}
-    assert [place for place, marker in MARKERS.items() if place not in elsewhere and marker.encode() not in planted] == []
+        await eventually(rows_are_going)
+        await handle.cancel()
+        with pytest.raises(WorkflowFailureError) as failed:
+            await handle.result()
+        assert (await rows_gone).artifacts == MAX_ARTIFACTS
+    assert isinstance(failed.value.cause, ApplicationError)
+    assert failed.value.cause.details, "the receipt"
+    assert fakes.object_steps == MAX_OBJECT_STEPS
+    described = (await handle.describe()).raw_description.workflow_execution_info
+    assert MAX_EVENTS / 2 < described.history_length <= worst_case()
+    assert described.history_size_bytes < MAX_BYTES

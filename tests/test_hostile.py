@@ -12,7 +12,7 @@ import shutil
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,11 +21,14 @@ from hypothesis import HealthCheck, given, seed, settings
 from pydantic import SecretStr
 from sqlalchemy.event import listens_for
 
-import worker
-from activities.storage.database import Database
-from activities.storage.files import STILL_NAMED
-from activities.storage.objects import ObjectStore, S3Objects
-from activities.storage.traces import SqlTraces
+import composition
+from activities.backend.files import STILL_NAMED
+from activities.database import Database
+from activities.stores.objects import ObjectStore
+from activities.stores.s3 import S3Objects
+from artifact_deletion.errors import ArtifactNotInOrganization, ProjectNotInOrganization, StaleSeal
+from artifact_deletion.receipt import DeletionReceipt
+from artifact_deletion.request import DeletionRequest
 from conformance.object_store import ObjectStoreConformance
 from demo.servers import ObjectStoreServer
 from settings import Settings
@@ -33,8 +36,7 @@ from tests.hostile import CHUNK_SIZES, TAILS, USECASES, Drawn, HostileWorld, Hos
 from tests.memory_store import MemoryStore
 from tests.oracle import Evidence, assert_promises_hold
 from tests.stack import Steps, s3_of
-from workflows.errors import ArtifactNotInOrganization, ProjectNotInOrganization, StaleSeal
-from workflows.messages import DeletionReceipt, DeletionRequest, Pace
+from workflows.steps import Pace
 
 # A world that broke a promise is long, and worth seeing.
 pytestmark = pytest.mark.filterwarnings("ignore:Generating overly large repr")
@@ -50,7 +52,7 @@ PACE: dict[str, Any] = {
 
 
 def drawn_anew_or_from(number: int) -> Callable[[Test], Test]:
-    """The same worlds every time, so that a failure does not depend on the day; other ones where somebody looks for more."""
+    """The same worlds every time, so that a failure does not depend on the day; other ones where a person looks for more."""
     return (lambda test: test) if EXAMPLES else seed(number)
 
 
@@ -68,7 +70,7 @@ class TestMemoryStore(ObjectStoreConformance):
 
 @pytest.fixture
 def hurried(sqlite_template: Path, tmp_path: Path) -> Iterator[Database]:
-    """SQLite that does not wait for the disk: nobody's power is cut here."""
+    """SQLite that does not wait for the disk: no power is cut here."""
     shutil.copy(sqlite_template, tmp_path / "backend.db")
     database = Database(f"sqlite:///{tmp_path / 'backend.db'}")
 
@@ -84,24 +86,20 @@ def hurried(sqlite_template: Path, tmp_path: Path) -> Iterator[Database]:
 def steps_over(scene: Scene) -> Iterator[dict[int, Steps]]:
     """A worker's steps by the number of artifacts a chunk has, over a store that may be none of the settings'."""
     with ThreadPoolExecutor(4, thread_name_prefix="store") as requests:
-        yield {
-            size: Steps(
-                scene.database,
-                {
-                    one.__name__: one
-                    for queue in worker.activities_for(
-                        Settings(database_url=SecretStr("sqlite://"), bucket="none", usecases=USECASES, chunk_artifacts=size),
-                        scene.database,
-                        scene.store,
-                        SqlTraces(scene.database),
-                        requests=requests,
-                        pace=Pace(),
-                    )
-                    for one in queue
-                },
-            )
-            for size in CHUNK_SIZES
-        }
+        yield {size: Steps(scene.database, steps_named(scene, size, requests)) for size in CHUNK_SIZES}
+
+
+def steps_named(scene: Scene, chunk_artifacts: int, requests: Executor) -> dict[str, Callable[..., Any]]:
+    settings = Settings(
+        database_url=SecretStr("sqlite://"),
+        bucket="none",
+        usecases=USECASES,
+        trace_store="sql",
+        chunk_artifacts=chunk_artifacts,
+        quiet_period_s=0,
+    )
+    parts = dataclasses.replace(composition.open_parts(settings, scene.database), store=scene.store)
+    return {one.__name__: one for queue in parts.steps(requests, requests, Pace(trace_store=True)) for one in queue}
 
 
 def delete_all(steps: Steps, request: DeletionRequest, *, seal_all_first: bool) -> DeletionReceipt:
@@ -120,7 +118,7 @@ def delete_all(steps: Steps, request: DeletionRequest, *, seal_all_first: bool) 
 
 
 def judge(scene: Scene, steps: dict[int, Steps], drawn: Drawn) -> Iterator[str]:
-    """Delete what is asked for, one request after the other, and let the oracle look at what is left. Yields what happened."""
+    """Delete as requested, one request after the other, and let the oracle look at the rest. Yields what happened."""
     scene.world.put_down(drawn)
     before, requests = Evidence.of(scene), []
     scene.world.remember(before.rows, before.objects)
@@ -168,7 +166,7 @@ MET_AGAIN_AND_AGAIN = {
 """What no few hundred worlds do without; the rarer things come within the thousand."""
 
 
-@pytest.mark.timeout(0)  # a thousand worlds take a minute or two, and somebody may ask for a million
+@pytest.mark.timeout(0)  # a thousand worlds take a minute or two, and a person may ask for a million
 @pytest.mark.parametrize("part", range(PARTS))
 def test_whatever_a_world_holds_and_a_request_asks_the_promises_hold(hurried: Database, part: int) -> None:
     """Tenants, projects and artifacts whose ids begin with each other, and hostile rows, columns, keys and manifests."""

@@ -11,7 +11,8 @@ import threading
 import time
 import tracemalloc
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -19,20 +20,20 @@ import pytest
 from hypothesis import HealthCheck, event, example, given, settings
 from hypothesis import strategies as st
 
-from activities.storage.keys import (
-    MAX_KEY_BYTES,
+from activities.backend.contract import ArtifactRef, Names, Places, Stray, UnreadableManifest
+from activities.backend.keys import MAX_KEY_BYTES, Scopes, WhyStray, comparison_prefix
+from activities.backend.manifests import (
     MAX_MANIFEST_VALUES,
-    ArtifactRef,
-    SortedKeys,
-    UnreadableManifest,
-    WhyStray,
+    comparison_manifest,
     diff_mask_keys,
     image_hashes,
     parse_manifest,
-    stray_text,
-    why_stray,
 )
-from activities.storage.ledger import pack_strays
+from activities.backend.sentry import SentryBackend
+from activities.database import Database
+from activities.ledger.chunks import pack_strays
+from activities.plan import Plan, Planner, Seen
+from tests.memory_store import MemoryStore
 from tests.stack import ROOT
 
 EXAMPLES = int(os.environ.get("EXAMPLES", "0"))
@@ -44,7 +45,16 @@ many = settings(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 HEAD = ArtifactRef(1, 11, 4)
-MINE = HEAD.comparison_prefix(42)
+MINE = comparison_prefix(HEAD, 42)
+PLANNER = Planner(
+    SentryBackend(Database("sqlite://"), Scopes("{usecase}/{organization_id}/{project_id}/", ("preprod",))),
+    MemoryStore(),
+    manifest_limit_bytes=1,
+    reads=ThreadPoolExecutor(1),
+    readers=1,
+    parsing=threading.BoundedSemaphore(),
+)
+"""Of which nothing is asked here but what it makes of strays."""
 KEYS = (f"{MINE}diff/a.png", f"{MINE}../a", f"{MINE}\ud800", "1/11/42/4/diff/a.png", f"{MINE}{'é' * 600}", "", "/", "\x00")
 TOKENS = (
     *(
@@ -102,7 +112,7 @@ spoiled = st.builds(
 @given(st.one_of(texts, texts, spoiled, st.lists(st.sampled_from(TOKENS), max_size=24).map(b"".join), st.binary(max_size=64)))
 @example(b'{"images": {"a": 1, "a": {"diff_mask_key": "\xed\xa0\x80"}}}')
 def test_whatever_stands_in_a_manifest_it_is_read_or_unreadable_and_names_nothing_of_others(content: bytes) -> None:
-    """No other error, and of what it names only what is the comparison's own is ever taken for it."""
+    """No other error, and of all keys that it names only the comparison's own are ever taken for it."""
     try:
         found = parse_manifest(content)
     except UnreadableManifest:
@@ -110,9 +120,8 @@ def test_whatever_stands_in_a_manifest_it_is_read_or_unreadable_and_names_nothin
         return
     event("read")
     assert all(isinstance(one, str) for one in image_hashes(found))
-    masks = SortedKeys()
-    for key in diff_mask_keys(found):
-        masks.sort(key, (MINE,))
+    masks = comparison_manifest(content, MINE)
+    assert len(masks.owned) + len(masks.strays) <= len(list(diff_mask_keys(found)))
     for owned in masks.owned:
         event("names a mask of its own")
         assert owned.startswith(MINE)
@@ -121,10 +130,18 @@ def test_whatever_stands_in_a_manifest_it_is_read_or_unreadable_and_names_nothin
         assert owned.isprintable() or not set(owned) & set(map(chr, range(32)))
     if masks.strays:
         event("names strays")
-    kept = [(why_stray(key, HEAD), stray_text(key)) for key in masks.strays]
+    kept = strays_as_kept(masks.strays)
     packed = pack_strays(kept)
     assert packed is None or [tuple(one) for one in json.loads(zlib.decompress(packed))] == kept
-    assert all(isinstance(why, WhyStray) for why, _ in kept)
+    assert len(kept) == len(masks.strays)
+    assert {why for why, _ in kept} <= set(WhyStray)
+
+
+def strays_as_kept(keys: Sequence[object]) -> list[tuple[str, str]]:
+    """As a plan that meets them writes them down."""
+    seen = Seen()
+    assert not list(PLANNER.keys(Plan(Places(), Names(strays=[Stray(HEAD, key) for key in keys]), ()), seen))
+    return seen.strays
 
 
 def image(inside: bytes) -> bytes:
@@ -245,8 +262,10 @@ def gigabytes() -> Iterator[Gigabytes]:
 # In a process of its own, since what a process once had does not show again. A first read brings in whatever is loaded late.
 READ_A_GIGABYTE = """
 import resource, sys
-from activities.storage.objects import ObjectTooLarge, S3Objects, s3_client
-from workflows.errors import StoreUnavailable
+from activities.stores.objects import ObjectTooLarge
+from activities.stores.s3 import S3Objects
+from activities.stores.s3_wire import s3_client
+from artifact_deletion.errors import StoreUnavailable
 
 url, limit, lengths = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
 store = S3Objects(s3_client(endpoint=url, region="us-east-1", access_key="a", secret_key="b", connections=1,

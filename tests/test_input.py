@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from activities.storage import tables
+from activities.backend import tables
 from demo.world import Snapshot, screen
 from tests.oracle import Evidence, assert_promises_hold
 from tests.stack import Stack

@@ -1,27 +1,26 @@
-"""The rules of ownership as tables: what a manifest, a column or an id may name, and what nobody may make us touch."""
+"""The rules of ownership as tables: what a manifest, a column or an id may name, and what no one may make us touch."""
 
 import json
 
 import pytest
 
-from activities.storage.keys import (
+from activities.backend.contract import ArtifactRef, UnreadableManifest
+from activities.backend.keys import (
     MAX_KEY_BYTES,
-    ArtifactRef,
     Scopes,
-    SortedKeys,
-    UnreadableManifest,
     WhyStray,
+    archive_key,
+    artifact_prefix,
     column_key,
-    diff_mask_keys,
+    comparison_prefix,
     icon_file_id,
     icon_key,
-    image_hashes,
     lies_under,
-    parse_manifest,
-    stray_text,
+    trace_id,
     well_formed,
     why_stray,
 )
+from activities.backend.manifests import comparison_manifest, image_hashes, parse_manifest, snapshot_manifest
 
 FOUR = ArtifactRef(1, 2, 4)
 FORTY_TWO = ArtifactRef(1, 2, 42)
@@ -76,9 +75,10 @@ def test_a_key_that_every_store_takes_alike_is_well_formed(key: str) -> None:
 
 @pytest.mark.parametrize("key", MALFORMED)
 def test_a_key_that_a_store_might_read_as_another_is_not_well_formed(key: str) -> None:
-    """A path that is resolved, folded or cut on its way would hit somebody else's object."""
+    """A path that is resolved, folded or cut on its way would hit another's object."""
     assert not well_formed(key)
-    assert not lies_under(key, [FOUR.prefix, ""])
+    assert not lies_under(key, artifact_prefix(FOUR))
+    assert not lies_under(key, key)
 
 
 @pytest.mark.parametrize(
@@ -106,39 +106,41 @@ def test_a_key_that_a_store_might_read_as_another_is_not_well_formed(key: str) -
 )
 def test_only_what_lies_under_the_artifacts_own_prefix_is_its_own(key: str, *, owned: bool) -> None:
     """Artifact 4 does not own 42's objects, nor those of another project or organization, nor the shared images."""
-    assert lies_under(key, [FOUR.prefix]) is owned
+    assert lies_under(key, artifact_prefix(FOUR)) is owned
 
 
 @pytest.mark.parametrize("key", [None, True, 4, 4.0, float("nan"), b"1/2/4/a", ["1/2/4/a"], {"1/2/4/a": 1}, ("1/2/4/a",)])
-def test_what_is_no_string_is_nobodys_key(key: object) -> None:
+def test_a_value_that_is_no_string_is_no_key(key: object) -> None:
     """JSON may hold anything where a key is expected."""
-    assert not lies_under(key, [FOUR.prefix])
+    assert not lies_under(key, artifact_prefix(FOUR))
 
 
 def test_without_a_prefix_nothing_is_owned() -> None:
-    """An empty list must not come to mean everything."""
-    assert not lies_under("1/2/4/a", [])
+    """A prefix that was never set must not come to mean everything."""
+    assert not lies_under("1/2/4/a", "")
+    found = comparison_manifest(b'{"images": {"a": {"diff_mask_key": "1/2/4/3/diff/a.png"}}}', "")
+    assert (found.owned, found.strays) == (set(), ["1/2/4/3/diff/a.png"])
 
 
 def test_a_comparisons_prefix_is_the_heads_and_not_that_of_the_pair_the_other_way_round() -> None:
     """Head 4 against base 42 and head 42 against base 4 are two comparisons."""
-    assert FOUR.comparison_prefix(42) == "1/2/4/42/"
-    assert FORTY_TWO.comparison_prefix(4) == "1/2/42/4/"
-    assert not lies_under("1/2/4/421/comparison.json", [FOUR.comparison_prefix(42)])
-    assert not lies_under("1/2/42/4/comparison.json", [FOUR.comparison_prefix(42)])
+    assert comparison_prefix(FOUR, 42) == "1/2/4/42/"
+    assert comparison_prefix(FORTY_TWO, 4) == "1/2/42/4/"
+    assert not lies_under("1/2/4/421/comparison.json", comparison_prefix(FOUR, 42))
+    assert not lies_under("1/2/42/4/comparison.json", comparison_prefix(FOUR, 42))
 
 
 def test_ids_derive_the_archive_and_the_trace_id() -> None:
     """Both are spelled out by the backend too, so they are fixed here to the letter."""
-    assert (FOUR.archive_key, FORTY_TWO.archive_key) == ("snapshot_archives/4.zip", "snapshot_archives/42.zip")
-    assert FORTY_TWO.trace_id == "c8fba221175f54549b7079f9156efce9"
-    assert ArtifactRef(7, 8, 42).trace_id == FORTY_TWO.trace_id != FOUR.trace_id
+    assert (archive_key(FOUR), archive_key(FORTY_TWO)) == ("snapshot_archives/4.zip", "snapshot_archives/42.zip")
+    assert trace_id(FORTY_TWO) == "c8fba221175f54549b7079f9156efce9"
+    assert trace_id(ArtifactRef(7, 8, 42)) == trace_id(FORTY_TWO) != trace_id(FOUR)
 
 
 def test_every_usecase_of_a_project_is_a_scope_in_the_order_given() -> None:
     """Manifests are looked for in this order, and prefixes swept in all of them."""
     scopes = Scopes("{usecase}/org.{organization_id}/project.{project_id}/objects/", ("preprod", "snapshots"))
-    assert scopes.of(1, 2) == ["preprod/org.1/project.2/objects/", "snapshots/org.1/project.2/objects/"]
+    assert scopes.of(FOUR) == ("preprod/org.1/project.2/objects/", "snapshots/org.1/project.2/objects/")
 
 
 @pytest.mark.parametrize(
@@ -293,7 +295,7 @@ def test_a_manifest_may_hold_more_than_we_know(content: bytes, names: list[str])
 
 
 def test_masks_are_named_by_any_image_and_sorted_by_whose_they_are() -> None:
-    """A mask key may be of any type and point anywhere: what is not under the comparison's prefix is a stray, and counted."""
+    """A mask key may be of any type and point anywhere: outside of the comparison's prefix it is a stray, and counted."""
     images = {
         "mine": {"diff_mask_key": "1/2/4/3/diff/a.png"},
         "versioned": {"status": "changed", "diff_mask_key": "1/2/4/3/runs/f/diff/b.png"},
@@ -311,20 +313,18 @@ def test_masks_are_named_by_any_image_and_sorted_by_whose_they_are() -> None:
         "text": "1/2/4/3/diff/c.png",
         "nothing": None,
     }
-    masks = SortedKeys()
-    for key in diff_mask_keys(images):
-        masks.sort(key, [FOUR.comparison_prefix(3)])
-    assert sorted(masks.owned) == ["1/2/4/3/diff/a.png", "1/2/4/3/runs/f/diff/b.png"]
-    assert [stray_text(stray) for stray in masks.strays] == [
+    masks = comparison_manifest(json.dumps({"images": images}).encode(), comparison_prefix(FOUR, 3))
+    assert (masks.kind, sorted(masks.owned)) == ("diff_mask", ["1/2/4/3/diff/a.png", "1/2/4/3/runs/f/diff/b.png"])
+    assert masks.strays == [
         "1/2/4/33/diff/a.png",
         "1/2/42/3/diff/a.png",
         "9/2/4/3/diff/a.png",
         "1/2/4/3/../../42/manifest.json",
         "",
-        "(int)",
-        "(bool)",
-        "(list)",
-        "(dict)",
+        7,
+        False,
+        ["1/2/4/3/diff/a.png"],
+        {"key": "1/2/4/3/diff/a.png"},
     ]
 
 
@@ -339,6 +339,8 @@ def test_images_are_counted_by_content_in_both_formats() -> None:
         "odd.png": {"content_hash": ["aa"]},
     }
     assert image_hashes(images) == {"aa", "bb", "cc"}
+    of_snapshot = snapshot_manifest(json.dumps({"images": images}).encode())
+    assert (of_snapshot.images, of_snapshot.owned, of_snapshot.strays) == (3, set(), [])
 
 
 @pytest.mark.parametrize(
@@ -365,5 +367,5 @@ def test_images_are_counted_by_content_in_both_formats() -> None:
     ],
 )
 def test_a_stray_has_a_reason_in_words(key: object, reason: WhyStray) -> None:
-    """For whoever looks at a preview: whose it seems to be, from the key alone."""
+    """For a person who looks at a preview: whose it seems to be, from the key alone."""
     assert why_stray(key, FOUR) == reason

@@ -10,7 +10,7 @@ from tests.mutants import MUTATIONS, ROOT, Mutation, Result
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda one: one.name)
 def test_a_mutation_fits_parses_and_names_tests_that_are_there(mutation: Mutation) -> None:
-    """One that no longer applies tests nothing, and nobody would know until the next long run."""
+    """One that no longer applies tests nothing, and no one would know until the next long run."""
     assert ast.dump(ast.parse(mutation.mutated(ROOT))) != ast.dump(ast.parse((ROOT / mutation.file).read_text()))
     assert mutation.tests
     for test in mutation.tests:

@@ -1,60 +1,33 @@
-"""S3 as we use it: what is deleted is gone with all its versions, its neighbours stay, and every refusal is told apart."""
+"""S3 as we use it: all versions of a deleted key are gone, its neighbours stay, and every refusal is told apart."""
 
-import base64
-import contextlib
-import hashlib
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import SimpleNamespace
 from typing import Any
 
-import boto3
 import pytest
-from botocore.utils import parse_timestamp
 from mypy_boto3_s3 import S3Client
 
-from activities.storage.objects import (
-    MAX_KEYS,
-    Found,
-    ObjectAbsent,
-    ObjectTooLarge,
-    S3Objects,
-    bucket_keeps_versions,
-    s3_client,
-)
+from activities.stores.objects import MAX_KEYS, ObjectAbsent, ObjectTooLarge
+from activities.stores.s3 import S3Objects
+from activities.stores.s3_wire import bucket_keeps_versions
+from artifact_deletion.errors import StoreUnavailable
 from demo.servers import ObjectStoreServer
 from tests import fault_proxy
-from tests.stack import s3_of
-from workflows.errors import StoreUnavailable
-
-KEY = "o/1/private-key"
-CALLS: dict[str, Callable[[S3Objects], object]] = {
-    "read": lambda store: store.read(KEY, 100),
-    "delete": lambda store: store.delete([KEY, f"{KEY}2"]),
-    "delete singly": lambda store: store.delete([f"{KEY}\x01"]),
-    "list": lambda store: list(store.list_under(KEY)),
-    "list versions": lambda store: list(S3Objects(store.client, store.bucket, versioned=True).list_under(KEY)),
-    "list uploads": lambda store: list(store.uploads_under(KEY)),
-    "ask for versioning": lambda store: bucket_keeps_versions(store.client, store.bucket),
-}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def s3(object_store: ObjectStoreServer) -> S3Client:
-    return s3_of(object_store)
+    return object_store.client()
 
 
 # A bucket's first object takes this store a second, so the tests have two buckets, and each finds them empty.
 
 
 @pytest.fixture(scope="module")
-def buckets(object_store: ObjectStoreServer) -> tuple[str, str]:
-    client = s3_of(object_store)
-    client.create_bucket(Bucket="unversioned")
-    client.create_bucket(Bucket="versioned", ObjectLockEnabledForBucket=True)
+def buckets(s3: S3Client) -> tuple[str, str]:
+    s3.create_bucket(Bucket="unversioned")
+    s3.create_bucket(Bucket="versioned", ObjectLockEnabledForBucket=True)
     return "unversioned", "versioned"
 
 
@@ -145,7 +118,7 @@ def test_a_long_listing_is_read_to_its_end(store: S3Objects) -> None:
 
 
 def test_a_key_that_is_not_there_is_no_trouble(store: S3Objects) -> None:
-    """A retry deletes again what is gone."""
+    """A retry deletes again the keys that are gone."""
     put(store, "a")
     outcome = store.delete(["a", "b"])
     assert (sorted([*outcome.deleted, *outcome.absent]), outcome.remaining) == (["a", "b"], {})
@@ -154,7 +127,7 @@ def test_a_key_that_is_not_there_is_no_trouble(store: S3Objects) -> None:
 
 def test_of_a_versioned_key_every_version_and_marker_goes(versioned_store: S3Objects, monkeypatch: pytest.MonkeyPatch) -> None:
     """A delete without a version only hides the data. Versions may be more than one listing shows and one request takes."""
-    monkeypatch.setattr("activities.storage.objects.MAX_KEYS", 10)
+    monkeypatch.setattr("activities.stores.s3.MAX_KEYS", 10)
     keys = [f"o/4/{number}" for number in range(9)]
     for _ in range(3):
         put(versioned_store, *keys)
@@ -223,7 +196,7 @@ def test_a_key_with_a_backslash_goes(store: S3Objects) -> None:
 
 
 def test_keys_in_any_language_and_with_any_sign_go(store: S3Objects) -> None:
-    """What is written in XML and URLs has to be escaped there, and only there."""
+    """Signs of XML and URLs have to be escaped there, and only there."""
     keys = {"o/é ü/日本.png", "o/a&b<c>d.png", "o/100%25+1.png", "o/'\"#?=;.png", "o/🙂.png"}
     put(store, *keys, "o/100%+1.png")
     assert {one.key for page in store.list_under("o/") for one in page} == keys | {"o/100%+1.png"}
@@ -248,12 +221,6 @@ def test_only_an_absent_key_is_absent(store: S3Objects) -> None:
         store.read("absent", 100)
     with pytest.raises(StoreUnavailable, match=r"^the object store answered NoSuchBucket \(HTTP 404\) to GetObject$"):
         S3Objects(store.client, "no-such-bucket", versioned=False).read("absent", 100)
-
-
-@pytest.mark.parametrize("call", CALLS)
-def test_no_call_takes_an_absent_bucket_for_an_empty_one(s3: S3Client, call: str) -> None:
-    with pytest.raises(StoreUnavailable, match="NoSuchBucket"):
-        CALLS[call](S3Objects(s3, "no-such-bucket", versioned=False))
 
 
 def test_a_bucket_says_itself_whether_it_keeps_versions(s3: S3Client, buckets: tuple[str, str]) -> None:
@@ -283,147 +250,6 @@ def test_a_bucket_that_could_not_be_asked_is_asked_again(s3: S3Client) -> None:
     assert versions_in(store) == set()
 
 
-# Stores that fail -------------------------------------------------------------------------------------------------------
-
-
-def client_of(endpoint: str) -> S3Client:
-    return s3_client(
-        endpoint=endpoint,
-        region="us-east-1",
-        access_key="private-access-key",
-        secret_key="private-secret",
-        connections=2,
-        connect_timeout_s=2,
-        read_timeout_s=2,
-    )
-
-
-def refusal(call: str, store: S3Objects) -> str:
-    """What a call says that fails as a whole. No key, bucket or secret may stand in it: it goes to Temporal's history."""
-    with pytest.raises(StoreUnavailable) as error:
-        CALLS[call](store)
-    message = str(error.value)
-    assert "private" not in message
-    assert error.value.__cause__ is None
-    return message
-
-
-@pytest.fixture(scope="module")
-def strangers_client(object_store: ObjectStoreServer) -> S3Client:
-    return client_of(object_store.endpoint)
-
-
-@pytest.mark.parametrize("call", CALLS)
-def test_wrong_credentials_are_named_without_data(strangers_client: S3Client, call: str) -> None:
-    store = S3Objects(strangers_client, "private-bucket", versioned=False)
-    assert refusal(call, store).startswith("the object store answered InvalidAccessKeyId (HTTP 403) to ")
-
-
-class Answers(ThreadingHTTPServer):
-    """No real store can be made to answer like this: a tiny server that gives everyone the same answer, and counts."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), AnswerAlike)
-        self.sent: list[tuple[str, bytes, str | None]] = []
-        self.store = S3Objects(client_of(f"http://127.0.0.1:{self.server_port}"), "private-bucket", versioned=False)
-
-    def give(self, body: bytes, status: int = 200, *, length: int | None = None, etag: str | None = None) -> S3Objects:
-        """Answer so from now on. Returns the store that gets the answers."""
-        self.body, self.status, self.length, self.etag, self.requests, self.sent = body, status, length, etag, 0, []
-        return self.store
-
-
-class AnswerAlike(BaseHTTPRequestHandler):
-    server: Answers
-
-    def answer(self) -> None:
-        content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        self.server.requests += 1
-        self.server.sent.append((self.command, content, self.headers.get("Content-MD5")))
-        self.send_response(self.server.status)
-        self.send_header("Content-Type", "application/xml")
-        self.send_header("Content-Length", str(len(self.server.body) if self.server.length is None else self.server.length))
-        if self.server.etag is not None:
-            self.send_header("ETag", self.server.etag)
-        self.end_headers()
-        self.wfile.write(self.server.body)
-        self.close_connection = True
-
-    do_GET = do_POST = do_DELETE = answer  # noqa: N815  the base class's names
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
-
-
-@pytest.fixture(scope="module")
-def answers() -> Iterator[Answers]:
-    with Answers() as server:
-        serving = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        serving.start()
-        yield server
-        server.shutdown()
-        serving.join()
-
-
-@pytest.fixture(scope="module")
-def nobodys_client() -> S3Client:
-    """A client of a port that nobody listens on."""
-    with Answers() as server:
-        return server.store.client
-
-
-@pytest.mark.parametrize("call", CALLS)
-def test_a_store_that_is_down_is_named_without_data(nobodys_client: S3Client, call: str) -> None:
-    store = S3Objects(nobodys_client, "private-bucket", versioned=False)
-    assert refusal(call, store) == "the object store could not be reached (EndpointConnectionError)"
-
-
-def refused_by_whole(code: str) -> bytes:
-    return f"<Error><Code>{code}</Code><Message>private</Message><Key>private</Key></Error>".encode()
-
-
-def answer_to_delete(*errors: dict[str, str]) -> bytes:
-    entries = "".join(f"<Error>{''.join(f'<{name}>{text}</{name}>' for name, text in one.items())}</Error>" for one in errors)
-    return f'<DeleteResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">{entries}</DeleteResult>'.encode()
-
-
-@pytest.mark.parametrize("call", CALLS)
-def test_every_call_is_one_attempt(answers: Answers, call: str) -> None:
-    """Retries below Temporal's would be seen by nobody, and multiply."""
-    store = answers.give(refused_by_whole("SlowDown"), 503)
-    if call == "delete singly":
-        assert store.delete([f"{KEY}\x01"]).not_yet == {f"{KEY}\x01": "SlowDown"}
-    else:
-        assert "SlowDown (HTTP 503)" in refusal(call, store)
-    assert answers.requests == 1
-
-
-PAGES = [b"", b"<html><body>private gateway</body></html>", b"<html>private", b"private", b"{}"]
-
-
-@pytest.mark.parametrize("status", [200, 302, 502])
-@pytest.mark.parametrize("call", [call for call in CALLS if call != "delete singly"])
-def test_a_proxy_that_answers_for_the_store_is_no_answer(answers: Answers, call: str, status: int) -> None:
-    """A gateway's page says nothing about any key, whatever its status: nothing deleted, nothing listed look like success."""
-    for body in PAGES:
-        refusal(call, answers.give(body, status))
-        assert answers.requests == 1
-
-
-@pytest.mark.parametrize("status", [200, 302])
-def test_a_page_is_no_single_keys_deletion(answers: Answers, status: int) -> None:
-    """S3's answer has no body. One that is no XML counts as a 500, which asks to try again."""
-    for body in PAGES[1:]:
-        with contextlib.suppress(StoreUnavailable):
-            assert answers.give(body, status).delete(["a\x01"]).not_yet == {"a\x01": "500"}
-
-
-def test_a_manifest_that_is_cut_off_is_read_again(answers: Answers) -> None:
-    """Half a manifest is no JSON, and would be taken for an unreadable one."""
-    store = answers.give(b'{"images"', length=100, etag='"of-the-whole"')
-    assert refusal("read", store) == "the object store's answer was cut off"
-
-
 @pytest.mark.parametrize("kind", [fault_proxy.cut, fault_proxy.withheld], ids=["reset", "silence"])
 def test_a_connection_that_breaks_while_a_manifest_is_read_is_the_stores_trouble(
     object_store: ObjectStoreServer, store: S3Objects, kind: fault_proxy.Kind
@@ -435,133 +261,3 @@ def test_a_connection_that_breaks_while_a_manifest_is_read_is_the_stores_trouble
         proxy.begin(kind, times=1)
         with pytest.raises(StoreUnavailable):
             S3Objects(client, store.bucket, versioned=False).read("a", 100)
-
-
-@pytest.mark.parametrize(
-    ("code", "kind", "told"),
-    [
-        ("SlowDown", "not_yet", "SlowDown"),
-        ("InternalError", "not_yet", "InternalError"),
-        ("ServiceUnavailable", "not_yet", "ServiceUnavailable"),
-        ("RequestTimeout", "not_yet", "RequestTimeout"),
-        ("AccessDenied", "refused", "AccessDenied"),
-        ("InvalidRequest", "refused", "InvalidRequest"),
-        ("Invented", "refused", "Invented"),
-        ("private key o/1 &amp; more", "refused", "Unknown"),
-        ("x" * 65, "refused", "Unknown"),
-        ("", "refused", "Unknown"),
-    ],
-)
-def test_each_code_of_a_key_says_whether_to_ask_again(answers: Answers, code: str, kind: str, told: str) -> None:
-    """And what the store writes there goes into Temporal's history only if it looks like a code."""
-    outcome = answers.give(answer_to_delete({"Key": "a", "Code": code, "Message": "private"})).delete(["a", "b"])
-    assert getattr(outcome, kind) == {"a": told}
-    assert (outcome.deleted, outcome.absent, outcome.remaining) == (["b"], [], {"a": told})
-
-
-@pytest.mark.parametrize("code", ["NoSuchKey", "NoSuchVersion", "KeyTooLongError"])
-def test_an_error_that_means_absent_is_no_error(answers: Answers, code: str) -> None:
-    outcome = answers.give(answer_to_delete({"Key": "a", "Code": code})).delete(["a", "b"])
-    assert (outcome.deleted, outcome.absent, outcome.remaining) == (["b"], ["a"], {})
-
-
-@pytest.mark.parametrize(
-    "error",
-    [{"Key": "a", "VersionId": "2", "Code": "AccessDenied"}, {"Key": "a", "Code": "AccessDenied"}],
-    ids=["version named", "version not named"],
-)
-def test_an_error_of_one_version_keeps_its_key(answers: Answers, error: dict[str, str]) -> None:
-    """Some servers name the version in an error, some do not."""
-    outcome = answers.give(answer_to_delete(error)).delete_found([Found("a", "1"), Found("a", "2"), Found("b", "1")])
-    assert outcome.refused == {"a": "AccessDenied"}
-    assert "b" in outcome.deleted
-
-
-@pytest.mark.parametrize("error", [{"Code": "AccessDenied"}, {"Key": "A", "Code": "SlowDown"}, {}], ids=repr)
-def test_an_error_that_names_none_of_our_keys_is_not_passed_over(answers: Answers, error: dict[str, Any]) -> None:
-    """A store that writes the key in another way, or not at all, has still not deleted something."""
-    try:
-        outcome = answers.give(answer_to_delete(error)).delete(["a", "b"])
-    except StoreUnavailable:
-        return
-    assert outcome.deleted == []
-
-
-def test_a_batch_carries_its_md5(answers: Answers) -> None:
-    """Some S3-compatible servers refuse DeleteObjects without it, and boto3 has stopped sending it."""
-    answers.give(answer_to_delete()).delete(["a", "b"])
-    ((_, content, digest),) = answers.sent
-    assert b"<Key>a</Key>" in content
-    assert digest == base64.b64encode(hashlib.md5(content, usedforsecurity=False).digest()).decode()
-
-
-@pytest.mark.parametrize(
-    "batch",
-    [
-        {"Objects": [{"Key": "a<b>&\"'é\u2028\U0001d11e x"}, {"Key": "b", "VersionId": "v&1"}], "Quiet": True},
-        {"Objects": [{"Key": "\ud800"}, {"Key": "]]>"}], "Quiet": False},
-        {"Objects": [{"Key": "a"}, {"Key": "b", "ETag": '"c"'}]},
-    ],
-)
-def test_a_batch_is_written_as_boto3_would(batch: Any) -> None:
-    """Ours is eight times as fast, and must name the same keys: byte for byte."""
-    plain = boto3.client(
-        "s3", endpoint_url="http://127.0.0.1:1", region_name="us-east-1", aws_access_key_id="a", aws_secret_access_key="b"
-    )
-    written: list[bytes] = []
-
-    def answered(params: dict[str, Any], **_: object) -> Any:
-        written.append(params["body"])
-        return SimpleNamespace(status_code=200), {}
-
-    for client in (plain, client_of("http://127.0.0.1:1")):
-        client.meta.events.register_last("before-call.s3.DeleteObjects", answered)
-        client.delete_objects(Bucket="any", Delete=batch)
-    assert written[0] == written[1]
-
-
-@pytest.mark.parametrize(("code", "status"), [("NotImplemented", 501), ("MethodNotAllowed", 405), ("MalformedXML", 400)])
-def test_a_store_without_batches_is_asked_key_by_key(answers: Answers, code: str, status: int) -> None:
-    """Slower, but it goes. Here the single requests are refused too, each for itself."""
-    outcome = answers.give(refused_by_whole(code), status).delete(["a", "b"])
-    assert [command for command, _, _ in answers.sent] == ["POST", "DELETE", "DELETE"]
-    assert (outcome.deleted, set(outcome.remaining)) == ([], {"a", "b"})
-
-
-def test_a_name_that_the_store_does_not_take_is_nobodys(answers: Answers) -> None:
-    """A key may be as long as S3 allows, and too long with its scope before it: absent, instead of asked for for ever."""
-    store = answers.give(refused_by_whole("KeyTooLongError"), 400)
-    with pytest.raises(ObjectAbsent):
-        store.read("a", 10)
-    assert store.delete(["a", "b"]).absent == ["a", "b"]
-    assert [command for command, _, _ in answers.sent] == ["GET", "POST", "DELETE", "DELETE"]
-
-
-def test_a_listed_key_travels_as_it_was_listed(answers: Answers) -> None:
-    """Empty segments and slashes at either end: SeaweedFS folds them away, other stores hold them as keys of their own."""
-    keys = ["a//b", "/a", "a/", "a/./b", "a/../b"]
-    answers.give(answer_to_delete()).delete_found([Found(key) for key in keys])
-    ((_, content, _),) = answers.sent
-    assert [name for name in keys if f"<Key>{name}</Key>".encode() in content] == keys
-
-
-@pytest.mark.parametrize(
-    "written",
-    [
-        "2026-11-27T21:00:00.123Z",
-        "2026-11-27T21:00:00Z",
-        "2026-11-27T23:00:00+02:00",
-        "20261127T210000Z",
-        "Fri, 27 Nov 2026 21:00:00 GMT",
-        "1795813200",
-        "27 November 2026 21:00 UTC",
-    ],
-)
-def test_times_are_read_as_boto3_reads_them(answers: Answers, written: str) -> None:
-    """With a parser of our own, since botocore's takes longer for a thousand times than for all else in a listing."""
-    entry = f"<Contents><Key>a</Key><LastModified>{written}</LastModified><Size>1</Size></Contents>"
-    store = answers.give(
-        f'<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">{entry}</ListBucketResult>'.encode()
-    )
-    (listed,) = store.client.list_objects_v2(Bucket=store.bucket)["Contents"]
-    assert listed["LastModified"] == parse_timestamp(written)

@@ -5,6 +5,7 @@ import contextlib
 import itertools
 from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -12,29 +13,26 @@ from sqlalchemy import delete
 from temporalio.client import WorkflowExecutionStatus
 from temporalio.worker import Worker
 
-import starter
-import worker
-from activities.delete_rows import cascade_of, deleted
-from activities.storage import tables
-from activities.storage.ledger import DeletionState
-from activities.storage.traces import SqlTraces
+import composition
+from activities.backend import tables
+from activities.backend.contract import ArtifactRef
+from activities.backend.keys import Scopes
+from activities.backend.sentry import SentryBackend
+from activities.close_deletion import OTHERS_WITHIN
+from activities.interceptors import NamedErrorsOnly
+from activities.ledger.holds import On, lift, place
+from activities.ledger.overlaps import OtherDeletion, deletions_owing
+from activities.ledger.schema import Deletion as DeletionRow
+from artifact_deletion.client import start_deletion, wait_rows_deleted
+from artifact_deletion.errors import NotYet
+from artifact_deletion.outbox import DeletionState
+from artifact_deletion.receipt import DeletionReceipt
+from artifact_deletion.request import TASK_QUEUE, DeletionRequest
 from demo.world import Snapshot
 from tests.oracle import Evidence, assert_promises_hold
-from tests.stack import Seen, Stack, connect, steps_of
+from tests.stack import Seen, Stack, connect, deletion_of, eventually, pending_failures, resume, steps_of
 from workflows.delete_artifacts import DeleteArtifactsWorkflow
-from workflows.messages import (
-    CLOSE_DELETION,
-    DELETE_OBJECTS,
-    FIND_OWED_ELSEWHERE,
-    OBJECTS_TASK_QUEUE,
-    SWEEP_PREFIXES,
-    TASK_QUEUE,
-    Chunk,
-    Deletion,
-    DeletionReceipt,
-    Pace,
-    Step,
-)
+from workflows.steps import CLOSE_DELETION, DELETE_OBJECTS, OBJECTS_TASK_QUEUE, SWEEP_PREFIXES, Pace, Step
 
 SQLITE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 POSTGRESQL = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
@@ -49,13 +47,14 @@ async def worker_without(stack: Stack, *steps: Step[Any, Any]) -> AsyncIterator[
     def known(activities: Iterable[Callable[..., Any]]) -> list[Callable[..., Any]]:
         return [one for one in activities if one.__name__ not in missing]
 
+    parts = composition.open_parts(settings, stack.database)
     with ThreadPoolExecutor(8) as threads, ThreadPoolExecutor(8) as requests:
-        traces = SqlTraces(stack.database)
-        store = worker.open_store(settings)
-        with_database, with_store = worker.activities_for(
-            settings, stack.database, store, traces, requests=requests, pace=Pace()
-        )
-        common: dict[str, Any] = {"activity_executor": threads, "max_concurrent_activities": 8}
+        with_database, with_store = parts.steps(requests, requests, Pace(trace_store=True))
+        common: dict[str, Any] = {
+            "activity_executor": threads,
+            "graceful_shutdown_timeout": settings.shutdown_grace,
+            "interceptors": [NamedErrorsOnly()],
+        }
         async with (
             Worker(
                 stack.client,
@@ -67,6 +66,12 @@ async def worker_without(stack: Stack, *steps: Step[Any, Any]) -> AsyncIterator[
             Worker(stack.client, task_queue=OBJECTS_TASK_QUEUE, activities=known(with_store), **common),
         ):
             yield
+
+
+def owed_to(stack: Stack, request: DeletionRequest) -> list[OtherDeletion]:
+    """The other deletions that still owe anything of its artifacts."""
+    with stack.database.read() as session:
+        return deletions_owing(session, request.deletion_id, traces_configured=True)
 
 
 def gone_before(receipt: DeletionReceipt) -> dict[str, tuple[int, ...]]:
@@ -104,7 +109,7 @@ def test_two_deletions_that_each_took_an_artifact_of_both_name_each_other(stack:
             for chunk, rows in released:
                 if chunk.deletion_id == request.deletion_id:
                     steps.delete_what_was_released(chunk, rows)
-            owed = steps.run(FIND_OWED_ELSEWHERE, Deletion(deletion_id=request.deletion_id)).deletions
+            owed = owed_to(stack, request)
             assert [other.artifacts for other in owed] == ([1] if request is requests[0] else []), theirs.deletion_id
         receipts = [steps.close(request) for request in reversed(requests)]
     assert_each_is_accounted_for_once(receipts[0], receipts[1], wanted)
@@ -121,7 +126,7 @@ def test_no_artifact_is_reported_as_gone_while_another_deletion_owes_its_objects
         released = steps.delete_rows(sealed)
         theirs = steps.open_and_collect(second)
         steps.delete_what_was_released(theirs, steps.delete_rows(theirs))
-        assert steps.run(FIND_OWED_ELSEWHERE, Deletion(deletion_id=second.deletion_id)).deletions
+        assert owed_to(stack, second)
         receipt = steps.close(second)
         assert (receipt.complete, receipt.left_over) == (False, {"OwedByOthers": 1})
         assert gone_before(receipt) == {first.workflow_id: (one.id,)}
@@ -130,7 +135,7 @@ def test_no_artifact_is_reported_as_gone_while_another_deletion_owes_its_objects
         assert steps.close(first).complete
         stack.accept(second)
         assert steps.open(second) == []
-        assert not steps.run(FIND_OWED_ELSEWHERE, Deletion(deletion_id=second.deletion_id)).deletions
+        assert not owed_to(stack, second)
         assert steps.close(second).complete
 
 
@@ -152,7 +157,7 @@ def test_a_base_is_not_reported_as_gone_while_another_deletion_owes_the_objects_
                 session.add(tables.Artifact(id=base.id, project_id=base.artifact.project_id))
         theirs = steps.open_and_collect(second)
         steps.delete_what_was_released(theirs, steps.delete_rows(theirs))
-        (owed,) = steps.run(FIND_OWED_ELSEWHERE, Deletion(deletion_id=second.deletion_id)).deletions
+        (owed,) = owed_to(stack, second)
         assert (owed.workflow_id, owed.artifacts) == (first.workflow_id, 1)
         receipt = steps.close(second)
         assert (receipt.complete, receipt.left_over) == (False, {"OwedByOthers": 1})
@@ -184,20 +189,28 @@ async def test_two_overlapping_deletions_at_once_delete_everything_exactly_once(
 
 
 @SQLITE
-async def test_what_a_deletion_that_died_still_owes_is_done_by_the_next_that_asks_for_the_same(stack: Stack) -> None:
-    """Terminated after its rows were deleted and before its objects: nobody runs it, and nothing else knows its keys."""
+async def test_a_deletion_waits_for_what_one_that_died_still_owes_and_resume_starts_that_one(stack: Stack) -> None:
+    """Terminated after its rows were deleted and before its objects: no run is at work, and only the ledger knows its keys."""
     one, two, three = stack.snapshots("a", "b", "c")
     stack.world.comparison(one, two)
     before = Evidence.of(stack)
     async with worker_without(stack, DELETE_OBJECTS, SWEEP_PREFIXES):
         died = await stack.start([one.id, two.id])
-        await starter.wait_rows_deleted(stack.client, stack.request([one.id, two.id]))
+        await wait_rows_deleted(stack.client, stack.request([one.id, two.id]))
         await died.terminate()
-    assert starter.recorded(stack.database, died.id).state is DeletionState.RUNNING
+    assert stack.recorded(died.id).state is DeletionState.RUNNING
     assert Evidence.of(stack).objects == before.objects
 
     async with stack.worker():
-        receipt = await stack.delete([two.id, three.id])
+        second = await stack.start([two.id, three.id])
+
+        async def waits() -> bool:
+            return died.id in (await pending_failures(second)).get(CLOSE_DELETION.name, "")
+
+        await eventually(waits)
+        assert await resume(stack.client, stack.database) == [died.id]
+        await asyncio.wait_for(second.result(), 40)
+    receipt = stack.receipt(second.id)
     assert (receipt.complete, receipt.artifacts.deleted.ids) == (True, (three.id,))
     assert gone_before(receipt) == {died.id: (two.id,)}
     theirs = stack.receipt(died.id)
@@ -207,13 +220,46 @@ async def test_what_a_deletion_that_died_still_owes_is_done_by_the_next_that_ask
 
 
 @SQLITE
+def test_what_others_owe_is_waited_for_a_day_and_then_stated_as_given_up(stack: Stack) -> None:
+    """One that failed will not go on by itself, so it is not waited for; one that is held has no less time for that."""
+    one, two, three = stack.snapshots("a", "b", "c")
+    first, second, third = (stack.request(ids) for ids in ([one.id], [one.id, two.id], [one.id, three.id]))
+    with steps_of(stack) as steps:
+        steps.delete_rows(steps.open_and_collect(first))
+        for request in (second, third):
+            sealed = steps.open_and_collect(request)
+            steps.delete_what_was_released(sealed, steps.delete_rows(sealed))
+        closing = deletion_of(second)
+        placed = place(stack.database, On.DELETION, first.deletion_id, reason="a test", by="user:7")
+        for _ in range(2):
+            with pytest.raises(NotYet, match=rf"1 other deletions still owe objects .* {first.workflow_id}"):
+                steps.run(CLOSE_DELETION, closing)
+            waited_for(stack, second, OTHERS_WITHIN)
+        with stack.database.write() as session:
+            lift(session, [placed.id], by="user:7")
+        waited_for(stack, second, OTHERS_WITHIN - timedelta(hours=1))
+        with pytest.raises(NotYet):
+            steps.run(CLOSE_DELETION, closing)
+        waited_for(stack, second, OTHERS_WITHIN)
+        assert steps.run(CLOSE_DELETION, closing).left_over == {"OwedByOthers": 1}
+        assert steps.close(first).left_over
+        assert steps.run(CLOSE_DELETION, deletion_of(third)).left_over == {"OwedByOthers": 1}
+
+
+def waited_for(stack: Stack, request: DeletionRequest, time: timedelta) -> None:
+    """Say that it has waited so long."""
+    with stack.database.write() as session:
+        session.get_one(DeletionRow, request.deletion_id).waits_since = datetime.now(UTC) - time
+
+
+@SQLITE
 async def test_a_deletion_that_died_is_finished_when_it_is_asked_for_again(stack: Stack) -> None:
     """The same request after a terminate is the same deletion: its rows are counted as before, its objects go now."""
     (one,) = stack.snapshots("a")
     before = Evidence.of(stack)
     async with worker_without(stack, CLOSE_DELETION):
         died = await stack.start([one.id])
-        await starter.wait_rows_deleted(stack.client, stack.request([one.id]))
+        await wait_rows_deleted(stack.client, stack.request([one.id]))
         await died.terminate()
     async with stack.worker():
         receipt = await stack.delete([one.id])
@@ -233,8 +279,8 @@ async def test_ten_clients_that_ask_for_the_same_at_once_get_one_deletion_and_on
         async def ask(number: int) -> tuple[str | None, DeletionReceipt, int]:
             request = stack.request(ids[:: 1 if number % 2 else -1], requested_by=f"user:{number}")
             await asyncio.to_thread(stack.accept, request)
-            handle = await starter.start_deletion(clients[number], request)
-            rows = await starter.wait_rows_deleted(clients[number], request)
+            handle = await start_deletion(clients[number], request)
+            rows = await wait_rows_deleted(clients[number], request)
             return handle.first_execution_run_id or handle.result_run_id, await handle.result(), rows.rows
 
         answers = await asyncio.gather(*(ask(number) for number in range(10)))
@@ -245,6 +291,10 @@ async def test_ten_clients_that_ask_for_the_same_at_once_get_one_deletion_and_on
     described = await stack.client.get_workflow_handle(receipts[0].workflow_id).describe()
     assert (described.run_id, described.status) == (runs[0], WorkflowExecutionStatus.COMPLETED)
     assert_promises_hold(stack, before, [stack.request(ids)])
+
+
+def steps_backend(stack: Stack) -> SentryBackend:
+    return SentryBackend(stack.database, Scopes("", ()))
 
 
 def delete_rows_by_hand(stack: Stack, one: Snapshot) -> None:
@@ -293,7 +343,7 @@ def test_a_head_waits_for_the_objects_of_its_comparison_where_no_store_lists(sta
         steps.delete_rows(steps.open_and_collect(first))
         theirs = steps.open_and_collect(second)
         steps.delete_what_was_released(theirs, steps.delete_rows(theirs))
-        (other,) = steps.run(FIND_OWED_ELSEWHERE, Deletion(deletion_id=second.deletion_id)).deletions
+        (other,) = owed_to(stack, second)
         assert other.workflow_id == first.workflow_id
         assert steps.close(second).left_over == {"OwedByOthers": 1}
     assert any(key.endswith(comparison.key) for key in stack.world.objects())
@@ -311,10 +361,11 @@ def test_a_base_waits_for_the_objects_of_a_comparison_whose_rows_somebody_delete
     first, second = stack.request([head.id]), stack.request([base.id])
     with steps_of(stack) as steps:
         sealed = steps.open_and_collect(first)
+        backend, ref = steps_backend(stack), ArtifactRef(stack.organization_id, head.artifact.project_id, head.id)
         with stack.database.write() as session:
-            cascade_of(session, [head.artifact], stack.organization_id, deleted)
+            backend.delete(session, [ref], backend.lock(session, [head.id], stack.organization_id))
         if collected_again:
-            sealed = steps.collect(Chunk(deletion_id=sealed.deletion_id, chunk=sealed.chunk))
+            sealed = steps.collect(sealed)
         steps.delete_rows(sealed)
         theirs = steps.open_and_collect(second)
         steps.delete_what_was_released(theirs, steps.delete_rows(theirs))

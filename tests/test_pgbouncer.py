@@ -13,7 +13,7 @@ import psycopg
 import pytest
 from sqlalchemy import make_url, text
 
-from activities.storage.database import Database
+from activities.database import Database
 from demo.servers import PostgresServer, Server, ServerError
 from tests.oracle import Evidence, assert_promises_hold
 from tests.stack import Seen, Stack, eventually, pending_failures
@@ -131,15 +131,15 @@ async def test_no_setting_of_ours_stays_on_a_connection_that_others_get_next(poo
     ],
     ids=["lock", "statement"],
 )
-async def test_a_row_that_somebody_holds_is_waited_for_in_short_attempts(
+async def test_a_row_that_another_client_holds_is_waited_for_in_short_attempts(
     pooled: Stack, limits: dict[str, float], said: str
 ) -> None:
     """The time-out ends the transaction, an operator reads why, and once the row is let go the rest happens by itself."""
     (head,) = pooled.snapshots("head")
     before = Seen.of(pooled.world)
     async with pooled.worker(**limits):
-        with pooled.database.engine.connect() as somebody:
-            somebody.execute(text("SELECT 1 FROM sentry_preprodartifact WHERE id = :id FOR UPDATE"), {"id": head.id})
+        with pooled.database.engine.connect() as other:
+            other.execute(text("SELECT 1 FROM sentry_preprodartifact WHERE id = :id FOR UPDATE"), {"id": head.id})
             handle = await pooled.start([head.id])
 
             async def failure() -> str | None:
@@ -147,7 +147,7 @@ async def test_a_row_that_somebody_holds_is_waited_for_in_short_attempts(
 
             assert await eventually(failure) == said
             assert Seen.of(pooled.world) == before
-            somebody.rollback()
+            other.rollback()
         await handle.result()
     pooled.assert_only_these_are_gone([head.id], before)
 
@@ -157,8 +157,8 @@ async def test_a_pooler_that_goes_down_is_waited_for(pooled: Stack, pgbouncer: P
     (head,) = pooled.snapshots("head")
     before = Seen.of(pooled.world)
     async with pooled.worker():
-        with pooled.database.engine.connect() as somebody:
-            somebody.execute(text("SELECT 1 FROM sentry_preprodartifact WHERE id = :id FOR UPDATE"), {"id": head.id})
+        with pooled.database.engine.connect() as other:
+            other.execute(text("SELECT 1 FROM sentry_preprodartifact WHERE id = :id FOR UPDATE"), {"id": head.id})
             handle = await pooled.start([head.id])
             waits = text(
                 "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
@@ -176,6 +176,6 @@ async def test_a_pooler_that_goes_down_is_waited_for(pooled: Stack, pgbouncer: P
 
             assert (await eventually(failure)).startswith("the database could not be used (OperationalError")
             pgbouncer.start()
-            somebody.rollback()
+            other.rollback()
         await handle.result()
     pooled.assert_only_these_are_gone([head.id], before)

@@ -9,15 +9,17 @@ from sqlalchemy import text, update
 from temporalio.client import WorkflowFailureError
 from temporalio.exceptions import ApplicationError, CancelledError
 
-import starter
+from activities.backend import tables
+from activities.database import Database
 from activities.preview_deletion import PreviewDeletion
-from activities.storage import tables
-from activities.storage.database import Database
-from activities.storage.objects import S3Objects
+from activities.stores.s3 import S3Objects
+from artifact_deletion.client import preview_deletion
+from artifact_deletion.receipt import Preview
+from artifact_deletion.request import PREVIEW_WORKFLOW, TASK_QUEUE, DeletionRequest
 from demo.world import Sample, sample_world, screen
 from tests.oracle import Evidence
 from tests.stack import Held, Stack, steps_of
-from workflows.messages import PREVIEW_DELETION, PREVIEW_WORKFLOW_NAME, TASK_QUEUE, DeletionRequest, Preview
+from workflows.steps import PREVIEW_DELETION
 
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 on_postgresql = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
@@ -57,7 +59,7 @@ async def test_what_a_preview_counts_is_what_the_deletion_then_takes(stack: Stac
     request = stack.request(sample.to_delete)
     before = Evidence.of(stack)
     async with stack.worker(chunk_artifacts=1):
-        preview = await starter.preview_deletion(stack.client, request)
+        preview = await preview_deletion(stack.client, request)
         assert Evidence.of(stack) == before, "nothing was changed, and nothing is left"
         receipt = await stack.delete(sample.to_delete)
     after = Evidence.of(stack)
@@ -103,7 +105,7 @@ def test_where_a_store_cannot_list_a_preview_counts_what_is_named_and_knows_no_s
 
 @on_sqlite
 def test_every_reason_for_a_refusal_is_told_at_once(stack: Stack) -> None:
-    """Foreign artifact, foreign project, a table nobody knows: the rest is previewed all the same."""
+    """Foreign artifact, foreign project, an unknown table: the rest is previewed all the same."""
     (head,) = stack.snapshots("head")
     project = stack.world.project(stack.world.organization("globex"), "app")
     stranger = stack.world.snapshot(project, {"login": screen("login")})
@@ -152,7 +154,7 @@ def test_a_preview_could_not_write_if_it_wanted_to(database: Database) -> None:
 
 @on_sqlite
 async def test_no_key_reaches_the_history_and_the_command_line_names_the_strays(stack: Stack) -> None:
-    """Counts by reason go through Temporal; keys are read where they are, by whoever may."""
+    """Counts by reason go through Temporal; keys are read where they are, by those who may."""
     first, second = stack.snapshots("first", "second")
     hostile = "PRIVATE\u001b[2J../up"
     strange = {"a": {"diff_mask_key": hostile}, "b": {"diff_mask_key": first.manifest_key}}
@@ -188,7 +190,7 @@ async def test_a_preview_is_asked_for_in_the_words_of_a_deletion(stack: Stack) -
             (request.model_dump(mode="json"), "another-id", f"this deletion's workflow id is {request.preview_id}"),
         ):
             with pytest.raises(WorkflowFailureError) as failed:
-                await stack.client.execute_workflow(PREVIEW_WORKFLOW_NAME, given, id=own_id, task_queue=TASK_QUEUE)
+                await stack.client.execute_workflow(PREVIEW_WORKFLOW, given, id=own_id, task_queue=TASK_QUEUE)
             cause = failed.value.cause
             assert isinstance(cause, ApplicationError)
             assert (cause.type, cause.message) == ("InvalidRequest", said)
@@ -196,11 +198,11 @@ async def test_a_preview_is_asked_for_in_the_words_of_a_deletion(stack: Stack) -
 
 @on_sqlite
 async def test_a_preview_that_was_cancelled_ends_as_cancelled(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever alerts on failures must not hear of it."""
+    """An alert on failures must not hear of it."""
     request = stack.request([one.id for one in stack.snapshots("one")])
     held = Held(monkeypatch, PreviewDeletion, "preview_deletion")
     async with stack.worker():
-        waiting = asyncio.create_task(starter.preview_deletion(stack.client, request))
+        waiting = asyncio.create_task(preview_deletion(stack.client, request))
         try:
             await held.reached()
             await stack.client.get_workflow_handle(request.preview_id).cancel()

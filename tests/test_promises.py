@@ -16,14 +16,15 @@ import pytest
 from sqlalchemy import update
 from sqlalchemy.orm import Session
 
-import starter
-from activities.storage import ledger, tables
-from activities.storage.objects import Outcome, S3Objects
+from activities.backend import tables
+from activities.stores.objects import Outcome
+from activities.stores.s3 import S3Objects
+from artifact_deletion.errors import DeletionError, StaleSeal, StoreUnavailable
+from artifact_deletion.request import DeletionRequest
 from demo.world import Build, Project, Snapshot, screen
 from tests.oracle import Evidence, assert_promises_hold
-from tests.stack import Held, Stack, Steps, again, eventually, steps_of, wait_for_waiters
-from workflows.errors import DeletionError, StaleSeal, StoreUnavailable
-from workflows.messages import CLOSE_DELETION, Chunk, Deletion, DeletionRequest, SealedChunk
+from tests.stack import Held, Stack, Steps, again, eventually, pending_failures, steps_of, wait_for_waiters
+from workflows.steps import CLOSE_DELETION, SealedChunk
 
 SQLITE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 POSTGRESQL = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
@@ -57,7 +58,7 @@ def to_the_end(steps: Steps, request: DeletionRequest, sealed: SealedChunk) -> N
     """From a sealed chunk on, as the workflow goes on: a step that fails is run again, and the deletion is closed."""
     deleted = again(lambda: steps.delete_rows(sealed))
     again(lambda: steps.delete_what_was_released(sealed, deleted))
-    steps.run(CLOSE_DELETION, Deletion(deletion_id=request.deletion_id))
+    steps.close(request)
 
 
 def moved(before: Evidence, artifact: int, to: int) -> Evidence:
@@ -78,8 +79,7 @@ def test_a_deletion_that_is_cancelled_after_its_keys_were_collected_has_touched_
     request, before = stack.request(shop.going), Evidence.of(stack)
     with steps_of(stack) as steps:
         again(lambda: steps.open_and_collect(request))
-        with stack.database.write() as session:
-            assert ledger.cancel(session, request, "run")
+        assert steps.cancel(request).nothing_deleted
     assert_promises_hold(stack, before, [request])
 
 
@@ -99,10 +99,10 @@ def failing_once(monkeypatch: pytest.MonkeyPatch, method: str, only: str) -> Non
 
 @SQLITE
 def test_a_page_whose_request_failed_is_still_owed(stack: Stack, shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An icon lies under no prefix of the artifact's own: if its page were dropped too early, no listing would find it."""
+    """Where nothing can be listed, the page is all that knows of its keys: dropped too early, they would be orphaned."""
     request, before = stack.request(shop.going), Evidence.of(stack)
     failing_once(monkeypatch, "delete", only="^preprod_size/.*icn_first$")
-    with steps_of(stack) as steps:
+    with steps_of(stack, bucket_listable=False) as steps:
         to_the_end(steps, request, steps.open_and_collect(request))
     assert_promises_hold(stack, before, [request])
 
@@ -236,7 +236,7 @@ def test_a_delete_rows_that_comes_while_keys_are_collected_again_releases_nothin
         held.let_go()
         sealed = steps.open_and_collect(request)
         held.hold()
-        collecting = others.submit(steps.collect, Chunk(deletion_id=sealed.deletion_id, chunk=sealed.chunk))
+        collecting = others.submit(steps.collect, sealed)
         asyncio.run(held.reached())
         with contextlib.suppress(StaleSeal):
             steps.delete_rows(sealed)
@@ -272,7 +272,7 @@ def test_a_page_that_two_attempts_have_deleted_is_settled_by_one(
     with steps_of(stack) as steps, ThreadPoolExecutor(1) as others:
         sealed = steps.open_and_collect(request)
         deleted = steps.delete_rows(sealed)
-        one_page = deleted.model_copy(update={"pages": deleted.first_page + 1})
+        one_page = deleted.model_copy(update={"end_page": deleted.first_page + 1})
         stale = others.submit(steps.delete_objects, sealed, one_page)
         assert answered.wait(10)
         with contextlib.suppress(DeletionError):
@@ -285,9 +285,7 @@ def test_a_page_that_two_attempts_have_deleted_is_settled_by_one(
 
 
 @SQLITE
-async def test_a_deletion_that_somebody_runs_is_waited_for_and_not_taken_over(
-    stack: Stack, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_deletion_that_runs_is_waited_for_and_not_taken_over(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its pages are being deleted: whoever else is asked for its artifacts waits, and its own caller gets its own answer."""
     one, two, three = stack.snapshots("one", "two", "three")
     requests = [stack.request([one.id, two.id]), stack.request([two.id, three.id])]
@@ -299,7 +297,7 @@ async def test_a_deletion_that_somebody_runs_is_waited_for_and_not_taken_over(
         second = await stack.start(requests[1].artifact_ids)
 
         async def waits() -> bool:
-            return (await starter.progress(stack.client, second.id)).waiting_for == (first.id,)
+            return first.id in (await pending_failures(second)).get(CLOSE_DELETION.name, "")
 
         try:
             await eventually(waits)
@@ -348,9 +346,7 @@ def test_a_cancel_that_comes_after_the_rows_finds_the_deletion_done_all_the_same
     with steps_of(stack) as steps:
         sealed = steps.open_and_collect(request)
         deleted = steps.delete_rows(sealed)
-        with stack.database.write() as session:
-            undone = ledger.cancel(session, request, "run")
-        if not undone:
+        if not steps.cancel(request).nothing_deleted:
             steps.delete_what_was_released(sealed, deleted)
             steps.close(request)
     assert_promises_hold(stack, before, [request])

@@ -12,18 +12,21 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, Engine, event, func, insert, select, text, update
+from sqlalchemy import Connection, event, func, insert, select, text, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from activities.storage import ledger, tables
-from activities.storage.database import Database
-from activities.storage.ledger import DeletionChunk
+from activities.backend import tables
+from activities.database import Database
+from activities.ledger import deletions
+from activities.ledger.schema import DeletionChunk
+from artifact_deletion.errors import DatabaseUnavailable, NotOpen, StaleSeal
+from artifact_deletion.receipt import DeletionReceipt
+from artifact_deletion.request import DeletionRequest
 from demo.world import Build, Snapshot, screen
 from tests.oracle import Evidence, assert_promises_hold
-from tests.stack import Stack, Steps, again, steps_of, wait_for_waiters
-from workflows.errors import DatabaseUnavailable, NotOpen, StaleSeal
-from workflows.messages import DeletionReceipt, DeletionRequest, RowsDeleted, SealedChunk
+from tests.stack import Pause, Stack, Steps, again, steps_of, wait_for_waiters
+from workflows.steps import Released, SealedChunk
 
 POSTGRESQL = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 SQLITE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -208,28 +211,6 @@ def insert_alone(database: Database, insertion: Any) -> None:
         session.execute(insertion)
 
 
-class Pause:
-    """Stops whoever executes a statement that begins so, until it is let go; the statement itself is real.
-
-    SQLite shows nobody who waits for what, and a wait for one read of several takes no lock on PostgreSQL.
-    """
-
-    def __init__(self, engine: Engine, statement: str) -> None:
-        self.reached, self._open = threading.Event(), threading.Event()
-
-        @event.listens_for(engine, "before_cursor_execute")
-        def before(_c: object, _cursor: object, sql: str, _p: object, _context: object, _many: object) -> None:
-            if " ".join(sql.split()).startswith(statement) and not self.reached.is_set():
-                self.reached.set()
-                assert self._open.wait(20)
-
-    def wait(self) -> None:
-        assert self.reached.wait(10)
-
-    def let_go(self) -> None:
-        self._open.set()
-
-
 @SQLITE
 def test_on_sqlite_a_comparison_made_in_the_middle_waits_and_is_refused(
     stack: Stack, pair: tuple[Snapshot, Snapshot], before: Evidence, others: ThreadPoolExecutor
@@ -276,15 +257,26 @@ def test_on_sqlite_a_deletion_that_finds_the_database_locked_changes_nothing_and
     assert_gone_whole(stack, before, request, receipt, comparisons=1)
 
 
+COMPARISONS_ARE_READ = (
+    "SELECT sentry_preprodartifact.id, sentry_preprodartifact.project_id, sentry_project.organization_id, "
+    "sentry_preprodsnapshotmetrics_1."
+)
+"""They are read after the artifacts' own columns."""
+
+
+@POSTGRESQL
 def test_a_comparison_committed_while_columns_are_being_read_is_collected_with_the_others(
     stack: Stack, pair: tuple[Snapshot, Snapshot], before: Evidence, others: ThreadPoolExecutor
 ) -> None:
-    """The rows are read by several statements, between which the backend goes on: no two need to agree."""
+    """The rows are read by several statements, between which the backend goes on: no two need to agree.
+
+    On SQLite they are read within a writing transaction, of which there is one at a time.
+    """
     head, base = pair
     request = stack.request([head.id])
     with steps_of(stack) as steps:
         (chunk,) = steps.open(request)
-        pause = Pause(stack.database.engine, "SELECT sentry_preprodartifactmobileappinfo")
+        pause = Pause(stack.database.engine, COMPARISONS_ARE_READ)
         collecting = others.submit(steps.collect, chunk)
         pause.wait()
         stack.world.comparison(head, base)
@@ -413,20 +405,16 @@ def test_a_cancel_that_comes_while_rows_are_being_deleted_waits_and_comes_too_la
     head, _ = pair
     request = stack.request([head.id])
 
-    def cancel() -> bool:
-        with stack.database.write() as session:
-            return ledger.cancel(session, request, "run-1")
-
     with steps_of(stack) as steps:
         sealed = steps.open_and_collect(request)
         with stack.database.write() as holder:
             held_approval(holder, head)
             deleting = others.submit(steps.delete_rows, sealed)
             wait_for_waiters(stack.database, 1)
-            cancelling = others.submit(cancel)
+            cancelling = others.submit(steps.cancel, request)
             wait_for_waiters(stack.database, 2)
         released = deleting.result(10)
-        assert not cancelling.result(10)
+        assert not cancelling.result(10).nothing_deleted
         steps.delete_what_was_released(sealed, released)
         assert_gone_whole(stack, before, request, steps.close(request))
 
@@ -441,7 +429,7 @@ def test_rows_that_are_to_be_deleted_while_a_cancel_is_at_work_stay(
     with steps_of(stack) as steps:
         sealed = steps.open_and_collect(request)
         with stack.database.write() as cancelling:
-            assert ledger.cancel(cancelling, request, "run-1")
+            assert deletions.cancel(cancelling, request.deletion_id, 0)
             deleting = others.submit(steps.delete_rows, sealed)
             wait_for_waiters(stack.database)
         with pytest.raises(NotOpen):
@@ -501,7 +489,7 @@ def test_a_comparison_worker_that_goes_on_writing_when_the_rows_are_gone_leaves_
             key = f"{scope}{head.artifact.prefix}{base.id}/{name}-{next(numbers)}.png"
             stack.s3.put_object(Bucket=stack.bucket, Key=key, Body=b"late")
 
-    with steps_of(stack) as steps:
+    with steps_of(stack, quiet_period_s=3600) as steps:
         sealed = steps.open_and_collect(request)
         write()
         deleted = steps.delete_rows(sealed)
@@ -510,12 +498,13 @@ def test_a_comparison_worker_that_goes_on_writing_when_the_rows_are_gone_leaves_
         write()
         assert deleted.trace_items_owed
         steps.delete_trace_items(sealed)
-        steps.sweep(sealed, 0)
+        steps.look(sealed)
         quiet = []
         for number in range(1, 4):
             if number < 3:
                 write()
-            quiet.append(steps.sweep(sealed, number).quiet)
+            steps.pass_quiet_period()
+            quiet.append(steps.look(sealed))
         receipt = steps.close(request)
     assert quiet == [False, False, True]
     assert (receipt.complete, receipt.objects.found_by_listing >= 10) == (True, True)
@@ -563,7 +552,7 @@ def assert_untouched_then_deleted(
     steps: Steps,
     request: DeletionRequest,
     sealed: SealedChunk,
-    attempt: "Future[RowsDeleted]",
+    attempt: "Future[Released]",
     code: str,
 ) -> None:
     """The attempt failed with this code and left nothing behind, and the next one does it all."""
@@ -601,26 +590,6 @@ def test_a_deletion_that_is_chosen_as_a_deadlocks_victim_leaves_nothing_and_succ
         locking.result(10)
         other.rollback()
         assert_untouched_then_deleted(stack, before, steps, request, sealed, deleting, "40P01")
-
-
-@POSTGRESQL
-def test_a_deletion_that_cannot_be_serialized_leaves_nothing_and_succeeds_the_next_time(
-    stack: Stack, pair: tuple[Snapshot, Snapshot], before: Evidence, others: ThreadPoolExecutor
-) -> None:
-    """A database may have a stricter isolation by default than we need."""
-    head, _ = pair
-    with stack.database.write() as session:
-        default = "SET default_transaction_isolation = 'serializable'"
-        session.execute(text(f'ALTER DATABASE "{stack.database.engine.url.database}" {default}'))
-    stack.database.dispose()
-    request = stack.request([head.id])
-    with steps_of(stack) as steps:
-        sealed = steps.open_and_collect(request)
-        with stack.database.write() as other:
-            other.execute(update(tables.Artifact).where(tables.Artifact.id == head.id).values(app_id="changed"))
-            deleting = others.submit(steps.delete_rows, sealed)
-            wait_for_waiters(stack.database)
-        assert_untouched_then_deleted(stack, before, steps, request, sealed, deleting, "40001")
 
 
 @POSTGRESQL

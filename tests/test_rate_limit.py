@@ -8,13 +8,13 @@ from threading import Event
 import pytest
 
 import worker
-from activities.storage.database import Database
-from activities.storage.limit import KeyLimit
+from activities.database import Database
+from activities.stores.limit import KeyLimit
+from artifact_deletion.client import start_deletion
+from artifact_deletion.errors import StoreUnavailable
 from benchmarks.data import Doomed
 from benchmarks.store import InstantStore, steady_rate
-from starter import start_deletion
 from tests.stack import Stack, connect
-from workflows.errors import StoreUnavailable
 
 LIMIT = 2000
 

@@ -5,18 +5,21 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from sqlalchemy import make_url, text, update
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
-from temporalio.testing import ActivityEnvironment
 
-import starter
-from activities.cancel_deletion import CancelDeletion
-from activities.close_deletion import CloseDeletion
-from activities.storage import ledger
-from activities.storage.tables import Artifact, Project, SnapshotMetrics
+from activities.backend.keys import Scopes
+from activities.backend.sentry import SentryBackend
+from activities.backend.tables import Artifact, Project, SnapshotMetrics
+from activities.ledger import chunks, deletions
+from activities.ledger.schema import ChunkState, RowsState
+from activities.living import Living
+from artifact_deletion.client import start_deletion
+from artifact_deletion.errors import ArtifactReappeared, NotOpen, NotYet
+from artifact_deletion.outbox import DeletionState, accept_deletion, deletions_to_start
 from demo.world import Snapshot
-from tests.stack import Seen, Stack, steps_of, wait_for_waiters
-from workflows.errors import ArtifactReappeared, NotOpen
-from workflows.messages import FIND_OWED_ELSEWHERE, Deletion
+from tests.stack import Pause, Seen, Stack, deletion_of, steps_of
+from workflows.steps import CLOSE_DELETION, Chunk
 
+LOOKS = ("SELECT artifact_deletion.artifact_deletion_ask", "SELECT artifact_deletion.artifact_deletion_artifact")
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 on_postgresql = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 
@@ -59,8 +62,8 @@ async def test_a_closed_deletion_is_asked_for_again_in_an_async_session(stack: S
     async with stack.worker():
         for _ in range(2):
             async with AsyncSession(engine) as session, session.begin():
-                await session.run_sync(starter.accept_deletion, request)
-            assert (await (await starter.start_deletion(stack.client, request)).result()).complete
+                await session.run_sync(accept_deletion, request)
+            assert (await (await start_deletion(stack.client, request)).result()).complete
     await engine.dispose()
 
 
@@ -92,12 +95,19 @@ async def test_objects_of_an_artifact_with_a_row_are_left_alone(stack: Stack) ->
     """Whatever the ledger owes: no live row may lose an object."""
     (one,) = stack.snapshots("home")
     request = stack.request([one.id])
-    with stack.database.write() as session:
-        ledger.accept(session, request)
-        ledger.make_chunks(session, request.deletion_id, [(one.id, one.artifact.project_id)], 100)
-        ledger.set_artifacts(session, request.deletion_id, [one.id], rows_state=ledger.RowsState.GONE)
-    with stack.database.read() as session, pytest.raises(ArtifactReappeared):
-        ledger.refuse_living(session, request.deletion_id, 0)
+    with steps_of(stack) as steps:
+        sealed = steps.open_and_collect(request)
+        released = steps.delete_rows(sealed)
+        restore(stack, one)
+        objects = stack.world.objects()
+        for step in (
+            lambda: steps.delete_objects(sealed, released),
+            lambda: steps.sweep(sealed),
+            lambda: steps.delete_trace_items(sealed),
+        ):
+            with pytest.raises(ArtifactReappeared):
+                step()
+    assert stack.world.objects() == objects
 
 
 @on_sqlite
@@ -105,18 +115,21 @@ def test_objects_of_an_artifact_that_came_back_twice_are_left_alone_in_every_chu
     """The first of its chunks may still owe objects, whose names are those of the row that is there now."""
     one, other = stack.snapshots("home", "menu")
     request, project = stack.request([one.id, other.id]), one.artifact.project_id
+    living = Living(SentryBackend(stack.database, Scopes("", ())))
+    chunks_ = [Chunk(**deletion_of(request).model_dump(), chunk=number) for number in range(4)]
     with stack.database.write() as session:
-        ledger.accept(session, request)
-        ledger.make_chunks(session, request.deletion_id, [(one.id, project)], 100)
-        for _ in range(2):
-            ledger.make_chunks(session, request.deletion_id, [(one.id, project)], 100)
-        ledger.make_chunks(session, request.deletion_id, [(other.id, project)], 100)
-        ledger.set_artifacts(session, request.deletion_id, [other.id], rows_state=ledger.RowsState.MOVED)
+        deletions.make(session, request, DeletionState.RUNNING, None)
+        for chunk in chunks_[:3]:
+            chunks.make_chunks(session, request.deletion_id, 0, [(one.id, project)], 100, first=chunk.chunk)
+        chunks.make_chunks(session, request.deletion_id, 0, [(other.id, project)], 100, first=3)
+        chunks.set_artifacts(session, chunks_[3], [other.id], rows_state=RowsState.MOVED)
+        for chunk in chunks_:
+            chunks.lock_chunk(session, chunk).state = ChunkState.ROWS_DELETED
     with stack.database.read() as session:
-        for chunk in range(3):
+        for chunk in chunks_[:3]:
             with pytest.raises(ArtifactReappeared):
-                ledger.refuse_living(session, request.deletion_id, chunk)
-        ledger.refuse_living(session, request.deletion_id, 3)
+                living.read_released(session, chunk)
+        living.read_released(session, chunks_[3])
 
 
 @on_sqlite
@@ -131,10 +144,10 @@ async def test_an_artifact_that_moved_away_and_back_is_deleted_by_a_re_run(stack
     async with stack.worker():
         request = stack.request([one.id, two.id])
         stack.accept(request)
-        with stack.database.write() as session:
-            ledger.make_chunks(session, request.deletion_id, [(one.id, one.artifact.project_id), (two.id, None)], 100)
+        with steps_of(stack) as steps:
+            steps.open(request)
         transfer(other)
-        failed = await stack.failure(await starter.start_deletion(stack.client, request))
+        failed = await stack.failure(await start_deletion(stack.client, request))
         assert failed.type == "ObjectsRemain"
         assert "Moved 2" in failed.message
         assert one.id in stack.world.rows()["sentry_preprodartifact"]
@@ -161,12 +174,13 @@ async def test_objects_that_stayed_where_an_artifact_was_before_it_moved_are_rep
 async def test_a_close_that_comes_after_the_cancel_closes_nothing(stack: Stack) -> None:
     (one,) = stack.snapshots("home")
     request = stack.request([one.id])
-    stack.accept(request)
-    assert ActivityEnvironment().run(CancelDeletion(stack.database).cancel_deletion, request).nothing_deleted
-    with pytest.raises(NotOpen):
-        ActivityEnvironment().run(
-            CloseDeletion(stack.database, traces_configured=True).close_deletion, Deletion(deletion_id=request.deletion_id)
-        )
+    with steps_of(stack) as steps:
+        steps.open(request)
+        assert steps.cancel(request).nothing_deleted
+        with pytest.raises(NotOpen):
+            steps.run(CLOSE_DELETION, deletion_of(request))
+        with pytest.raises(NotOpen):
+            steps.close(request)
 
 
 @on_sqlite
@@ -175,8 +189,9 @@ async def test_a_project_that_was_known_is_not_forgotten_when_rows_disappear(sta
     (one,) = stack.snapshots("home")
     request = stack.request([one.id])
     stack.accept(request)
+    with steps_of(stack) as steps:
+        steps.open(request)
     with stack.database.write() as session:
-        ledger.make_chunks(session, request.deletion_id, [(one.id, one.artifact.project_id)], 100)
         session.execute(text("DELETE FROM sentry_preprodsnapshotmetrics"))
         session.execute(text("DELETE FROM sentry_preprodartifact"))
     async with stack.worker():
@@ -204,21 +219,52 @@ def test_rows_that_come_back_before_the_end_are_left_over_and_go_with_a_re_run(s
     assert manifest not in stack.world.objects()
 
 
+@pytest.mark.parametrize("which", LOOKS, ids=["before it looks for asks", "before it looks at rows"])
 @on_postgresql
-def test_asking_again_for_rows_that_came_back_is_seen_by_whoever_closes(stack: Stack) -> None:
-    """The backend's transaction sees it running, and holds it there until its rows can be seen too."""
+def test_asking_again_for_rows_that_came_back_is_seen_by_whoever_closes(stack: Stack, which: str) -> None:
+    """It commits while the deletion is being closed: the look for asks comes before that for rows, so neither misses it."""
     (one,) = stack.snapshots("one")
     request = stack.request([one.id])
     with steps_of(stack) as steps, ThreadPoolExecutor(1) as threads:
         sealed = steps.open_and_collect(request)
         steps.delete_what_was_released(sealed, steps.delete_rows(sealed))
+        pause = Pause(stack.database.engine, which)
+        closing = threads.submit(steps.close, request)
+        pause.wait()
         with stack.database.write() as session:
             session.add(Artifact(id=one.id, project_id=one.artifact.project_id))
             session.flush()
-            ledger.accept(session, request)
-            closing = threads.submit(steps.close, request)
-            wait_for_waiters(stack.database)
+            accept_deletion(session, request)
+        pause.let_go()
         assert closing.result().left_over == {"Reappeared": 1}
+        assert stack.recorded(request.workflow_id).state == "accepted"
+        (chunk,) = steps.open(request)
+        assert steps.finish(request, steps.collect(chunk)).complete
+
+
+@on_postgresql
+def test_asking_again_when_a_deletion_has_looked_at_rows_for_the_last_time_is_served_by_the_next_run(stack: Stack) -> None:
+    """The receipt is true of the moment that it names. The ask is not answered by it, so `resume` finds it."""
+    (one,) = stack.snapshots("one")
+    request = stack.request([one.id])
+    with steps_of(stack) as steps, ThreadPoolExecutor(1) as threads:
+        sealed = steps.open_and_collect(request)
+        steps.delete_what_was_released(sealed, steps.delete_rows(sealed))
+        pause = Pause(stack.database.engine, "UPDATE artifact_deletion.artifact_deletion SET state")
+        closing = threads.submit(steps.close, request)
+        pause.wait()
+        with stack.database.write() as session:
+            session.add(Artifact(id=one.id, project_id=one.artifact.project_id))
+            session.flush()
+            accept_deletion(session, request)
+        pause.let_go()
+        assert closing.result().complete
+        with stack.database.read() as session:
+            assert list(deletions_to_start(session)) == [request]
+        (chunk,) = steps.open(request)
+        assert steps.finish(request, steps.collect(chunk)).complete
+        with stack.database.read() as session:
+            assert list(deletions_to_start(session)) == []
 
 
 @pytest.mark.parametrize("closed_before", [True, False])
@@ -239,8 +285,8 @@ def test_an_artifact_that_came_back_and_went_with_another_deletion_is_waited_for
         stack.accept(first)
         steps.delete_rows(steps.open_and_collect(second))
         assert steps.open(first) == []
-        (other,) = steps.run(FIND_OWED_ELSEWHERE, Deletion(deletion_id=first.deletion_id)).deletions
-        assert other.workflow_id == second.workflow_id
+        with pytest.raises(NotYet, match=second.workflow_id):
+            steps.run(CLOSE_DELETION, deletion_of(first))
         assert steps.close(first).left_over == {"OwedByOthers": 1}
     assert manifest in stack.world.objects()
 

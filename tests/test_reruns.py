@@ -11,13 +11,12 @@ from temporalio.api.common.v1 import WorkflowExecution
 from temporalio.api.workflowservice.v1 import ResetWorkflowExecutionRequest
 from temporalio.client import WorkflowHandle
 
-import starter
-from activities.storage.ledger import DeletionState
-from activities.storage.objects import S3Objects
-from client import Deletions
+from activities.stores.s3 import S3Objects
+from artifact_deletion.client import Deletions
+from artifact_deletion.outbox import DeletionState
+from artifact_deletion.receipt import DeletionReceipt
 from tests.oracle import Evidence, assert_promises_hold
 from tests.stack import Held, Seen, Stack, steps_of
-from workflows.messages import DeletionReceipt
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
@@ -74,7 +73,7 @@ async def test_a_reset_to_before_the_failed_step_finishes_the_deletion(stack: St
         again = stack.client.get_workflow_handle(handle.id, run_id=run, result_type=DeletionReceipt)
         receipt = await asyncio.wait_for(again.result(), 40)
     assert receipt.complete
-    found = starter.recorded(stack.database, handle.id)
+    found = stack.recorded(handle.id)
     assert (found.state, found.receipt) == (DeletionState.CLOSED, receipt)
     assert_promises_hold(stack, before, [stack.request([one.id])])
 
@@ -100,7 +99,7 @@ async def test_a_rerun_of_what_reset_has_taken_up_leaves_it_to_its_end(
         assert (await asyncio.wait_for(again.result(), 40)).complete
     assert rerun.returncode == 0, rerun.stderr
     assert status.stdout.startswith(f"{handle.id}: failed, running again\n")
-    assert starter.recorded(stack.database, handle.id).state == DeletionState.CLOSED
+    assert stack.recorded(handle.id).state == DeletionState.CLOSED
 
 
 async def test_a_reset_to_after_the_failed_step_says_again_what_is_left(stack: Stack, locking_bucket: str) -> None:
@@ -113,7 +112,7 @@ async def test_a_reset_to_after_the_failed_step_says_again_what_is_left(stack: S
         run = await reset(stack, handle, "close_deletion")
         again = await stack.failure(stack.client.get_workflow_handle(handle.id, run_id=run, result_type=DeletionReceipt))
     assert (again.type, again.message) == (first.type, first.message)
-    assert starter.recorded(stack.database, handle.id).state == DeletionState.FAILED
+    assert stack.recorded(handle.id).state == DeletionState.FAILED
 
 
 async def test_a_close_whose_answer_was_lost_says_the_same_when_it_is_asked_again(stack: Stack, locking_bucket: str) -> None:

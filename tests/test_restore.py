@@ -14,20 +14,23 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select, type_coerce, update
 
-import starter
+from activities.backend.keys import Scopes
+from activities.backend.sentry import SentryBackend
+from activities.backend.tables import Artifact
 from activities.close_deletion import CloseDeletion
-from activities.storage import ledger
-from activities.storage.ledger import DeletionState, UtcDateTime
-from activities.storage.objects import S3Documents
-from activities.storage.receipts import Closed, receipts_of
-from activities.storage.tables import Artifact
+from activities.ledger import deletions
+from activities.ledger.schema import UtcDateTime
+from activities.living import Living
+from activities.receipts import Closed, receipts_of
+from activities.stores.documents import S3Documents
+from artifact_deletion.errors import StoreUnavailable
+from artifact_deletion.outbox import DeletionState, NoSuchDeletion
+from artifact_deletion.receipt import DeletionReceipt
 from demo.servers import ObjectStoreServer, PostgresServer
 from demo.world import screen
 from tests.conftest import Command
 from tests.oracle import Evidence, assert_promises_hold
-from tests.stack import Seen, Stack, s3_of, steps_of
-from workflows.errors import StoreUnavailable
-from workflows.messages import Deletion, DeletionReceipt
+from tests.stack import Seen, Stack, deletion_of, recorded, s3_of, steps_of
 
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 PREFIX = "deletion-receipts/"
@@ -112,8 +115,8 @@ async def test_what_a_restore_brought_back_is_deleted_again(
     restore()
     assert stack.world.rows()["sentry_preprodartifact"].keys() == {one.id, two.id}
     request = stack.request([one.id, two.id], requested_by="user:7", reference="TICKET-1")
-    with pytest.raises(starter.NoSuchDeletion):
-        starter.recorded(stack.database, request.workflow_id)
+    with pytest.raises(NoSuchDeletion):
+        recorded(stack.database, request.workflow_id)
     uploaded = stack.world.snapshot(project, {"login": screen("login", 1)})
     assert uploaded.id == late.id, "the database counts on from where it was"
     if not stack.database.is_postgresql:  # which keeps whole seconds there: within one, older is not told from younger
@@ -155,7 +158,7 @@ async def test_a_receipt_is_kept_before_its_deletion_counts_as_closed(
     request = stack.request([one.id])
     keys = stack.world.objects_of([one.id])
     stack.accept(request)
-    whole_put, whole_close = S3Documents.put, ledger.close
+    whole_put, whole_close = S3Documents.put, deletions.close
 
     def store_is_down(*_: object) -> None:
         raise StoreUnavailable("the object store could not be reached (EndpointConnectionError)")
@@ -164,7 +167,7 @@ async def test_a_receipt_is_kept_before_its_deletion_counts_as_closed(
         raise RuntimeError("killed between the store's answer and COMMIT")
 
     def state() -> DeletionState:
-        return starter.recorded(stack.database, request.workflow_id).state
+        return recorded(stack.database, request.workflow_id).state
 
     with steps_of(stack, **kept) as steps:
         sealed = steps.open_and_collect(request)
@@ -174,12 +177,12 @@ async def test_a_receipt_is_kept_before_its_deletion_counts_as_closed(
             steps.close(request)
         assert (state(), kept_receipts(stack)) == (DeletionState.RUNNING, {})
         monkeypatch.setattr(S3Documents, "put", whole_put)
-        monkeypatch.setattr(ledger, "close", crash)
+        monkeypatch.setattr(deletions, "close", crash)
         with pytest.raises(RuntimeError):
             steps.close(request)
         assert state() == DeletionState.RUNNING
         (first,) = kept_receipts(stack).items()
-        monkeypatch.setattr(ledger, "close", whole_close)
+        monkeypatch.setattr(deletions, "close", whole_close)
         receipt = steps.close(request)
     (last,) = kept_receipts(stack).items()
     assert last[0] == first[0] == f"{PREFIX}{stack.organization_id}/{stack.organization_id}/{request.deletion_id}.json"
@@ -205,25 +208,21 @@ def test_what_is_kept_is_what_is_closed(stack: Stack) -> None:
                     steps.delete_objects(sealed, deleted)
                 written.append(closed)
 
-        close = CloseDeletion(stack.database, traces_configured=False, receipts=Late())
-        steps.environment.run(close.close_deletion, Deletion(deletion_id=request.deletion_id))
+        living = Living(SentryBackend(stack.database, Scopes("", ())))
+        close = CloseDeletion(stack.database, living, traces_configured=False, receipts=Late())
+        steps.environment.run(close.close_deletion, deletion_of(request))
     receipt = stack.receipt(request.workflow_id)
     assert [sum(one.receipt.objects.left_over.values()) for one in written] == [receipt.objects.sealed, 0]
     assert written[-1].receipt == receipt
 
 
 @on_sqlite
-@pytest.mark.parametrize(
-    ("name", "unusable"), [("TEMPORAL_ADDRESS", "127.0.0.1:1"), ("ARTIFACT_DELETION_ADAPTERS", "nowhere:adapters")]
-)
 def test_receipts_that_were_printed_can_be_read_again(
     stack: Stack,
     command: Command,
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    name: str,
-    unusable: str,
 ) -> None:
     """Where a collector keeps what workers print. A person is asked first, and Temporal may be down then."""
     (one,) = stack.snapshots("one")
@@ -246,12 +245,14 @@ def test_receipts_that_were_printed_can_be_read_again(
     monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
     code, said = command("reapply", "--since", "2000-01-01", "--receipts", file)
     assert (code, "nothing was done" in said) == (1, True)
-    assert starter.recorded(stack.database, request.workflow_id).state == DeletionState.CLOSED
+    assert recorded(stack.database, request.workflow_id).state == DeletionState.CLOSED
     monkeypatch.setattr("sys.stdin", io.StringIO("yes\n"))
-    monkeypatch.setenv(name, unusable)
+    monkeypatch.setenv("TEMPORAL_ADDRESS", "127.0.0.1:1")
     code, said = command("reapply", "--since", "2000-01-01", "--receipts", file)
     assert (code, "all are accepted" in said) == (3, True)
-    assert starter.recorded(stack.database, request.workflow_id).state == DeletionState.ACCEPTED
+    assert recorded(stack.database, request.workflow_id).state == DeletionState.ACCEPTED
+    monkeypatch.setenv("ARTIFACT_DELETION_ADAPTERS", "nowhere:adapters")
+    assert command("reapply", "--since", "2000-01-01", "--receipts", file, "--yes")[0] == 2
 
 
 def bring_back(stack: Stack, before: Evidence) -> None:

@@ -109,7 +109,7 @@ def test_a_database_killed_after_a_commit_still_has_the_row(tmp_path: Path, *, w
 
 
 def test_a_database_asks_for_its_password(tmp_path: Path) -> None:
-    """On a machine with other users, whoever may log in as superuser may run commands as the server's user."""
+    """On a machine with other users, one who may log in as superuser may run commands as the server's user."""
     with (
         PostgresServer(tmp_path) as server,
         pytest.raises(psycopg.OperationalError, match="password authentication failed"),

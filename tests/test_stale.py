@@ -4,23 +4,21 @@ Each is scheduled step by step, and ends in the oracle.
 """
 
 import asyncio
-import dataclasses
 import itertools
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from temporalio.testing import ActivityEnvironment
 
-from activities.cancel_deletion import CancelDeletion
-from activities.storage import ledger, tables
-from activities.storage.objects import S3Objects
-from activities.sweep_prefixes import Emptied, SweepPrefixes
+from activities.backend import tables
+from activities.ledger.chunks import begin_epoch
+from activities.stores.s3 import S3Objects
+from activities.sweep_prefixes import Looked, SweepPrefixes
+from artifact_deletion.errors import KeysNotDeletedYet, NotOpen, StaleSeal, StoreUnavailable
 from demo.world import Project, Snapshot
 from tests.oracle import Evidence, assert_promises_hold
-from tests.stack import Held, Stack, again, steps_of
-from workflows.errors import KeysNotDeletedYet, NotOpen, StaleSeal, StoreUnavailable
-from workflows.messages import Cancelled, DeletionRequest
+from tests.stack import Held, Stack, again, deletion_of, steps_of
+from workflows.steps import CANCEL_DELETION
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
@@ -73,8 +71,8 @@ def held_settling(monkeypatch: pytest.MonkeyPatch, one: Snapshot) -> Held:
     """Holds the first sweep that has listed the snapshot's prefix, before it writes down what it saw."""
     first = itertools.count()
 
-    def is_first(_self: object, _sweep: object, _meter: object, done: list[list[Emptied]]) -> bool:
-        prefixes = [emptied.prefix for of_job in done for emptied in of_job]
+    def is_first(_self: object, _chunk: object, _run: object, _meter: object, done: list[list[Looked]]) -> bool:
+        prefixes = [looked.prefix for of_job in done for looked in of_job]
         found = any(prefix.prefix == one.artifact.prefix and prefix.scope.startswith(f"{one.usecase}/") for prefix in prefixes)
         return found and next(first) == 0
 
@@ -87,15 +85,16 @@ def test_a_sweep_that_saw_a_prefix_empty_too_early_does_not_say_so_when_a_later_
     """A writer came in between, and the store refuses to delete what it wrote: "empty" would close the deletion over it."""
     (one,) = stack.snapshots("one")
     request, before = stack.request([one.id]), Evidence.of(stack)
-    with steps_of(stack, versioned(stack)) as steps:
+    with steps_of(stack, versioned(stack), quiet_period_s=3600) as steps:
         sealed = steps.open_and_collect(request)
         steps.delete_objects(sealed, deleted := steps.delete_rows(sealed))
-        steps.sweep(sealed, 0)
+        steps.look(sealed)
+        steps.pass_quiet_period()
         held = held_settling(monkeypatch, one)
-        stale = others.submit(steps.sweep, sealed, 1, last=True)
+        stale = others.submit(steps.sweep, sealed)
         asyncio.run(held.reached())
         holds.put(own(stack, one, "late.png"))
-        again(lambda: steps.sweep(sealed, 1, last=True))
+        again(lambda: steps.sweep(sealed))
         held.let_go()
         with pytest.raises(KeysNotDeletedYet):
             stale.result(10)
@@ -113,14 +112,15 @@ def test_a_prefix_that_was_not_listed_empty_is_not_forgotten_because_its_last_pa
     (one,) = stack.snapshots("one")
     request, before = stack.request([one.id]), Evidence.of(stack)
     holds.hold(own(stack, one, "manifest.json"))
-    with steps_of(stack, versioned(stack)) as steps:
+    with steps_of(stack, versioned(stack), quiet_period_s=3600) as steps:
         sealed = steps.open_and_collect(request)
         deleted = steps.delete_rows(sealed)
         steps.delete_objects(sealed, deleted)
         steps.delete_trace_items(sealed)
-        steps.sweep(sealed, 0)
+        steps.look(sealed)
+        steps.pass_quiet_period()
         held = held_settling(monkeypatch, one)
-        sweeping = others.submit(steps.sweep, sealed, 1, last=True)
+        sweeping = others.submit(steps.sweep, sealed)
         asyncio.run(held.reached())
         holds.lift()
         steps.delete_objects(sealed, deleted)
@@ -131,7 +131,8 @@ def test_a_prefix_that_was_not_listed_empty_is_not_forgotten_because_its_last_pa
 
         stack.accept(request)
         steps.open(request)
-        steps.sweep(sealed, 1, last=True)
+        steps.pass_quiet_period()
+        steps.sweep(sealed)
         assert steps.close(request).complete
     assert_promises_hold(stack, before, [request])
 
@@ -169,23 +170,17 @@ def test_a_receipt_does_not_count_keys_of_a_seal_that_was_given_up(stack: Stack,
     assert (receipt.objects.sealed, receipt.manifests.read, receipt.left_over) == (0, 0, {"RowsNotDeleted": 1})
 
 
-def cancel(stack: Stack, request: DeletionRequest, run: str) -> Cancelled:
-    environment = ActivityEnvironment()
-    environment.info = dataclasses.replace(environment.info, workflow_run_id=run)
-    answer: Cancelled = environment.run(CancelDeletion(stack.database).cancel_deletion, request)
-    return answer
-
-
 def test_a_cancel_that_comes_twice_does_not_undo_what_was_asked_in_between(stack: Stack) -> None:
     """The first run was cancelled, the second is at work; the first one's cancel was tried twice, and one try comes late."""
     (one,) = stack.snapshots("one")
     request, before = stack.request([one.id]), Evidence.of(stack)
     with steps_of(stack) as steps:
         steps.open(request)
-        assert cancel(stack, request, "run-1").nothing_deleted
+        of_first_run = deletion_of(request, steps.fence(request))
+        assert steps.run(CANCEL_DELETION, of_first_run).nothing_deleted
         stack.accept(request)
         sealed = steps.open_and_collect(request)
-        assert cancel(stack, request, "run-1").nothing_deleted
+        assert steps.run(CANCEL_DELETION, of_first_run).nothing_deleted
         assert steps.finish(request, sealed).complete
     assert_promises_hold(stack, before, [request])
 
@@ -219,7 +214,7 @@ def test_keys_are_collected_again_when_a_late_attempt_has_begun_to_collect(
         collecting = others.submit(steps.collect, chunk)
         asyncio.run(held.reached())
         with stack.database.write() as session:
-            ledger.begin_epoch(session, ledger.lock_chunk(session, chunk.deletion_id, chunk.chunk))
+            begin_epoch(session, chunk)
         held.let_go()
         with pytest.raises(StaleSeal):
             collecting.result(10)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from temporalio.client import WorkflowHandle
 
+from artifact_deletion.receipt import DeletionReceipt
 from demo.servers import Identity, ObjectStoreServer
 from demo.world import Snapshot
 from tests import fault_proxy
@@ -15,7 +16,6 @@ from tests.fault_proxy import Fault, FaultProxy, Kind, Matches, answering, opera
 from tests.oracle import Evidence, assert_promises_hold
 from tests.stack import Stack, eventually, pending_failures, s3_of
 from tests.test_faults import compared
-from workflows.messages import DeletionReceipt
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
@@ -140,7 +140,7 @@ async def test_with_versions_too(stack: Stack, proxy: FaultProxy, locking_bucket
 
 
 async def test_what_the_store_refuses_is_waited_for_in_plain_words_until_it_is_mended(stack: Stack, proxy: FaultProxy) -> None:
-    """Whichever step it hits: an operator reads what is wrong, and nobody has to do anything after it was mended.
+    """Whichever step it hits: an operator reads what is wrong, and no one has to do anything after it was mended.
 
     Rows of a chunk whose manifests cannot be read are not touched.
     """
@@ -176,7 +176,7 @@ async def test_a_gateway_that_answers_in_place_of_the_store_is_not_believed(stac
 
 
 async def test_a_store_that_is_gone_in_the_middle_of_a_request_is_waited_for(stack: Stack, proxy: FaultProxy) -> None:
-    """It acted, its answer never came, and then nobody listened any more: keys that are gone already are no trouble."""
+    """It acted, its answer never came, and then no one listened any more: keys that are gone already are no trouble."""
     head, _, _ = compared(stack)
     before = Evidence.of(stack)
     own = stack.world.objects_of([head.id])

@@ -21,26 +21,27 @@ from temporalio.client import Client, WorkflowFailureError
 from temporalio.runtime import MetricBuffer, Runtime, TelemetryConfig
 
 import worker
-from activities.metrics import LedgerGauges
-from activities.storage.drift import Schema
-from activities.storage.freeze import freeze, thaw
-from activities.storage.ledger import Deletion, DeletionState, Freeze
-from activities.storage.tables import Artifact
+from activities.backend.tables import Artifact
+from activities.gauges import LedgerGauges
+from activities.ledger import deletions, holds
+from activities.ledger.schema import Ask, Deletion, Hold
+from artifact_deletion.converter import data_converter
+from artifact_deletion.errors import StoreUnavailable
+from artifact_deletion.outbox import DeletionState
+from artifact_deletion.receipt import DeletionReceipt
+from composition import open_backend
 from telemetry import JsonLines, TextLines
 from tests.plain_yaml import parsed
 from tests.stack import ROOT, Stack, eventually, lines, pending_failures
-from workflows.converter import data_converter
-from workflows.errors import StoreUnavailable
-from workflows.messages import DeletionReceipt
 
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 PROMQL = {"absent", "and", "by", "clamp_min", "histogram_quantile", "increase", "job", "le", "max", "or", "rate", "sum"}
-PROMQL |= {"time", "vector", "without"}
+PROMQL |= {"max_over_time", "time", "unless", "vector", "without"}
 
 
 @contextlib.contextmanager
 def free_address() -> Iterator[str]:
-    """An address that stays ours: whoever wants it next must say so, as the worker's endpoint does."""
+    """An address that stays ours: one who wants it next must say so, as the worker's endpoint does."""
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -86,7 +87,7 @@ def test_metrics_are_found_in_promql() -> None:
 
 @on_sqlite
 async def test_every_metric_that_dashboard_and_alerts_name_exists(stack: Stack) -> None:
-    """An alert over a name that nobody reports never fires. The schema drifts and is mended, and something is left over."""
+    """An alert over a name that no one reports never fires. The schema drifts and is mended, and something is left over."""
     moved, one = stack.snapshots("moved", "one")
     elsewhere = stack.world.project(stack.organization_id, "elsewhere")
     with stack.database.write() as session:
@@ -97,7 +98,7 @@ async def test_every_metric_that_dashboard_and_alerts_name_exists(stack: Stack) 
     stack.s3.put_object(Bucket=stack.bucket, Key=unnamed, Body=b"12345")
     drifted = "artifact_deletion_schema_drift_references"
     with free_address() as address:
-        changes = {"METRICS_ADDRESS": address, "METRICS_LEDGER_EVERY_S": "0.1"}
+        changes = {"METRICS_ADDRESS": address, "METRICS_LEDGER_EVERY_S": "0.1", "CHUNK_ARTIFACTS": "1", "CHUNKS_AT_ONCE": "1"}
         stack.worker_process(**{f"ARTIFACT_DELETION_{name}": value for name, value in changes.items()})
         handle = await stack.start([moved.id, one.id])
 
@@ -143,7 +144,7 @@ def buffer() -> MetricBuffer:
 @pytest.fixture
 def gauges(stack: Stack, buffer: MetricBuffer) -> LedgerGauges:
     meter = Runtime(telemetry=TelemetryConfig(metrics=buffer, attach_service_name=False)).metric_meter
-    return LedgerGauges(meter, stack.database, Schema(stack.database))
+    return LedgerGauges(meter, stack.database, open_backend(stack.settings(), stack.database))
 
 
 def refreshed(gauges: LedgerGauges, buffer: MetricBuffer) -> dict[tuple[str, str], float]:
@@ -153,6 +154,14 @@ def refreshed(gauges: LedgerGauges, buffer: MetricBuffer) -> dict[tuple[str, str
         (one.metric.name.removeprefix("artifact_deletion_"), str(next(iter(one.attributes.values()), ""))): one.value
         for one in buffer.retrieve_updates()
     }
+
+
+def opened(stack: Stack) -> None:
+    """Serve the asks for artifact 1, as a run does when it begins."""
+    request = stack.request([1])
+    with stack.database.write() as session:
+        asks = deletions.serve_asks(session, request.deletion_id)
+        assert deletions.make(session, request, DeletionState.RUNNING, min(asks, default=None))
 
 
 def set_deletion(stack: Stack, **values: Any) -> None:
@@ -188,11 +197,17 @@ def test_the_ledger_s_gauges_say_what_the_ledger_holds(stack: Stack, gauges: Led
     """Age and number by state, and of a failed deletion each thing that its receipt says is left over; mended, it is zero."""
     assert refreshed(gauges, buffer)["oldest_open_seconds", "accepted"] == 0
     stack.accept(stack.request([1]))
-    set_deletion(stack, accepted_at=datetime.now(UTC) - timedelta(hours=2))
+    with stack.database.write() as session:
+        session.execute(update(Ask).values(asked_at=datetime.now(UTC) - timedelta(hours=2)))
     shown = refreshed(gauges, buffer)
     assert shown["open_deletions", "accepted"] == 1
     assert 7198 <= shown["oldest_open_seconds", "accepted"] < 7300
     assert shown["oldest_open_seconds", "failed"] == 0
+
+    opened(stack)
+    shown = refreshed(gauges, buffer)
+    assert (shown["open_deletions", "accepted"], shown["open_deletions", "running"]) == (0, 1)
+    assert 7198 <= shown["oldest_open_seconds", "running"] < 7300
 
     receipt = failed_receipt(stack, {"AccessDenied": 7, "NotAttempted": 1})
     set_deletion(stack, state=DeletionState.FAILED, receipt=receipt)
@@ -210,16 +225,29 @@ def test_the_ledger_s_gauges_say_what_the_ledger_holds(stack: Stack, gauges: Led
     assert {value for (name, _), value in shown.items() if name in {"leftovers", "open_deletions"}} == {0}
     assert left_over.keys() == {code for name, code in shown if name == "leftovers"}
 
+    stack.accept(stack.request([1]))
+    assert refreshed(gauges, buffer)["open_deletions", "accepted"] == 1, "asked for anew"
 
-def test_a_freeze_is_seen_with_its_age(stack: Stack, gauges: LedgerGauges, buffer: MetricBuffer) -> None:
-    """Deletions that wait for somebody who has forgotten them wake nobody up by themselves."""
-    assert refreshed(gauges, buffer)["frozen_seconds", ""] == 0
-    freeze(stack.database, "a test")
+
+def test_a_hold_is_seen_with_its_age(stack: Stack, gauges: LedgerGauges, buffer: MetricBuffer) -> None:
+    """Deletions that wait for a person who has forgotten them wake no one up by themselves."""
+
+    def held() -> dict[str, float]:
+        return {on: value for (name, on), value in refreshed(gauges, buffer).items() if name == "held_seconds"}
+
+    none = {"everything": 0, "organization": 0, "deletion": 0}
+    assert held() == none
+    placed = holds.place(stack.database, holds.On.ORGANIZATION, str(stack.organization_id), reason="a test", by="user:7")
     with stack.database.write() as session:
-        session.execute(update(Freeze).values(frozen_at=datetime.now(UTC) - timedelta(hours=2)))
-    assert 7198 <= refreshed(gauges, buffer)["frozen_seconds", ""] < 7300
-    thaw(stack.database)
-    assert refreshed(gauges, buffer)["frozen_seconds", ""] == 0
+        session.execute(update(Hold).values(placed_at=datetime.now(UTC) - timedelta(hours=2)))
+    holds.place(stack.database, holds.On.EVERYTHING, "", reason="a test", by="user:7")
+    ages = held()
+    assert 7198 <= ages["organization"] < 7300
+    assert 0 < ages["everything"] < 100
+    assert ages["deletion"] == 0
+    with stack.database.write() as session:
+        holds.lift(session, [placed.id, placed.id + 1], by="user:7")
+    assert held() == none
 
 
 @on_sqlite
@@ -227,7 +255,7 @@ def test_a_store_that_makes_up_codes_makes_no_series_without_end(
     stack: Stack, gauges: LedgerGauges, buffer: MetricBuffer
 ) -> None:
     """A label's value is a time series for ever, and what the store answers is not ours to choose."""
-    stack.accept(stack.request([1]))
+    opened(stack)
     for start in (0, 1000):
         codes = {f"Code{number}": 1 for number in range(start, start + 1000)}
         set_deletion(stack, state=DeletionState.FAILED, receipt=failed_receipt(stack, codes))
@@ -315,10 +343,10 @@ def test_traces_without_their_packages_are_one_sentence(
     stack: Stack, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """They are an extra, and nothing of them is imported unless they are asked for."""
-    monkeypatch.delitem(sys.modules, "workflows.tracing", raising=False)
+    monkeypatch.delitem(sys.modules, "tracing", raising=False)
     monkeypatch.setitem(sys.modules, "opentelemetry", None)
     assert main_with(stack, monkeypatch, TRACING="true") == 2
-    assert capsys.readouterr().err == "ARTIFACT_DELETION_TRACING needs the extra `otel`: artifact-deletion[otel]\n"
+    assert capsys.readouterr().err == "ARTIFACT_DELETION_TRACING needs the packages of OpenTelemetry (opentelemetry)\n"
 
 
 @on_sqlite
@@ -345,7 +373,7 @@ async def test_every_line_of_a_worker_s_json_log_parses_and_says_whose_it_is(sta
     ours = {"workflow_id": handle.id, "organization_id": stack.organization_id, "deletion_id": handle.id.rpartition("/")[2]}
     of_deletion = [line for line in shown if "workflow_id" in line]
     assert all(ours.items() <= line.items() for line in of_deletion)
-    assert {"sweeping prefixes", "completed"} <= {line["message"] for line in of_deletion}
+    assert {"deleting objects and trace items", "completed"} <= {line["message"] for line in of_deletion}
     (first, *_) = [line for line in of_deletion if "activity" in line]
     assert (first["activity"], first["attempt"]) == ("open_deletion", 1)
     assert first["exception"].startswith("ApplicationError: SchemaDrift: the database has foreign keys")

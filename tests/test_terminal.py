@@ -9,29 +9,23 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
-from temporalio.exceptions import ActivityError, ApplicationError, RetryState
+from temporalio.client import WorkflowHandle
 
-import starter
-import terminal
-from activities.close_deletion import NOT_LISTED
-from activities.storage.ledger import NOT_ATTEMPTED
-from activities.storage.objects import S3Objects
-from activities.sweep_prefixes import STILL_WRITTEN
-from client import Trying
+from activities.stores.s3 import S3Objects
+from artifact_deletion.client import Trying, trying_again
+from artifact_deletion.receipt import Stage
+from commands.exit_codes import DONE, FAILED, INTERRUPTED
+from commands.list import LIST_FILTERS
 from demo.servers import ObjectStoreServer
-from starter import LIST_FILTERS
 from tests.stack import ROOT, Held, Stack, eventually, lines, s3_of
 from tests.test_reruns import failed, hold
-from workflows import page
-from workflows.delete_artifacts import named
-from workflows.messages import DeletionRequest, Progress, Stage
 
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-INTERRUPTED = 130
 
 
 @dataclass
@@ -46,7 +40,7 @@ class Terminal:
         """False at the end."""
         try:
             seen = os.read(self.keyboard, 65536)
-        except OSError:  # Linux's way to say that nobody holds the other end any more
+        except OSError:  # Linux's way to say that no one holds the other end any more
             seen = b""
         self._seen += seen
         return bool(seen)
@@ -78,12 +72,12 @@ class Terminal:
 
 @pytest.fixture
 def at_terminal(stack: Stack) -> Iterator[Callable[..., Terminal]]:
-    """Run starter.py at a terminal of 140 columns."""
+    """Run starter.py at a terminal of 140 columns, unless it is told otherwise."""
     with contextlib.ExitStack() as opened:
 
-        def run(*arguments: object) -> Terminal:
+        def run(*arguments: object, **changes: str) -> Terminal:
             keyboard, screen = pty.openpty()
-            environment = stack.environment(TERM="xterm-256color", COLUMNS="140", LINES="40")
+            environment = stack.environment(**{"TERM": "xterm-256color", "COLUMNS": "140", "LINES": "40"} | changes)
             process = subprocess.Popen(
                 [sys.executable, "starter.py", *map(str, arguments)],
                 cwd=ROOT,
@@ -106,16 +100,18 @@ def at_terminal(stack: Stack) -> Iterator[Callable[..., Terminal]]:
 async def test_at_a_terminal_a_deletion_has_bars_and_ctrl_c_leaves_it_running(
     stack: Stack, at_terminal: Callable[..., Terminal], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever leaves is told that it goes on, and how to see it again; it does, and they can."""
+    """A person who leaves is told that it goes on, and how to see it again; it does, and they can."""
     (one,) = stack.snapshots("one")
     workflow = stack.request([one.id]).workflow_id
     held = Held(monkeypatch, S3Objects, "delete")
     async with stack.worker():
         try:
             watching = at_terminal("delete", one.id, "--organization", stack.organization_id, "--wait")
+            await watching.shows(f"Delete 1 artifact of organization {stack.organization_id} for good? [y/N]")
+            watching.type("y\n")
             await watching.shows("deleting objects and trace items")
             await watching.shows("delete_objects since")
-            for part in ("Rows", "Objects", "Last listing", "Receipt", "0 of 5 keys (0 %)", "━━━━"):
+            for part in ("Rows", "Objects", "Trace items", "Listings", "Receipt", "0 of 6 keys (0 %)", "━━━━"):
                 assert part in watching.text
             watching.process.send_signal(signal.SIGINT)  # as the terminal does at Ctrl-C
             assert await watching.end() == INTERRUPTED
@@ -137,8 +133,63 @@ async def test_at_a_terminal_a_deletion_has_bars_and_ctrl_c_leaves_it_running(
     assert "\x1b[1;32m" in shown.drawn
     listed = at_terminal("list")
     assert await listed.end() == 0
-    assert re.search(r"accepted +state +artifacts +left over +reference +deletion", listed.text)
-    assert workflow in listed.text
+    assert re.search(r"deletion +organization +accepted +state +artifacts *\n", listed.text)
+    assert re.search(
+        rf"^ {workflow.rpartition('/')[2][:8]} +{stack.organization_id} .* closed +1 *$", listed.text, re.MULTILINE
+    )
+
+
+@on_sqlite
+async def test_on_a_terminal_nothing_is_deleted_before_a_person_says_yes(
+    stack: Stack, at_terminal: Callable[..., Terminal]
+) -> None:
+    """With how much it would be; no is what anything but yes means, and a script on a terminal says --yes."""
+    ids = [one.id for one in stack.snapshots("one", "two")]
+    asked = ("delete", *ids, "--organization", stack.organization_id)
+    for answer in ("\n", "n\n", "\x04"):  # Ctrl-D
+        refused = at_terminal(*asked)
+        await refused.shows(f"Delete 2 artifacts of organization {stack.organization_id} for good? [y/N]")
+        refused.type(answer)
+        assert await refused.end() == FAILED
+        assert "nothing was asked for" in refused.text
+    assert (await stack.run_command("list")).stdout == ""
+    accepted = at_terminal(*asked, "--yes")
+    assert await accepted.end() == DONE
+    assert (accepted.text, "[y/N]" in accepted.text) == (f"{stack.request(ids).workflow_id}\n", False)
+
+
+@on_sqlite
+@pytest.mark.parametrize("columns", ["120", "80", "40"])
+async def test_an_identifier_is_whole_however_narrow_the_terminal(
+    stack: Stack, at_terminal: Callable[..., Terminal], columns: str
+) -> None:
+    """So that it can be copied: a table that has no room is plain lines, which the terminal itself breaks."""
+    request = stack.request([one.id for one in stack.snapshots("one")], reference=f"TICKET-{'1' * 40}")
+    stack.accept(request)
+    hold_it = ("hold", "--deletion", request.deletion_id[:8], "--reason", "a " * 40, "--by", f"user:{'7' * 30}")
+    assert (await stack.run_command(*hold_it)).returncode == DONE
+    for command in ("list", "holds"):
+        listed = at_terminal(command, COLUMNS=columns)
+        assert await listed.end() == DONE
+        for text_ in (request.deletion_id[:8], request.reference if command == "list" else f"user:{'7' * 30}"):
+            assert str(text_) in listed.text
+        assert "…" not in listed.text
+    status = at_terminal("status", request.deletion_id, COLUMNS=columns)
+    assert await status.end() == DONE
+    assert status.text.startswith(f"{request.workflow_id}: accepted, not running\n")
+
+
+@on_sqlite
+async def test_a_person_who_wants_no_colour_gets_none(stack: Stack, at_terminal: Callable[..., Terminal]) -> None:
+    """By the variable that all programs heed, on a terminal as in a pipe."""
+    stack.accept(stack.request([one.id for one in stack.snapshots("one")]))
+    for variables, coloured in (({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)):
+        for command in (["doctor", "--database-only"], ["--help"]):
+            shown = at_terminal(*command, **variables)
+            await shown.end()
+            assert bool(re.search(r"\x1b\[[0-9;]*3[0-9]m", shown.drawn)) is coloured, command
+    piped = await stack.run_command("--help")
+    assert "\x1b" not in piped.stdout
 
 
 @on_sqlite
@@ -160,7 +211,7 @@ async def test_in_a_pipe_there_are_plain_lines_and_why_it_is_stuck(stack: Stack,
                 held.let_go()
 
             async def stuck() -> list[Trying]:
-                return await starter.trying_again(stack.client, handle.id)
+                return await trying_again(stack.client, handle.id)
 
             assert await eventually(stuck)
             status = await stack.run_command("status", handle.id)
@@ -176,10 +227,10 @@ async def test_in_a_pipe_there_are_plain_lines_and_why_it_is_stuck(stack: Stack,
     assert re.search(r"at work: delete_objects since .* UTC; it needs the object store", status.stdout)
     assert re.search(r"tried again: delete_objects, attempt \d+: the object store could not be reached", status.stdout)
     assert as_json_now["trying_again"][0]["step"] == "delete_objects"
-    assert as_json_now["progress"]["under_way"][0]["what"] == "delete_objects"
+    assert {step["step"] for step in as_json_now["progress"]["at_work"]} >= {"delete_objects"}
     assert followed.returncode == script.returncode == 0
     assert "\x1b" not in followed.stdout
-    assert followed.stdout.startswith("deleting objects and trace items: 2 rows, 0 of 5 keys")
+    assert followed.stdout.startswith("deleting objects and trace items: 2 rows, 0 of 6 keys")
     assert "delete_objects, attempt" in followed.stdout
     found = [json.loads(line) for line in lines(script.stdout)]
     assert {line["workflow_id"] for line in found} == {handle.id}
@@ -206,8 +257,8 @@ async def test_all_that_failed_runs_again_once_a_person_has_seen_what_that_is(
 
         asked = at_terminal("rerun", "--all-failed", "--organization", stack.organization_id)
         await asked.shows("Run 2 failed deletions with AccessDenied 2 left over again? [y/N]")
-        assert all(handle.id in asked.text for handle in ours)
-        assert theirs.id not in asked.text
+        assert all(digest_of(handle) in asked.text for handle in ours)
+        assert digest_of(theirs) not in asked.text
         asked.type("\n")
         assert await asked.end() == 1
         assert "nothing was started" in asked.text
@@ -234,8 +285,13 @@ async def test_all_that_failed_runs_again_once_a_person_has_seen_what_that_is(
         assert (none.returncode, none.stderr) == (0, "no deletion has failed\n")
 
 
+def digest_of(handle: WorkflowHandle[Any, Any]) -> str:
+    """As tables show it."""
+    return handle.id.rpartition("/")[2][:8]
+
+
 @on_sqlite
-async def test_the_filters_that_list_help_prints_find_what_they_say(
+async def test_the_filters_that_list_prints_find_what_they_say(
     stack: Stack, locking_bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One deletion that failed with leftovers, one of two chunks of which one is past the point of no return, one before it."""
@@ -273,88 +329,9 @@ async def test_the_filters_that_list_help_prints_find_what_they_say(
             deletes.let_go()
             reads.let_go()
         await asyncio.gather(past.result(), before.result())
-    printed = (await stack.run_command("list", "--help")).stdout
+    assert "--filters" in (await stack.run_command("list", "--help")).stdout
+    printed = (await stack.run_command("list", "--filters")).stdout.splitlines()
     readme = (ROOT / "README.md").read_text()
-    for query in LIST_FILTERS.values():
-        assert query in printed
+    for what, query in LIST_FILTERS.items():
+        assert printed[printed.index(f"{what}:") + 1] == f"  {query}"
         assert f"`{query}`" in readme
-
-
-# Rules, as tables ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("seconds", "said"),
-    [(0, "0 s"), (45.4, "45 s"), (99.4, "99 s"), (120, "2 min"), (5_900, "98 min"), (12_000, "3 h 20 min")],
-)
-def test_a_duration_is_said_in_two_digits_or_so(seconds: float, said: str) -> None:
-    assert terminal.duration(seconds) == said
-
-
-@pytest.mark.parametrize(
-    ("seen", "total", "rate", "left"),
-    [
-        ([], 10, None, None),
-        ([(0.0, 0)], 10, None, None),
-        ([(0.0, 0), (2.0, 100)], 300, 50, 4),
-        ([(0.0, 0), (2.0, 0)], 300, 0, None),
-        ([(0.0, 0), (100.0, 1000), (110.0, 1100)], 1200, 10, 10),
-        ([(0.0, 0), (2.0, 100)], 100, 50, 0),
-    ],
-)
-def test_a_rate_is_that_of_the_last_minute(
-    seen: Sequence[tuple[float, int]], total: int, rate: float | None, left: float | None
-) -> None:
-    """What was fast an hour ago says nothing of how long it takes from here."""
-    measured = terminal.Rate()
-    for at, done in seen:
-        measured.add(at, done)
-    assert (measured.a_second, measured.seconds_left(total) if seen else None) == (rate, left)
-
-
-def test_a_terminal_without_rich_gets_plain_lines(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """A backend that has installed no more than it needs can still ask how a deletion is."""
-    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
-    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    with terminal.follower("x") as shown:
-        shown.show(Progress(stage=Stage.CLOSING, keys=5, keys_done=5), [Trying("close_deletion", 3, "the database is away")])
-    assert capsys.readouterr().out == (
-        "closing: 0 rows, 5 of 5 keys, 0 found by listing\n  close_deletion, attempt 3: the database is away\n"
-    )
-
-
-def test_every_reason_of_ours_for_leftovers_is_explained() -> None:
-    """Those of the store's are its own; ours mean something only to whoever has read this code."""
-    of_receipts = {"Moved", "NamedElsewhere", "OwedByOthers", "RowsNotDeleted", "TraceItemsUnconfirmed"}
-    assert {NOT_ATTEMPTED, NOT_LISTED, STILL_WRITTEN} | of_receipts <= page.LEFT_OVER.keys()
-
-
-@pytest.mark.parametrize(
-    ("state", "cause", "said"),
-    [
-        (
-            RetryState.TIMEOUT,
-            ApplicationError("the database is away", type="DatabaseUnavailable"),
-            "the database is away. When",
-        ),
-        (RetryState.TIMEOUT, None, "close_deletion: its time is over. When"),
-        (RetryState.NON_RETRYABLE_FAILURE, ApplicationError("not one of them is yours", type="X"), "not one of them is yours"),
-    ],
-)
-def test_a_step_whose_time_was_over_says_how_the_deletion_is_run_again(
-    state: RetryState, cause: ApplicationError | None, said: str
-) -> None:
-    """A refusal would only be repeated; everything else is worth another run once its cause is mended."""
-    request = DeletionRequest(organization_id=1, artifact_ids=(2,))
-    error = ActivityError(
-        "",
-        scheduled_event_id=1,
-        started_event_id=2,
-        identity="",
-        activity_type="close_deletion",
-        activity_id="1",
-        retry_state=state,
-    )
-    error.__cause__ = cause
-    again = f" the cause is mended: python starter.py rerun {request.workflow_id}"
-    assert named(error, request).message == said + (again if said.endswith("When") else "")

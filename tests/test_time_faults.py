@@ -14,24 +14,27 @@ import pytest
 from sqlalchemy import event
 from sqlalchemy.orm import Session
 from temporalio import activity
-from temporalio.worker import UnsandboxedWorkflowRunner, Worker
+from temporalio.worker import Worker
 
 import worker
 from activities import delete_objects, interceptors, sweep_prefixes
+from activities.backend.sentry import SentryBackend
+from activities.backend.trace_items import SqlTraces
 from activities.collect_keys import CollectKeys
-from activities.storage import ledger
-from activities.storage.drift import Schema
-from activities.storage.ledger import DeletionChunk
-from activities.storage.traces import SqlTraces
+from activities.ledger import chunks
+from activities.ledger.schema import DeletionChunk
+from activities.plan import Planner
+from artifact_deletion.request import DELETE_WORKFLOW, TASK_QUEUE
 from tests.oracle import Evidence, assert_promises_hold
 from tests.stack import Stack, eventually
 from tests.test_faults import compared, returncode
-from workflows import delete_artifacts
-from workflows.messages import TASK_QUEUE, WORKFLOW_NAME
+from workflows import budgets
+from workflows.steps import Chunk
 
+BUDGETS = (budgets.READS, budgets.ROWS, budgets.OBJECTS, budgets.TRACE_ITEMS, budgets.SWEEPS)
 STEPS: dict[str, tuple[object, str]] = {
-    "collect_keys": (CollectKeys, "name_keys"),
-    "delete_rows": (Schema, "file_references"),
+    "collect_keys": (Planner, "keys"),
+    "delete_rows": (SentryBackend, "transaction"),
     "delete_objects": (delete_objects, "run_all"),
     "delete_trace_items": (SqlTraces, "delete"),
     "sweep_prefixes": (sweep_prefixes, "run_all"),
@@ -40,19 +43,17 @@ STEPS: dict[str, tuple[object, str]] = {
 
 # A worker that stops in the middle of a step, once. It polls for few tasks, since those that it gets while it stands are lost.
 STOPPED_IN = """
-import functools, os, signal, sys
+import functools, os, signal
 from datetime import timedelta
-from temporalio.worker import UnsandboxedWorkflowRunner
 import worker
-from activities.storage import files
-from activities.storage.objects import S3Objects
-from workflows import delete_artifacts
+from activities.backend.sentry import SentryBackend
+from activities.stores.s3 import S3Objects
+from workflows import budgets
 
-for options in (delete_artifacts.READS, delete_artifacts.ROWS, delete_artifacts.OBJECTS, delete_artifacts.TRACE_ITEMS):
+for options in (budgets.READS, budgets.ROWS, budgets.OBJECTS, budgets.TRACE_ITEMS, budgets.SWEEPS):
     options["heartbeat_timeout"] = timedelta(seconds=1)
 worker.Worker = functools.partial(
     worker.Worker,
-    workflow_runner=UnsandboxedWorkflowRunner(),
     max_cached_workflows=0,
     max_concurrent_workflow_task_polls=1,
     max_concurrent_activity_task_polls=1,
@@ -67,17 +68,16 @@ def stopped(*given):
     return done
 
 setattr(owner, name, stopped)
-sys.exit(worker.main([]))
+worker.run()
 """
 
 
 @pytest.fixture(autouse=True)
 def given_up_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Temporal gives an attempt up after a second without a heartbeat, and not after fifteen."""
-    for options in (delete_artifacts.READS, delete_artifacts.ROWS, delete_artifacts.OBJECTS, delete_artifacts.TRACE_ITEMS):
+    for options in BUDGETS:
         monkeypatch.setitem(options, "heartbeat_timeout", timedelta(seconds=1))
-    unsandboxed = functools.partial(Worker, workflow_runner=UnsandboxedWorkflowRunner(), max_cached_workflows=0)
-    monkeypatch.setattr(worker, "Worker", unsandboxed)
+    monkeypatch.setattr(worker, "Worker", functools.partial(Worker, max_cached_workflows=0))
 
 
 @pytest.fixture
@@ -168,7 +168,7 @@ async def test_an_attempt_whose_heartbeats_are_lost_and_the_next_one_do_each_thi
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 @pytest.mark.parametrize(
     ("owner", "name"),
-    [(CollectKeys, "name_keys"), (Schema, "file_references")],
+    [(Planner, "keys"), (SentryBackend, "transaction")],
     ids=["while the next one collects", "when the next one's keys are about to be released"],
 )
 async def test_a_late_attempt_that_collects_anew_only_has_the_keys_collected_once_more(
@@ -178,10 +178,10 @@ async def test_a_late_attempt_that_collects_anew_only_has_the_keys_collected_onc
     head, _, _ = compared(stack)
     before = Evidence.of(stack)
     attempts, late, begun = itertools.count(), threading.Event(), threading.Event()
-    collect, begin, overtaken = CollectKeys.collect_keys, ledger.begin_epoch, getattr(owner, name)
+    collect, begin, overtaken = CollectKeys.collect_keys, chunks.begin_epoch, getattr(owner, name)
 
     @functools.wraps(collect)
-    def collect_late(self: CollectKeys, chunk: Any) -> Any:
+    def collect_late(self: CollectKeys, chunk: Chunk) -> Any:
         if next(attempts) == 0:
             late.wait(40)
         return collect(self, chunk)
@@ -193,13 +193,13 @@ async def test_a_late_attempt_that_collects_anew_only_has_the_keys_collected_onc
             begun.wait(40)
         return overtaken(*given)
 
-    def begin_epoch(session: Session, found: DeletionChunk) -> Any:
+    def begin_epoch(session: Session, chunk: Chunk) -> DeletionChunk:
         if late.is_set():
             event.listen(session, "after_commit", lambda _: begun.set())
-        return begin(session, found)
+        return begin(session, chunk)
 
     monkeypatch.setattr(CollectKeys, "collect_keys", collect_late)
-    monkeypatch.setattr(ledger, "begin_epoch", begin_epoch)
+    monkeypatch.setattr(chunks, "begin_epoch", begin_epoch)
     monkeypatch.setattr(owner, name, be_overtaken)
     async with stack.worker():
         handle = await stack.start([head.id])
@@ -212,7 +212,7 @@ async def test_a_late_attempt_that_collects_anew_only_has_the_keys_collected_onc
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 @pytest.mark.parametrize(
     "where",
-    ["(S3Objects, 'read')", "(files, 'delete_files')", "(S3Objects, 'delete')"],
+    ["(S3Objects, 'read')", "(SentryBackend, 'delete_files')", "(S3Objects, 'delete')"],
     ids=["between manifest and ledger", "between the rows and the commit", "between the store's answer and the ledger"],
 )
 async def test_a_worker_that_is_stopped_past_its_time_outs_changes_nothing_when_it_goes_on(stack: Stack, where: str) -> None:
@@ -224,7 +224,7 @@ async def test_a_worker_that_is_stopped_past_its_time_outs_changes_nothing_when_
     stack.accept(request)
     # As started by a backend, but for a workflow task that is lost with the stopped worker: it is given up after a second.
     handle = await stack.client.start_workflow(
-        WORKFLOW_NAME, request, id=request.workflow_id, task_queue=TASK_QUEUE, task_timeout=timedelta(seconds=1)
+        DELETE_WORKFLOW, request, id=request.workflow_id, task_queue=TASK_QUEUE, task_timeout=timedelta(seconds=1)
     )
     _, status = await asyncio.to_thread(os.waitpid, process.pid, os.WUNTRACED)
     assert os.WIFSTOPPED(status)

@@ -1,11 +1,12 @@
-"""Traces of a deletion: one trace from whoever asked to the last step, and no word of what was deleted."""
+"""Traces of a deletion: one trace from the client that asked to the last step, and no word of what was deleted."""
 
 import asyncio
 import http.server
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 
 import pytest
 from opentelemetry import baggage, context
@@ -18,15 +19,18 @@ from opentelemetry.trace import StatusCode
 from sqlalchemy.orm import Session
 from temporalio.client import Client
 
-import starter
 import worker
-from activities.storage import ledger
+from activities.ledger import deletions
+from artifact_deletion.client import start_deletion
+from artifact_deletion.converter import data_converter
 from tests.stack import Stack
-from workflows.converter import data_converter
-from workflows.tracing import Tracing
+from tracing import Tracing
 
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-STEPS = {"open_deletion", "collect_keys", "delete_rows", "delete_objects", "delete_trace_items", "sweep_prefixes"}
+STEPS = {
+    *("open_deletion", "collect_keys", "delete_rows", "delete_objects", "delete_trace_items", "sweep_prefixes"),
+    "close_deletion",
+}
 
 
 @dataclass
@@ -118,20 +122,20 @@ async def test_a_span_shows_our_own_errors_and_baggage_stays_outside(stack: Stac
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     tracing = Tracing(provider.get_tracer("test"))
     traced = await Client.connect(stack.temporal_address, data_converter=data_converter, interceptors=[tracing])
-    whole, errors = ledger.has_chunks, iter([ValueError("private")])
+    whole, errors = deletions.serve_asks, iter([ValueError("private")])
 
-    def failing(session: Session, deletion_id: str) -> bool:
+    def failing(session: Session, deletion_id: str) -> Sequence[datetime]:
         for error in errors:
             raise error from KeyError("private")
         return whole(session, deletion_id)
 
-    monkeypatch.setattr(ledger, "has_chunks", failing)
+    monkeypatch.setattr(deletions, "serve_asks", failing)
     (one,) = stack.snapshots("one")
     request = stack.request([one.id])
     stack.accept(request)
     token = context.attach(baggage.set_baggage("user", "private"))
     async with worker.running(stack.settings(), traced):
-        handle = await starter.start_deletion(traced, request)
+        handle = await start_deletion(traced, request)
         await asyncio.wait_for(handle.result(), 40)
     context.detach(token)
     spans = exporter.get_finished_spans()

@@ -1,4 +1,4 @@
-"""The threads that make requests of the store: nobody waits behind all that another organization has in the queue."""
+"""The threads that make requests of the store: no organization waits behind all that another has in the queue."""
 
 import dataclasses
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -8,7 +8,7 @@ import pytest
 from temporalio.common import Priority
 from temporalio.testing import ActivityEnvironment
 
-from activities.turns import Turns
+from activities.stores.turns import Turns
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def may_go() -> Event:
 
 @pytest.fixture
 def busy(may_go: Event) -> Turns:
-    """One thread, at work until it may go: what is submitted meanwhile waits."""
+    """One thread, at work until it may go: a job that is submitted meanwhile waits."""
     threads, began = Turns(1), Event()
     threads.submit(began.set)
     threads.submit(may_go.wait, 30)
@@ -44,7 +44,7 @@ def test_a_small_organization_is_served_in_turn_and_a_large_one_step_by_step(bus
 
 
 def test_a_job_that_was_cancelled_is_passed_over_and_a_failure_is_its_own(busy: Turns, may_go: Event) -> None:
-    """A step that stops takes back what has not begun; what fails is for whoever asks."""
+    """A step that stops takes back what has not begun; a failure is for the one that asks for the result."""
     cancelled, failing, last = busy.submit(int), busy.submit(int, "no number"), busy.submit(int, "7")
     assert cancelled.cancel()
     may_go.set()

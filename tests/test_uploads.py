@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from activities.storage.objects import Outcome, S3Objects
+from activities.stores.objects import Outcome
+from activities.stores.s3 import S3Objects
 from demo.world import Snapshot
 from tests.oracle import Evidence, assert_promises_hold
 from tests.stack import Seen, Stack, steps_of
@@ -64,7 +65,7 @@ async def test_unfinished_uploads_under_the_artifacts_own_prefixes_are_aborted_a
 async def test_an_upload_that_is_completed_before_the_confirming_listing_is_found_by_it(
     stack: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Completed after its prefix was emptied, before anybody looks for uploads: it is an object then, and goes as one."""
+    """Completed after its prefix was emptied, before anyone looks for uploads: it is an object then, and goes as one."""
     (head,) = stack.snapshots("head")
     place = head.artifact
     key = stack.world.physical("preprod", place.organization_id, place.project_id, f"{place.prefix}late.bin")
@@ -93,15 +94,18 @@ def test_an_upload_that_was_aborted_asks_for_one_more_look(stack: Stack) -> None
     place = head.artifact
     begin_upload(stack, stack.world.physical("preprod", place.organization_id, place.project_id, f"{place.prefix}x.bin"))
     request = stack.request([head.id])
-    with steps_of(stack) as steps:
+    ended = []
+    with steps_of(stack, quiet_period_s=3600) as steps:
         sealed = steps.open_and_collect(request)
         steps.delete_objects(sealed, steps.delete_rows(sealed))
-        swept = [steps.sweep(sealed, number) for number in range(3)]
-    assert [one.quiet for one in swept] == [False, False, True]
+        for _ in range(3):
+            ended.append(steps.look(sealed))
+            steps.pass_quiet_period()
+    assert ended == [False, False, True]
 
 
 @on_sqlite
-def test_an_upload_that_begins_while_a_sweep_confirms_is_aborted_by_the_same_sweep(
+def test_an_upload_that_begins_while_a_look_confirms_is_aborted_by_the_same_look(
     stack: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It begins after the look for uploads, with an object: the listing finds that, and then all is looked for again."""
@@ -118,12 +122,13 @@ def test_an_upload_that_begins_while_a_sweep_confirms_is_aborted_by_the_same_swe
             begin_upload(stack, late.pop())
         return whole(self, prefix)
 
-    with steps_of(stack) as steps:
+    with steps_of(stack, quiet_period_s=3600) as steps:
         sealed = steps.open_and_collect(request)
         steps.delete_objects(sealed, steps.delete_rows(sealed))
-        steps.sweep(sealed, 0)
+        assert not steps.look(sealed)
+        steps.pass_quiet_period()
         monkeypatch.setattr(S3Objects, "list_under", write_and_list)
-        steps.sweep(sealed, 1)
+        assert not steps.look(sealed), "it was written to, and gets another quiet period"
     assert not late
     assert unfinished(stack) == set()
 

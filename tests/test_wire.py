@@ -1,4 +1,4 @@
-"""Whatever a client sends that never saw our code, it gets one final answer in words, and no workflow task is tried again."""
+"""Any client that never saw our code gets one final answer in words, and no workflow task is tried again."""
 
 import asyncio
 from collections.abc import Mapping
@@ -15,10 +15,10 @@ from temporalio.client import (
 from temporalio.common import RawValue
 from temporalio.exceptions import ApplicationError
 
-from activities.storage.objects import S3Objects
+from activities.stores.s3 import S3Objects
+from artifact_deletion.request import DELETE_WORKFLOW, MAX_REQUEST_BYTES, PREVIEW_WORKFLOW, TASK_QUEUE
 from tests.stack import Held, Stack, eventually
 from tests.test_workflow import MARKER, NUMBER, REFUSED, payload
-from workflows.messages import MAX_REQUEST_BYTES, PREVIEW_WORKFLOW_NAME, TASK_QUEUE, WORKFLOW_NAME
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
@@ -28,7 +28,7 @@ UNKNOWN = payload(MARKER.encode(), f"json/{MARKER}")
 NO_ENCODING = payload(MARKER.encode(), None)
 ENCRYPTED = RawValue(Payload(data=b"\x00", metadata={"encoding": b"binary/encrypted", "key": MARKER.encode()}))
 GOOD = payload(b'{"organization_id":1,"artifact_ids":[1]}')
-# What is checked one by one must be done within a workflow task's two seconds, on a busy machine too.
+# All that is checked one by one must be done within a workflow task's two seconds, on a busy machine too.
 FULL = MAX_REQUEST_BYTES - 100
 HUGE: Mapping[str, bytes] = {
     "wrong ids": b'{"organization_id":1,"artifact_ids":[' + b'"",' * (FULL // 3) + b"0]}",
@@ -73,9 +73,9 @@ async def ended_at_once(stack: Stack, handle: WorkflowHandle[Any, Any]) -> Appli
     return await stack.failure(handle)
 
 
-@pytest.mark.parametrize("workflow", [WORKFLOW_NAME, PREVIEW_WORKFLOW_NAME])
+@pytest.mark.parametrize("workflow", [DELETE_WORKFLOW, PREVIEW_WORKFLOW])
 async def test_inputs_of_any_kind_and_number_end_in_one_failure_in_words(stack: Stack, workflow: str) -> None:
-    """A workflow task that fails is tried again for ever, and nobody hears of it."""
+    """A workflow task that fails is tried again for ever, in silence."""
     handles = {name: await started(stack, workflow, name, inputs) for name, (inputs, _) in INPUTS.items()}
     async with stack.worker():
         failures = {name: await ended_at_once(stack, handle) for name, handle in handles.items()}
@@ -91,7 +91,7 @@ async def test_a_preview_refuses_what_a_deletion_refuses(stack: Stack) -> None:
     """In the same words, but for the workflow's own id."""
     handles = {
         name: await stack.client.start_workflow(
-            PREVIEW_WORKFLOW_NAME, given, id=f"refused/{stack.organization_id}/{name}", task_queue=TASK_QUEUE
+            PREVIEW_WORKFLOW, given, id=f"refused/{stack.organization_id}/{name}", task_queue=TASK_QUEUE
         )
         for name, (given, _) in REFUSED.items()
     }
@@ -109,7 +109,7 @@ ARGUMENTS: Mapping[str, list[RawValue]] = {
     "one": [GOOD],
     "no JSON": [NO_JSON],
     "bytes": [BINARY],
-    "an encoding nobody knows": [UNKNOWN],
+    "an unknown encoding": [UNKNOWN],
     "no encoding": [NO_ENCODING],
     "three": [GOOD, BINARY, UNKNOWN],
     "huge": [payload(HUGE["objects"])],
@@ -119,7 +119,7 @@ ARGUMENTS: Mapping[str, list[RawValue]] = {
 async def test_inputs_of_a_query_or_an_update_are_passed_over_and_unknown_ones_are_refused(
     stack: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither takes any. Whoever sends some is answered, whoever asks for what there is not is told; the deletion goes on."""
+    """Neither takes any: a client that sends some is answered, one that names none is told; the deletion goes on."""
     (one,) = stack.snapshots("one")
     held = Held(monkeypatch, S3Objects, "delete")
     async with stack.worker():
@@ -132,7 +132,7 @@ async def test_inputs_of_a_query_or_an_update_are_passed_over_and_unknown_ones_a
             with pytest.raises(WorkflowQueryFailedError):
                 await handle.query(unknown, args=[BINARY])
         with pytest.raises(WorkflowUpdateFailedError):
-            await handle.execute_update(MARKER, args=[BINARY], id="nobodys")
+            await handle.execute_update(MARKER, args=[BINARY], id="unknown")
         await handle.signal(MARKER, args=[NO_JSON, BINARY])
         held.let_go()
         await handle.result()

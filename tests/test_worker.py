@@ -11,14 +11,14 @@ from temporalio.client import Client
 
 import starter
 import worker
-from activities.storage.database import Database
-from client import Deletions
+from activities.database import Database
+from artifact_deletion.client import Deletions
+from artifact_deletion.converter import connect
+from artifact_deletion.errors import TemporalUnreachable
+from artifact_deletion.request import DeletionRequest
 from demo.world import create_schema
 from settings import PREFIX, Settings
-from tests.stack import Stack, lines
-from workflows.converter import connect
-from workflows.errors import TemporalUnreachable
-from workflows.messages import DeletionRequest
+from tests.stack import Stack, lines, prepare_database
 
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 NOBODY = "127.0.0.1:1"
@@ -31,7 +31,7 @@ def without_settings(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def start(monkeypatch: pytest.MonkeyPatch, **settings: str) -> int:
-    """The program's exit code under these settings and no others, with nobody at Temporal's address."""
+    """The program's exit code under these settings and no others, with no one at Temporal's address."""
     without_settings(monkeypatch)
     monkeypatch.setenv("TEMPORAL_ADDRESS", NOBODY)
     for name, value in settings.items():
@@ -88,7 +88,7 @@ def test_help_explains_every_setting(monkeypatch: pytest.MonkeyPatch, capsys: py
         ("TRACE_STORE", "private"),
         ("CHUNK_ARTIFACTS", "0"),
         ("CHUNK_ARTIFACTS", "1001"),
-        ("PAGES_AN_ACTIVITY", "private"),
+        ("PAGES_A_STEP", "private"),
         ("STORE_STEPS", "0"),
         ("STORE_STEPS", "99999999999999999999"),
         ("QUIET_PERIOD_S", "-1"),
@@ -159,12 +159,14 @@ def test_a_worker_that_cannot_reach_temporal_says_so(
 def test_temporals_own_settings_that_cannot_be_used_are_not_taken_for_a_server_that_is_down(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, name: str, value: str, why: str
 ) -> None:
-    """Whoever waited for a server would wait for ever: bad usage, in one sentence without a value, for every program."""
+    """A person who waited for a server would wait for ever: bad usage, in one sentence without a value, for every program."""
     if name == "TEMPORAL_CONFIG_FILE":
         (tmp_path / value).write_text("[private")
         value = str(tmp_path / value)
     without_settings(monkeypatch)
-    monkeypatch.setenv(f"{PREFIX}DATABASE_URL", f"sqlite:///{tmp_path / 'no.db'}")
+    url = f"sqlite:///{tmp_path / 'backend.db'}"
+    prepare_database(url)
+    monkeypatch.setenv(f"{PREFIX}DATABASE_URL", url)
     monkeypatch.setenv(f"{PREFIX}BUCKET", "objects")
     monkeypatch.setenv("TEMPORAL_ADDRESS", NOBODY)
     monkeypatch.setenv(name, value)

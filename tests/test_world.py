@@ -7,7 +7,7 @@ import boto3
 import pytest
 from botocore.config import Config
 
-from activities.storage.database import Database
+from activities.database import Database
 from demo.servers import ObjectStoreServer
 from demo.world import World, create_schema, sample_world
 

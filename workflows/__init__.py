@@ -1,1 +1,1 @@
-"""The workflow: the order of the steps, and all that crosses the wire."""
+"""What runs in which order, and what an operator sees of it. Nothing in here talks to a database or a store."""

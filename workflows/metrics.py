@@ -8,16 +8,15 @@ from datetime import timedelta
 from temporalio import workflow
 from temporalio.exceptions import ApplicationError, is_cancelled_exception
 
-from workflows.errors import ArtifactNotInOrganization, InvalidRequest, ProjectNotInOrganization
-from workflows.messages import DeletionReceipt, Stage
+with workflow.unsafe.imports_passed_through():
+    from artifact_deletion.errors import ArtifactNotInOrganization, InvalidRequest, ProjectNotInOrganization
+    from artifact_deletion.receipt import DeletionReceipt, Stage
 
 _REFUSALS = {error.__name__ for error in (ArtifactNotInOrganization, InvalidRequest, ProjectNotInOrganization)}
 
 
 def deletion_ended(receipt: DeletionReceipt | None, failure: BaseException | None) -> None:
-    """Count a deletion that has come to its end; one that goes on in another run has not."""
-    if receipt is None and failure is None:
-        return
+    """Count a deletion that has come to its end."""
     counter = workflow.metric_meter().create_counter("artifact_deletion_deletions", "Deletions that ended, by outcome")
     counter.add(1, {"outcome": _outcome(receipt, failure)})
 
@@ -31,6 +30,6 @@ def stage_ended(stage: Stage, took: timedelta) -> None:
 def _outcome(receipt: DeletionReceipt | None, failure: BaseException | None) -> str:
     if receipt is not None:
         return "completed" if receipt.complete else "left_over"
-    if failure is not None and is_cancelled_exception(failure):
+    if failure is None or is_cancelled_exception(failure):
         return "cancelled"
     return "refused" if isinstance(failure, ApplicationError) and failure.type in _REFUSALS else "failed"

@@ -1,0 +1,178 @@
+"""The rows that go with artifacts: children before parents, each asked for every column that can name a key or a file.
+
+The database cascades nothing by itself; it refuses at COMMIT. So each table has its statement here, in the order that satisfies
+every constraint.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+from sqlalchemy import ColumnElement, Select, delete, or_, select
+from sqlalchemy.orm import InstrumentedAttribute, Session
+from sqlalchemy.sql.dml import ReturningDelete
+
+from activities.backend.columns import COMPARISONS, LOCKED_COMPARISONS, add_app_info, add_comparisons, add_metrics
+from activities.backend.contract import ArtifactRef, Cascade, Locked
+from activities.backend.keys import icon_file_id
+from activities.backend.tables import (
+    Artifact,
+    ComparisonApproval,
+    InstallableArtifact,
+    MobileAppInfo,
+    Project,
+    SizeComparison,
+    SizeMetrics,
+    SnapshotComparison,
+    SnapshotMetrics,
+)
+from activities.one_of import one_of
+
+SIZE, SNAPSHOT = "size_metrics", "snapshot_metrics"
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """The rows of one table that go with artifacts or their metrics, and the columns that say what they named."""
+
+    table: type[Any]
+    where: ColumnElement[bool]
+    """Ids come as the parameters `artifacts`, `size_metrics` and `snapshot_metrics`."""
+    columns: tuple[InstrumentedAttribute[Any], ...] = ()
+
+    @cached_property
+    def look(self) -> Select[*tuple[Any, ...]]:
+        """The id first, then the columns."""
+        return select(self.table.id, *self.columns).where(self.where)
+
+    @cached_property
+    def lock(self) -> Select[*tuple[Any, ...]]:
+        """The same, and they cannot change before this transaction ends."""
+        return self.look.with_for_update(of=self.table)
+
+    @cached_property
+    def delete(self) -> ReturningDelete[*tuple[Any, ...]]:
+        """The same, and they are gone."""
+        statement = delete(self.table).where(self.where).returning(self.table.id, *self.columns)
+        return statement.execution_options(synchronize_session=False)
+
+
+SIZE_COMPARISONS = Part(
+    SizeComparison,
+    or_(
+        one_of(SizeComparison.head_size_analysis_id, "size_metrics"),
+        one_of(SizeComparison.base_size_analysis_id, "size_metrics"),
+    ),
+    (SizeComparison.file_id,),
+)
+SNAPSHOT_COMPARISONS = Part(
+    SnapshotComparison,
+    or_(
+        one_of(SnapshotComparison.head_snapshot_metrics_id, "snapshot_metrics"),
+        one_of(SnapshotComparison.base_snapshot_metrics_id, "snapshot_metrics"),
+    ),
+)
+INSTALLABLES = Part(InstallableArtifact, one_of(InstallableArtifact.preprod_artifact_id, "artifacts"))
+APP_INFOS = Part(
+    MobileAppInfo,
+    one_of(MobileAppInfo.preprod_artifact_id, "artifacts"),
+    (MobileAppInfo.preprod_artifact_id, MobileAppInfo.app_icon_id),
+)
+APPROVALS = Part(ComparisonApproval, one_of(ComparisonApproval.preprod_artifact_id, "artifacts"))
+SIZE_METRICS = Part(SizeMetrics, one_of(SizeMetrics.preprod_artifact_id, "artifacts"), (SizeMetrics.analysis_file_id,))
+SNAPSHOT_METRICS = Part(
+    SnapshotMetrics,
+    one_of(SnapshotMetrics.preprod_artifact_id, "artifacts"),
+    (SnapshotMetrics.preprod_artifact_id, SnapshotMetrics.extras),
+)
+ARTIFACTS = Part(Artifact, one_of(Artifact.id, "artifacts"), (Artifact.file_id, Artifact.installable_app_file_id))
+PARTS = (
+    SIZE_COMPARISONS,
+    SNAPSHOT_COMPARISONS,
+    INSTALLABLES,
+    APP_INFOS,
+    APPROVALS,
+    SIZE_METRICS,
+    SNAPSHOT_METRICS,
+    ARTIFACTS,
+)
+"""Children before parents."""
+_HANGS_FROM = {
+    SIZE_COMPARISONS: SIZE,
+    SIZE_METRICS: SIZE,
+    SNAPSHOT_COMPARISONS: SNAPSHOT,
+    SNAPSHOT_METRICS: SNAPSHOT,
+}
+"""Most artifacts have metrics of one kind: of the other there is nothing to ask for."""
+
+_LOCKED_ARTIFACTS = (
+    select(Artifact.id, Artifact.project_id).where(one_of(Artifact.id, "artifacts")).order_by(Artifact.id).with_for_update()
+)
+_LOCKED_PROJECTS = (
+    select(Project.id, Project.organization_id)
+    .where(one_of(Project.id, "projects"))
+    .order_by(Project.id)
+    .with_for_update(read=True)
+)
+_METRICS = {
+    SIZE: select(SizeMetrics.id).where(one_of(SizeMetrics.preprod_artifact_id, "artifacts")).order_by(SizeMetrics.id),
+    SNAPSHOT: select(SnapshotMetrics.id)
+    .where(one_of(SnapshotMetrics.preprod_artifact_id, "artifacts"))
+    .order_by(SnapshotMetrics.id),
+}
+_LOCKED_METRICS = {name: statement.with_for_update() for name, statement in _METRICS.items()}
+Verb = Literal["look", "lock", "delete"]
+
+
+def lock_artifacts(session: Session, artifact_ids: Collection[int], organization_id: int) -> Locked:
+    """Lock the rows that new children would refer to, then look where they are: one statement would look before it had locks.
+
+    A child that was committed before is seen by the statements that follow; one that commits later fails on its foreign key.
+    """
+    locked = session.execute(_LOCKED_ARTIFACTS, {"artifacts": artifact_ids}).all()
+    if not locked:
+        return Locked({})
+    projects = session.execute(_LOCKED_PROJECTS, {"projects": {project for _, project in locked}})
+    organization = {row.id: row.organization_id for row in projects}
+    ours = {"artifacts": [artifact for artifact, project in locked if organization[project] == organization_id]}
+    metrics = {name: session.execute(statement, ours).scalars().all() for name, statement in _LOCKED_METRICS.items()}
+    return Locked({artifact: (project, organization[project]) for artifact, project in locked}, metrics)
+
+
+def metrics_of(session: Session, artifacts: Sequence[ArtifactRef]) -> Mapping[str, Collection[int]]:
+    """The ids of their metrics, without any lock."""
+    of = {"artifacts": [artifact.id for artifact in artifacts]}
+    return {name: session.execute(statement, of).scalars().all() for name, statement in _METRICS.items()}
+
+
+def cascade_of(
+    session: Session, artifacts: Sequence[ArtifactRef], metrics: Mapping[str, Collection[int]], verb: Verb
+) -> Cascade:
+    """Look at, lock or delete the rows that hang from these artifacts and their metrics, children before parents."""
+    cascade = Cascade()
+    if not artifacts:
+        return cascade
+    by_id = {artifact.id: artifact for artifact in artifacts}
+    ids = {"artifacts": by_id.keys(), "metrics": metrics[SNAPSHOT], **metrics}
+    if metrics[SNAPSHOT]:
+        comparisons = session.execute(COMPARISONS if verb == "look" else LOCKED_COMPARISONS, ids).all()
+        add_comparisons(cascade.names, comparisons, artifacts[0].organization_id)
+    rows: dict[Part, Sequence[Any]] = {}
+    for part in PARTS:
+        needed = metrics[_HANGS_FROM[part]] if part in _HANGS_FROM else by_id
+        rows[part] = session.execute(getattr(part, verb), ids).all() if needed else ()
+    cascade.ids = {part.table.__tablename__: {row[0] for row in found} for part, found in rows.items() if found}
+    for _, artifact, icon in rows[APP_INFOS]:
+        add_app_info(cascade.names, by_id[artifact], icon)
+    for _, artifact, extras in rows[SNAPSHOT_METRICS]:
+        add_metrics(cascade.names, by_id[artifact], extras)
+    cascade.file_ids = _files_named(rows)
+    return cascade
+
+
+def _files_named(rows: Mapping[Part, Sequence[Any]]) -> set[int]:
+    named = [file for part in (SIZE_COMPARISONS, SIZE_METRICS) for _, file in rows[part]]
+    named += [file for _, *files in rows[ARTIFACTS] for file in files]
+    named += [icon_file_id(icon) for _, _, icon in rows[APP_INFOS]]
+    return {file for file in named if file is not None}

@@ -1,0 +1,156 @@
+"""S3's listings, page by page, none of which is believed before it was looked at.
+
+boto3's own paginators end in silence where a listing goes on and does not say how, and its decoding of keys differs from call
+to call. What a listing shows is deleted: so a page with a key outside the prefix, or without what a delete needs, is no answer.
+All looks are at a whole page at once: a thousand entries a request are most of our CPU.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import unquote, unquote_plus
+
+from botocore import xform_name
+from botocore.exceptions import ClientError
+
+from activities.stores.s3_wire import TREE, answered_as_tree, ask, unavailable
+from artifact_deletion.errors import StoreUnavailable
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+_CONTROLS = re.compile("[\x00-\x1f]")
+Entry = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of listing."""
+
+    operation: str
+    """S3's name for it."""
+    results: frozenset[str]
+    """The elements that are entries."""
+    needed: Sequence[str]
+    """What an entry must have to be deleted."""
+    marks: Mapping[str, str]
+    """The parameters of the next request, and which element of the answer each is."""
+    encodes: bool = True
+    """False if stores were seen to say that keys are encoded where they are not."""
+
+
+OBJECTS = Kind("ListObjectsV2", frozenset({"Contents"}), ("Key",), {"ContinuationToken": "NextContinuationToken"})
+VERSIONS = Kind(
+    "ListObjectVersions",
+    frozenset({"Version", "DeleteMarker"}),
+    ("Key", "VersionId"),
+    {"KeyMarker": "NextKeyMarker", "VersionIdMarker": "NextVersionIdMarker"},
+)
+UPLOADS = Kind(
+    "ListMultipartUploads",
+    frozenset({"Upload"}),
+    ("Key", "UploadId"),
+    {"KeyMarker": "NextKeyMarker", "UploadIdMarker": "NextUploadIdMarker"},
+    encodes=False,
+)
+
+
+class Page(NamedTuple):
+    """One answer."""
+
+    entries: list[Entry]
+    is_last: bool
+
+
+def pages(client: "S3Client", bucket: str, kind: Kind, prefix: str) -> Iterator[Page]:
+    """Every page of a listing, from its beginning to its end. Raises StoreUnavailable, and yields nothing of such a page."""
+    place: dict[str, str] = {}
+    places = set()
+    while True:
+        answer = _ask(client, kind, {"Bucket": bucket, "Prefix": prefix, **place})
+        entries = _checked(answer, kind, prefix)
+        place = _next_place(answer, kind, prefix)
+        if place:
+            if (here := tuple(place.items())) in places:
+                raise StoreUnavailable(f"the object store's {kind.operation} comes back to a place where it was before")
+            places.add(here)
+        yield Page(entries, is_last=not place)
+        if not place:
+            return
+
+
+class _Answer(NamedTuple):
+    entries: list[Entry]
+    said: Entry
+    """All that is no entry."""
+    is_encoded: bool
+
+
+def _ask(client: "S3Client", kind: Kind, asked: dict[str, Any]) -> _Answer:
+    """XML has no way to write some characters that keys may have: they are asked for as they stand in a URL."""
+    # Said by ourselves, it keeps botocore from decoding some listings and not others.
+    answer = _ask_once(client, kind, {**asked, "EncodingType": "url"})
+    if answer.is_encoded and not kind.encodes and _may_be_literal([one.get("Key", "") for one in answer.entries]):
+        # SeaweedFS says so of uploads and encodes nothing; unasked, every store writes keys as they are.
+        return _ask_once(client, kind, asked)
+    return answer
+
+
+def _ask_once(client: "S3Client", kind: Kind, asked: dict[str, Any]) -> _Answer:
+    try:
+        with answered_as_tree():
+            root = ask(getattr(client, xform_name(kind.operation)), **asked)[TREE]
+    except ClientError as error:
+        raise unavailable(error) from None
+    name = root.tag.rfind("}") + 1
+    entries: list[Entry] = []
+    said: Entry = {}
+    for one in root:
+        if one.tag[name:] in kind.results:
+            entries.append({part.tag[name:]: part.text or "" for part in one})
+        else:
+            said[one.tag[name:]] = one.text or ""
+    return _Answer(entries, said, said.get("EncodingType") == "url")
+
+
+def _may_be_literal(keys: Sequence[str]) -> bool:
+    """True if the keys differ by whether they are decoded, and none shows that they must be."""
+    decoded = [unquote_plus(key) for key in keys]
+    return decoded != list(keys) and not any(_CONTROLS.search(key) for key in decoded)
+
+
+def _checked(answer: _Answer, kind: Kind, prefix: str) -> list[Entry]:
+    for name in kind.needed:
+        if not all(one.get(name) for one in answer.entries):
+            raise StoreUnavailable(f"the object store's {kind.operation} has an entry without {name}")
+    if answer.is_encoded:
+        keys = _decoded([one["Key"] for one in answer.entries], prefix)
+        for one, key in zip(answer.entries, keys, strict=True):
+            one["Key"] = key
+    if not all(one["Key"].startswith(prefix) for one in answer.entries):
+        raise StoreUnavailable(f"the object store's {kind.operation} has a key outside the prefix that it was asked for")
+    return answer.entries
+
+
+def _decoded(keys: Sequence[str], prefix: str) -> list[str]:
+    """S3 writes a space as a plus sign. A store that leaves plus signs alone is found out where the prefix has one."""
+    decoded = [unquote_plus(key) for key in keys]
+    if "+" in prefix and not all(key.startswith(prefix) for key in decoded):
+        return [unquote(key) for key in keys]
+    return decoded
+
+
+def _next_place(answer: _Answer, kind: Kind, prefix: str) -> dict[str, str]:
+    """The parameters that the next page is asked for with; none after the last."""
+    place = {name: text for name, element in kind.marks.items() if (text := answer.said.get(element))}
+    # A last page may have markers too, if it says that it is the last.
+    if answer.said.get("IsTruncated", str(bool(place))).strip().lower() != "true":
+        return {}
+    if answer.is_encoded and "KeyMarker" in place:
+        (place["KeyMarker"],) = _decoded([place["KeyMarker"]], prefix)
+    if not place or ("VersionIdMarker" in place and "KeyMarker" not in place):
+        raise StoreUnavailable(f"the object store's {kind.operation} goes on, and does not say from where")
+    if not place.get("KeyMarker", prefix).startswith(prefix):
+        raise StoreUnavailable(f"the object store's {kind.operation} goes on outside the prefix that it was asked for")
+    return place

@@ -1,0 +1,1 @@
+"""What a person types: one file a command of starter.py, and beside them what several commands share."""

@@ -1,0 +1,95 @@
+"""What commands show: tables and colours on a terminal that has room for them, plain lines everywhere else.
+
+An identifier is never cut or folded, so that it can be copied.
+"""
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+
+from rich import box
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+from commands.output import say
+
+Rows = Sequence[tuple[str, object]]
+NOTHING = "-"
+"""A cell that has nothing to say."""
+_ANY_WIDTH = 10_000
+_CONTROL = dict.fromkeys((*range(32), *range(127, 160)), "�")
+
+
+def on_terminal() -> bool:
+    """True where tables, bars and colours can be drawn."""
+    return sys.stdout.isatty()
+
+
+def console() -> Console:
+    """Which knows of NO_COLOR, and of terminals that can do little."""
+    return Console(highlight=False)
+
+
+def at(moment: datetime, *, utc: bool, seconds: bool = True) -> str:
+    """A time in this machine's zone, or in UTC, with the zone's name."""
+    there = moment.astimezone(UTC if utc else None)
+    return f"{there:%Y-%m-%d %H:%M:%S %Z}" if seconds else f"{there:%Y-%m-%d %H:%M %Z}"
+
+
+def in_utc(moment: datetime) -> str:
+    """The same for scripts."""
+    return moment.astimezone(UTC).isoformat(timespec="seconds")
+
+
+def one_line(text: str) -> str:
+    """A person's free text, without what would move a terminal's cursor."""
+    return text.translate(_CONTROL)
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, styles: Mapping[str, str] | None = None) -> None:
+    """A table on a terminal that is wide enough, columns of text elsewhere. `styles`: of cells that say just that."""
+    rows = list(rows)
+    if not rows:
+        return
+    if on_terminal() and (table := _table(columns, rows, styles or {})) is not None:
+        console().print(table)
+        return
+    widths = [max(len(row[place]) for row in rows) for place in range(len(columns))]
+    for row in rows:
+        say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], styles: Mapping[str, str]) -> Table | None:
+    """Without the columns that say nothing; None if the terminal is too narrow for the rest."""
+    telling = [place for place in range(len(columns)) if any(row[place] != NOTHING for row in rows)]
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for place in telling:
+        table.add_column(columns[place], no_wrap=True)
+    for row in rows:
+        table.add_row(*(Text(row[place], style=styles.get(row[place], "")) for place in telling))
+    shown = console()
+    wanted = Measurement.get(shown, shown.options.update(max_width=_ANY_WIDTH), table).maximum
+    return table if wanted <= shown.width else None
+
+
+def print_columns(lines: Rows) -> None:
+    """Names and values, as receipts and previews have them; on a terminal red where something is wrong."""
+    text = columns_text(lines)
+    if not on_terminal():
+        say(text)
+        return
+    shown = console()
+    for line in text.split("\n"):
+        bad = line.startswith(("REFUSED", "  why")) or "LEFT OVER" in line
+        good = line.startswith("State") and "complete" in line
+        style = "red" if bad else "bold green" if good else "dim" if line.startswith(" ") else ""
+        shown.print(Text(line, style=style), soft_wrap=True)
+
+
+def columns_text(lines: Rows) -> str:
+    """Names and values in two columns; of the indented ones those that have something to say."""
+    shown = [(name, value) for name, value in lines if value or not name.startswith(" ")]
+    width = max(len(name) for name, _ in shown) + 2
+    return "\n".join(f"{name:<{width}}{value}" for name, value in shown)

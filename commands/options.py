@@ -1,0 +1,120 @@
+"""Arguments and options that several commands take, and how their words are read."""
+
+import re
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from artifact_deletion.request import OPAQUE_ID
+from commands.exit_codes import BAD_USAGE
+from commands.output import warn
+
+_LARGEST = 2**63
+_SEPARATORS = re.compile(r"[\s,]+")
+_SECONDS = {"s": 1, "m": 60, "h": 3600}
+
+
+class BadUsage(typer.TyperException):
+    """Words that cannot be meant; the message says why."""
+
+    exit_code = BAD_USAGE
+
+
+class Ids(tuple[int, ...]):
+    """What one word names: `4`, or `4,42`."""
+
+    __slots__ = ()
+
+
+def number(value: str) -> int:
+    # ASCII digits alone: int() takes more than a person would call a number.
+    if not re.fullmatch(r"-?[0-9]{1,30}", value, re.ASCII) or abs(found := int(value)) >= _LARGEST:
+        raise typer.BadParameter("must be a whole number of at most 63 bits")
+    return found
+
+
+def numbers(value: str) -> Ids:
+    return Ids(number(one) for one in value.split(","))
+
+
+def numbers_from(file: str) -> Ids:
+    """What a file lists, with spaces, commas or lines between; `-` is standard input."""
+    try:
+        content = sys.stdin.read() if file == "-" else Path(file).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadUsage(f"the file of ids cannot be read ({type(error).__name__})") from None
+    try:
+        return Ids(number(one) for one in _SEPARATORS.split(content) if one)
+    except typer.BadParameter as error:
+        raise BadUsage(f"the file of ids has something else: each {error.message}") from None
+
+
+def positive(value: str | int) -> int:
+    if (found := number(str(value))) < 1:  # a default is none yet
+        raise typer.BadParameter("must be 1 or more")
+    return found
+
+
+def text(value: str) -> str:
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # bytes that were typed in another encoding
+        raise typer.BadParameter("must be text in UTF-8") from None
+    return value
+
+
+def opaque_id(value: str) -> str:
+    if not re.fullmatch(OPAQUE_ID, value):
+        raise typer.BadParameter("must be an opaque id, such as user:7")
+    return value
+
+
+def seconds(value: str) -> float:
+    found = re.fullmatch(r"([0-9]{1,6}(?:\.[0-9]{1,3})?)([smh])", value, re.ASCII)
+    if not found or (duration := float(found[1]) * _SECONDS[found[2]]) == 0:
+        raise typer.BadParameter("must be a time such as 30s, 5m or 1h")
+    return duration
+
+
+def moment(value: str) -> datetime:
+    try:
+        found = datetime.fromisoformat(value)
+    except ValueError:
+        raise typer.BadParameter("must be a time such as 2026-11-25T02:00:00+00:00") from None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+Artifacts = Annotated[list[Ids] | None, typer.Argument(parser=numbers, metavar="ID", help="artifact ids: 4 42, or 4,42")]
+IdsFrom = Annotated[
+    str | None,
+    typer.Option(metavar="FILE", help="artifact ids from a file, with spaces, commas or lines between; - is standard input"),
+]
+Deletion = Annotated[
+    str,
+    typer.Argument(parser=text, metavar="DELETION", help="workflow id, digest, or the first 8 or more digits of the digest"),
+]
+Organization = Annotated[int, typer.Option(parser=number, metavar="N", help="the organization they all belong to")]
+OneOrganization = Annotated[int | None, typer.Option(parser=number, metavar="N", help="those of one organization")]
+Project = Annotated[
+    int | None, typer.Option(parser=number, metavar="N", help="where artifacts lay whose rows are already gone")
+]
+RequestedBy = Annotated[str | None, typer.Option(metavar="ID", help="opaque id of the one who asks, such as user:7")]
+Reference = Annotated[str | None, typer.Option(metavar="ID", help="ticket or request id")]
+By = Annotated[str, typer.Option(parser=opaque_id, metavar="ID", help="your opaque id, such as user:7; stays in the ledger")]
+Yes = Annotated[bool, typer.Option("--yes", help="ask no question")]
+Wait = Annotated[bool, typer.Option("--wait", help="follow it to its end")]
+Json = Annotated[bool, typer.Option("--json", help="for scripts; times are UTC")]
+Utc = Annotated[bool, typer.Option("--utc", help="times in UTC instead of this machine's zone")]
+
+
+def confirmed(question: str) -> bool:
+    """What a person at the terminal answers; no is what anything but yes means."""
+    sys.stderr.write(f"{question} [y/N] ")
+    sys.stderr.flush()
+    answer = sys.stdin.readline()
+    if not answer:
+        warn("")
+    return answer.strip().lower() in {"y", "yes"}

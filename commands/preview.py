@@ -1,0 +1,91 @@
+"""`preview`: what a deletion would do if it ran now."""
+
+import asyncio
+import json
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Annotated
+
+import typer
+from temporalio.client import WorkflowFailureError
+
+from artifact_deletion.client import preview_deletion
+from artifact_deletion.receipt import Preview
+from artifact_deletion.request import DeletionRequest
+from commands import options
+from commands.connection import connect
+from commands.delete import request_of
+from commands.display import print_columns
+from commands.exit_codes import DONE, FAILED
+from commands.following import end_of
+from commands.output import say, warn
+from commands.receipt_text import preview_lines
+from settings import Settings, load
+
+Strays = Annotated[
+    bool,
+    typer.Option(
+        "--strays", help="name each key that would be left alone, and why: looks from here, with the worker's settings"
+    ),
+]
+
+
+async def preview(
+    *,
+    artifacts: options.Artifacts = None,
+    organization: options.Organization,
+    ids_from: options.IdsFrom = None,
+    project: options.Project = None,
+    requested_by: options.RequestedBy = None,
+    reference: options.Reference = None,
+    strays: Strays = False,
+    as_json: options.Json = False,
+) -> int:
+    """Say what a deletion would do; changes nothing.
+
+    Objects are counted where they lie, over all usecases together, by kind: manifest, head_images, comparison_manifest,
+    comparison_response, archive and icon are named by columns and ids, diff_mask by comparisons' manifests. What no one names
+    is “found by listing”. In a bucket that keeps versions, each version and each delete marker counts.
+
+    Where the store cannot list, keys are counted instead, once for each usecase in which they could lie: with four usecases
+    up to four times as many as there are objects.
+    """
+    request = request_of(
+        artifacts, ids_from, organization=organization, project=project, requested_by=requested_by, reference=reference
+    )
+    named: list[tuple[str, str]] = []
+    if strays:
+        found, named = await asyncio.to_thread(_preview_here, request)
+    else:
+        try:
+            found = await preview_deletion(await connect(), request)
+        except WorkflowFailureError as error:
+            warn(end_of(error, request.preview_id))
+            return FAILED
+    if as_json:
+        more = {"named_strays": [{"why": why, "key": key} for why, key in named]} if strays else {}
+        say(json.dumps(found.model_dump(mode="json") | more, indent=2))
+    else:
+        _show(found, named)
+    return FAILED if found.refused else DONE
+
+
+def _show(found: Preview, named: Iterable[tuple[str, str]]) -> None:
+    print_columns(preview_lines(found))
+    for why, key in named:
+        say(f"stray, {why}: {json.dumps(key)}")
+
+
+def _preview_here(request: DeletionRequest) -> tuple[Preview, list[tuple[str, str]]]:
+    """The same dry run in this process, with the worker's settings: keys may not travel through Temporal."""
+    from activities.preview_deletion import PreviewDeletion  # noqa: PLC0415  slow to import, and rarely asked for
+    from composition import open_parts  # noqa: PLC0415
+
+    settings = load(Settings)
+    parts = open_parts(settings)
+    try:
+        with ThreadPoolExecutor(settings.store_requests) as requests, ThreadPoolExecutor(settings.manifest_readers) as reads:
+            step = PreviewDeletion(parts.database, parts.planner(reads), requests, settings.chunk_artifacts)
+            return step.preview_with_strays(request)
+    finally:
+        parts.database.dispose()

@@ -1,0 +1,125 @@
+"""Receipts and previews for a person. docs/receipt.md explains each field of a receipt."""
+
+from datetime import datetime
+
+from artifact_deletion.receipt import DeletionReceipt, Preview
+from commands.display import Rows, at, print_columns
+from commands.output import say
+from workflows.text import counted, rerun_command, why_left_over
+
+
+def print_receipt(receipt: DeletionReceipt, *, as_json: bool, utc: bool) -> None:
+    """On standard output."""
+    if as_json:
+        say(receipt.model_dump_json(indent=2))
+    else:
+        print_columns(receipt_lines(receipt, utc=utc))
+
+
+def receipt_lines(receipt: DeletionReceipt, *, utc: bool) -> Rows:
+    """A receipt for a person."""
+    done = "complete: nothing is left over" if receipt.complete else f"LEFT OVER: {counted(receipt.left_over)}"
+    return [
+        ("Deletion", receipt.workflow_id),
+        ("State", done),
+        *(("  why", f"{code}: {why_left_over(code)}") for code in sorted(receipt.left_over)),
+        ("  then", "" if receipt.complete else rerun_command(receipt.workflow_id)),
+        ("Asked by", f"{receipt.requested_by or 'not said'}, reference {receipt.reference or 'not said'}"),
+        *_artifacts(receipt),
+        ("Rows", f"{sum(receipt.rows.values()):,}"),
+        *((f"  {table}", f"{count:,}") for table, count in sorted(receipt.rows.items())),
+        ("Files", f"{receipt.files.deleted:,} deleted; {receipt.files.blobs_left:,} blobs stay"),
+        *((f"  kept: {reason}", ids.count) for reason, ids in receipt.files.kept.items()),
+        *_objects(receipt, utc=utc),
+        *_manifests(receipt),
+        *_times(receipt, utc=utc),
+    ]
+
+
+def _artifacts(receipt: DeletionReceipt) -> Rows:
+    artifacts = receipt.artifacts
+    gone = [f"{ids.count} by {other}" for other, ids in artifacts.gone_before.by_deletion.items()]
+    return [
+        ("Artifacts", f"{artifacts.deleted.count:,} of {receipt.requested_artifacts:,} deleted"),
+        ("  gone before", "; ".join(gone)),
+        ("  gone, swept", artifacts.gone_before.swept.count),
+        ("  gone, objects unchecked", artifacts.gone_before.objects_unchecked.count),
+        ("  moved away", artifacts.moved.count),
+        ("  not reached", artifacts.not_reached.count),
+        ("  have rows again", artifacts.reappeared.count),
+        ("  owed by others", receipt.owed_by_others),
+    ]
+
+
+def _objects(receipt: DeletionReceipt, *, utc: bool) -> Rows:
+    objects = receipt.objects
+    since = f", from {at(objects.listed_empty_from, utc=utc)} on" if objects.listed_empty_from else ""
+    looked_for = f"{objects.keys_listed_absent:,} of {objects.keys_looked_for:,} listed absent"
+    return [
+        ("Object keys", f"{objects.sealed:,} sealed: {counted(objects.sealed_by_kind)}"),
+        ("  deleted", f"{objects.deleted:,}"),
+        ("  absent before", objects.absent),
+        ("  kept, still named", objects.kept),
+        ("  left over", counted(objects.left_over)),
+        ("  found by listing, deleted", f"{objects.found_by_listing:,}"),
+        ("  found by listing, left over", counted(objects.found_left_over)),
+        ("  prefixes", f"{objects.prefixes_listed_empty:,} of {objects.prefixes:,} listed empty{since}"),
+        ("  prefixes unchecked: the store cannot list", objects.prefixes_unchecked),
+        ("  archives and icons", looked_for if objects.keys_looked_for else ""),
+        ("  unfinished uploads aborted", objects.uploads_aborted),
+        ("  prefixes not looked at for uploads", objects.uploads_unchecked),
+        ("  digest of the sealed keys", objects.digest),
+    ]
+
+
+def _manifests(receipt: DeletionReceipt) -> Rows:
+    manifests, items = receipt.manifests, receipt.trace_items
+    return [
+        ("Images kept for expiry", manifests.images_kept),
+        ("Manifests", f"{manifests.read:,} read"),
+        ("  evicted", manifests.evicted),
+        ("  unreadable", manifests.unreadable),
+        ("  stray keys left alone", manifests.strays),
+        ("Trace items", f"{items.matched:,} matched, {items.state}"),
+        ("  unchecked: project unknown", items.unchecked_artifacts),
+    ]
+
+
+def _times(receipt: DeletionReceipt, *, utc: bool) -> Rows:
+    times = receipt.times
+
+    def said(moment: datetime | None) -> str:
+        return at(moment, utc=utc) if moment else "no"
+
+    return [("Accepted", said(times.accepted)), ("Rows gone", said(times.rows_deleted)), ("Closed", said(times.closed))]
+
+
+def preview_lines(preview: Preview) -> Rows:
+    """A preview for a person."""
+    sizes = [found.size for found in preview.objects.values()]
+    total = sum(found.count for found in preview.objects.values())
+    uploads = preview.unfinished_uploads
+    return [
+        *(("REFUSED", reason) for reason in preview.refused),
+        ("Artifacts", f"{preview.artifacts.count:,} of {preview.requested_artifacts:,} would be deleted"),
+        ("  gone, would be swept", preview.gone_swept.count),
+        ("  gone, objects unchecked", preview.gone_unchecked.count),
+        *(("  in open deletion", other) for other in preview.overlapping),
+        ("Rows", f"{sum(preview.rows.values()):,}"),
+        *((f"  {table}", f"{count:,}") for table, count in preview.rows.items()),
+        *((f"  file kept: {reason}", ids.count) for reason, ids in preview.files_kept.items()),
+        ("Objects", f"{total:,}{_bytes(None if None in sizes else sum(size or 0 for size in sizes))}"),
+        *((f"  {kind}", f"{found.count:,}{_bytes(found.size)}") for kind, found in preview.objects.items()),
+        ("  icons kept, still named", preview.icons_kept),
+        ("  unfinished uploads", "not known: the store cannot list them" if uploads is None else uploads),
+        ("Images kept for expiry", preview.manifests.images_kept),
+        ("Manifests", f"{preview.manifests.read:,} read"),
+        ("  evicted", preview.manifests.evicted),
+        ("  unreadable", preview.manifests.unreadable),
+        ("Keys left alone", f"{preview.manifests.strays:,}"),
+        *((f"  {reason}", f"{count:,}") for reason, count in preview.strays.items()),
+    ]
+
+
+def _bytes(size: int | None) -> str:
+    return ", size not known: the store cannot list" if size is None else f", {size:,} bytes"

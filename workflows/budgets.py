@@ -1,0 +1,67 @@
+"""How long each step may take, whom it waits for, and whose turn it is first.
+
+Budgets are in time. A step that waits or fails raises an error that says when to try again (activities/interceptors.py); the
+retry policy here is for attempts that are lost without a word. Nothing deletes rows behind a sweep that could wait.
+"""
+
+from dataclasses import replace
+from datetime import timedelta
+
+from temporalio.common import Priority, RetryPolicy
+from temporalio.workflow import ActivityConfig
+
+from artifact_deletion.request import TASK_QUEUE
+from workflows.steps import OBJECTS_TASK_QUEUE
+
+# A worker says every few seconds that it lives; a step that is lost with its worker is run elsewhere after this.
+LOST_AFTER = timedelta(seconds=15)
+AGAIN = RetryPolicy(initial_interval=timedelta(milliseconds=500), maximum_interval=timedelta(minutes=1))
+ROWS_FIRST, OBJECTS_NEXT, SWEEPS_LAST = 2, 3, 4
+"""Temporal's priority keys, 1 to 5: a person waits for rows."""
+
+
+def _budget(within: timedelta, attempt: timedelta, priority: int, *, task_queue: str = TASK_QUEUE) -> ActivityConfig:
+    return ActivityConfig(
+        task_queue=task_queue,
+        schedule_to_close_timeout=within,
+        start_to_close_timeout=attempt,
+        heartbeat_timeout=LOST_AFTER,
+        retry_policy=AGAIN,
+        priority=Priority(priority_key=priority),
+    )
+
+
+# A database that is being upgraded or failed over comes back within hours; after a day a person should look.
+LEDGER = _budget(timedelta(days=1), timedelta(minutes=5), ROWS_FIRST)
+# Manifests are read from the store, which may be down all weekend; nothing is deleted yet, so waiting harms no one.
+READS = _budget(timedelta(days=3), timedelta(hours=6), ROWS_FIRST, task_queue=OBJECTS_TASK_QUEUE)
+# One transaction: the database's own time-outs end a wait for a lock that takes too long, and it is run again.
+ROWS = _budget(timedelta(days=1), timedelta(hours=1), ROWS_FIRST)
+# A store may be down all weekend; after three days a person should look.
+OBJECTS = _budget(timedelta(days=3), timedelta(hours=6), OBJECTS_NEXT, task_queue=OBJECTS_TASK_QUEUE)
+# The same for the trace store; on top comes the time that its consumer gets.
+TRACE_ITEMS = _budget(timedelta(days=3), timedelta(minutes=30), OBJECTS_NEXT)
+# The same; on top come the quiet periods, of which a prefix that is written to has several.
+SWEEPS = _budget(timedelta(days=3), timedelta(hours=6), SWEEPS_LAST, task_queue=OBJECTS_TASK_QUEUE)
+# Another deletion may owe objects for a day, and the database may be down for as long again.
+CLOSING = _budget(timedelta(days=3), timedelta(minutes=10), OBJECTS_NEXT)
+# A person waits for the answer: a store that does not come back within hours is reported.
+PREVIEWS = _budget(timedelta(hours=4), timedelta(hours=2), ROWS_FIRST, task_queue=OBJECTS_TASK_QUEUE)
+# A hold lasts as long as a person wants it to, so this step alone has no limit.
+HELD = ActivityConfig(
+    task_queue=TASK_QUEUE, start_to_close_timeout=LOST_AFTER, retry_policy=AGAIN, priority=Priority(priority_key=ROWS_FIRST)
+)
+
+
+def longer(budget: ActivityConfig, by: timedelta) -> ActivityConfig:
+    """The same budget with some time on top."""
+    made = budget.copy()
+    made["schedule_to_close_timeout"] = (budget["schedule_to_close_timeout"] or timedelta(0)) + by
+    return made
+
+
+def fair(budget: ActivityConfig, organization_id: int) -> ActivityConfig:
+    """The same budget, with the organizations served in turns."""
+    made = budget.copy()
+    made["priority"] = replace(budget["priority"], fairness_key=str(organization_id))
+    return made

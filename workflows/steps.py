@@ -1,0 +1,189 @@
+"""The steps of a deletion: their names, what each takes and returns.
+
+The workflow knows them by these alone; activities/ has one file for each. Histories keep all inputs and results for weeks, so
+they hold ids, counts and digests, and no keys, names or content.
+"""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Generic, TypeVar
+
+from artifact_deletion.receipt import DeletionReceipt, Preview
+from artifact_deletion.request import DeletionRequest, Message
+
+OBJECTS_TASK_QUEUE = "artifact-deletion-objects"
+"""Every step that reads, lists or deletes objects, so that these workers alone need rights to the store."""
+PAGE_KEYS = 1000
+"""Keys of a page in the ledger: as many as one DeleteObjects request takes."""
+MAX_CHUNKS = 100
+"""Of a run. With MAX_OBJECT_STEPS and SEALS_TRIED it bounds a history: tests/test_history.py computes by how much."""
+MAX_OBJECT_STEPS = 600
+QUIET_PERIODS = 5
+"""A prefix that is written to gets so many before it is left over."""
+
+
+class Opening(Message):
+    """A request, and whether this run is a fresh start or one that Reset took up again."""
+
+    request: DeletionRequest
+    fresh: bool
+
+
+class Deletion(Message):
+    """A deletion as this run opened it. A cancel raises the fence in the ledger: steps with an older one do nothing."""
+
+    deletion_id: str
+    organization_id: int
+    fence: int
+
+
+class Chunk(Deletion):
+    """Some of its artifacts, 250 by default, whose rows go in one transaction."""
+
+    chunk: int
+
+
+class Seal(Message):
+    """The keys of a chunk as one attempt wrote them down. Only this very set can be released."""
+
+    epoch: int
+    pages: int
+    digest: str
+    """SHA-256 over the sealed pages, hex."""
+
+
+class SealedChunk(Chunk):
+    """A chunk, and the seal that delete_rows is to release."""
+
+    seal: Seal
+
+
+class Released(Message):
+    """The rows of a chunk are gone, and its keys may be deleted."""
+
+    rows: int
+    first_page: int
+    end_page: int
+    """Pages from `first_page` up to this one, not included, are owed to the object store."""
+    keys: int
+    trace_items_owed: bool
+    """There are artifacts whose trace items are not confirmed as gone."""
+
+
+class UnfinishedChunk(Message):
+    """A chunk that owes anything: a later run does not ask again for the rest."""
+
+    chunk: int
+    released: Released | None
+    """None: its rows are still there."""
+
+
+class Pace(Message):
+    """How much a deletion does at a time: settings of the worker that opened it, the same for the whole run."""
+
+    chunks_at_once: int = 4
+    object_steps_at_once: int = 16
+    pages_a_step: int = 4
+    quiet_period: timedelta = timedelta(0)
+    """How long a prefix must be quiet before the listing that confirms it."""
+    trace_store: bool = False
+    trace_items_within: timedelta = timedelta(hours=2)
+    """Trace items that are still counted after this are reported as unconfirmed."""
+    search_attributes: bool = False
+    """Whether the namespace has the three search attributes."""
+
+
+class Opened(Message):
+    """The deletion stands in the ledger, its artifacts in chunks."""
+
+    fence: int
+    chunks: tuple[UnfinishedChunk, ...]
+    """All of them at first; the unfinished ones when a deletion is run again, at most MAX_CHUNKS."""
+    rows_deleted: int
+    """Rows that earlier runs deleted."""
+    pace: Pace
+
+
+class PageRange(Chunk):
+    """Pages `first` up to `end`, not included: one step's share."""
+
+    first: int
+    end: int
+
+
+class ObjectsDeleted(Message):
+    """What became of the pages' keys."""
+
+    settled: int
+    """Keys of the whole chunk that are deleted, absent or kept by now."""
+    left_over: int
+    """Keys of these pages that the store refuses to delete."""
+
+
+class TraceItemsDeleted(Message):
+    """What the trace store counted."""
+
+    matched: int
+    confirmed: bool
+    """It counts none any more, or there is none to ask."""
+
+
+class Swept(Message):
+    """What listing the chunk's prefixes found until they were quiet."""
+
+    found: int
+    left_over: int
+
+
+class Cancelled(Message):
+    """Whether the cancel came before the point of no return."""
+
+    nothing_deleted: bool
+
+
+class Waiting(Deletion):
+    """A deletion of which a step is held."""
+
+    rows: bool
+    """Whether rows wait, or what comes after them: a ceiling keeps rows alone."""
+
+
+class Lifted(Message):
+    """No hold is on the deletion any more."""
+
+
+In = TypeVar("In", bound=Message)
+Out = TypeVar("Out", bound=Message)
+
+
+@dataclass(frozen=True)
+class Step(Generic[In, Out]):
+    """The name and types of an activity."""
+
+    name: str
+    takes: type[In]
+    returns: type[Out]
+
+
+OPEN_DELETION = Step("open_deletion", Opening, Opened)
+COLLECT_KEYS = Step("collect_keys", Chunk, Seal)
+DELETE_ROWS = Step("delete_rows", SealedChunk, Released)
+DELETE_OBJECTS = Step("delete_objects", PageRange, ObjectsDeleted)
+DELETE_TRACE_ITEMS = Step("delete_trace_items", Chunk, TraceItemsDeleted)
+SWEEP_PREFIXES = Step("sweep_prefixes", Chunk, Swept)
+CLOSE_DELETION = Step("close_deletion", Deletion, DeletionReceipt)
+CANCEL_DELETION = Step("cancel_deletion", Deletion, Cancelled)
+WAIT_WHILE_HELD = Step("wait_while_held", Waiting, Lifted)
+PREVIEW_DELETION = Step("preview_deletion", DeletionRequest, Preview)
+STEPS = (
+    OPEN_DELETION,
+    COLLECT_KEYS,
+    DELETE_ROWS,
+    DELETE_OBJECTS,
+    DELETE_TRACE_ITEMS,
+    SWEEP_PREFIXES,
+    CLOSE_DELETION,
+    CANCEL_DELETION,
+    WAIT_WHILE_HELD,
+    PREVIEW_DELETION,
+)
