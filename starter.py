@@ -2,10 +2,13 @@
 """The command line: its parser and its exit codes. Each command has a file of its own in commands/."""
 
 import asyncio
+import errno
 import functools
 import inspect
 import os
+import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -14,13 +17,12 @@ from commands.confirm import confirm
 from commands.delete import delete
 from commands.demo import demo
 from commands.doctor import doctor
-from commands.exit_codes import BAD_USAGE, DONE, INTERRUPTED, OUTPUT_LOST
-from commands.explained import EXPECTED, explained
+from commands.exit_codes import BAD_USAGE, DONE, EXPECTED, INTERRUPTED, OUTPUT_LOST, explained
 from commands.hold import hold
 from commands.holds import list_holds
 from commands.lift import lift
 from commands.list import list_deletions
-from commands.output import OutputLost, flush_what_goes, say, warn, whole_output
+from commands.output import OutputLost, say, warn
 from commands.preview import preview
 from commands.reapply import reapply
 from commands.receipt import receipt
@@ -40,7 +42,7 @@ COMMANDS: dict[str, dict[str, Callable[..., Any]]] = {
     "Emergencies": {"hold": hold, "holds": list_holds, "lift": lift, "confirm": confirm},
     "Set up": {"setup": setup, "schema": schema, "demo": demo},
 }
-"""By the panel of the help that shows them."""
+"""Commands, by the panel in which the help shows them."""
 
 
 def _show_version(wanted: bool) -> None:  # noqa: FBT001  Typer's way to call it
@@ -72,12 +74,12 @@ def _app() -> typer.Typer:
 
 
 def _in_paragraphs(docstring: str) -> str:
-    """Each in one line, which the help breaks where the terminal ends."""
+    """Put each paragraph on one line: the help breaks it where the terminal ends."""
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in inspect.cleandoc(docstring).split("\n\n"))
 
 
 def _with_exit_code(run: Callable[..., Any]) -> Callable[..., int]:
-    """The command, which answers with an exit code whatever happens that can be expected."""
+    """Make a command answer with an exit code also where it fails as can be expected."""
 
     @functools.wraps(run)
     def command(**given: Any) -> int:
@@ -95,10 +97,13 @@ def _with_exit_code(run: Callable[..., Any]) -> Callable[..., int]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     try:
-        with whole_output():
-            return _run(arguments)
+        return _run(arguments)
     except OutputLost:
         return OUTPUT_LOST
+    except OSError as error:
+        if error.errno in {errno.EIO, errno.ENOSPC}:  # the help could not be written
+            return OUTPUT_LOST
+        raise
     except KeyboardInterrupt:
         return INTERRUPTED
 
@@ -107,14 +112,14 @@ def _run(arguments: Sequence[str] | None) -> int:
     try:
         code = typer.main.get_command(_app()).main(arguments, prog_name=_PROGRAM, standalone_mode=False)
     except typer.TyperException as error:
-        usage = getattr(error, "ctx", None)  # of words that cannot be read; a command that refuses some has none
-        if type(error).__name__ != "NoArgsIsHelpError":  # which has shown the help
+        usage = getattr(error, "ctx", None)  # the parser has one; a command that refuses words has none
+        if type(error).__name__ != "NoArgsIsHelpError":  # it has shown the help
             said = error.format_message().replace("Value error, ", "")
             warn(f"{usage.get_usage()}\n{said}" if usage else said)
         return error.exit_code
-    except typer.Abort:
-        return INTERRUPTED
     except SystemExit as ended:  # of settings and of Typer's completion
+        if isinstance(ended.__context__, BrokenPipeError):  # Typer and rich end so
+            return OUTPUT_LOST
         return ended.code if isinstance(ended.code, int) else BAD_USAGE if ended.code else DONE
     return code or DONE
 
@@ -123,7 +128,9 @@ def run() -> NoReturn:
     """Run the command line of this process, and end it."""
     ended_with = main()
     send_traces()
-    flush_what_goes()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):  # full, closed, or never there
+            stream.flush()
     # The SDK's threads can hold up an interpreter that ends while a call is still open, as after Ctrl-C.
     os._exit(ended_with)
 

@@ -3,10 +3,10 @@
 from activities.ledger import holds
 from artifact_deletion.outbox import DeletionState
 from commands import options
+from commands.connection import open_ledger
 from commands.exit_codes import DONE, FAILED
-from commands.ledger import open_ledger
 from commands.output import say, warn
-from commands.which import find
+from commands.which import fence_of, find
 
 _NOTHING_TO_CONFIRM = {
     DeletionState.CLOSED: "is closed: it is done, and there is nothing to confirm",
@@ -21,13 +21,13 @@ def confirm(*, deletion: options.Deletion, by: options.By) -> int:
     Also beforehand. A cancel ends it: asked for anew, the deletion needs to be confirmed anew.
     """
     with open_ledger() as database, database.write() as session:
-        meant = find(session, deletion)
-        if (why := _NOTHING_TO_CONFIRM.get(meant.found.state)) is None:
-            holds.confirm(session, meant.id, meant.fence, by=by)
-            size = holds.size_of(session, meant.id)
-    if why is not None:
-        warn(f"{meant.workflow_id} {why}")
-        return FAILED
-    artifacts = size.artifacts or len(meant.found.request.artifact_ids)
-    say(f"{meant.workflow_id} is confirmed: {artifacts:,} artifacts, {size.keys:,} keys collected so far")
+        found = find(session, deletion)
+        request = found.request
+        if (why := _NOTHING_TO_CONFIRM.get(found.state)) is not None:
+            warn(f"{request.workflow_id} {why}")
+            return FAILED
+        holds.confirm(session, request.deletion_id, fence_of(session, request.deletion_id), by=by)
+        size = holds.size_of(session, request.deletion_id)
+    artifacts = size.artifacts or len(request.artifact_ids)
+    say(f"{request.workflow_id} is confirmed: {artifacts:,} artifacts, {size.keys:,} keys collected so far")
     return DONE

@@ -1,4 +1,4 @@
-"""What commands show: tables and colours on a terminal that has room for them, plain lines everywhere else.
+"""How commands show things: in tables and colours on a terminal that has room for them, in plain lines everywhere else.
 
 An identifier is never cut or folded, so that it can be copied.
 """
@@ -24,11 +24,11 @@ _CONTROL = dict.fromkeys((*range(32), *range(127, 160)), "�")
 
 def on_terminal() -> bool:
     """True where tables, bars and colours can be drawn."""
-    return sys.stdout.isatty()
+    return sys.stdout is not None and sys.stdout.isatty()
 
 
 def console() -> Console:
-    """Which knows of NO_COLOR, and of terminals that can do little."""
+    """Open the terminal. rich heeds NO_COLOR, and knows of terminals that can do little."""
     return Console(highlight=False)
 
 
@@ -39,17 +39,17 @@ def at(moment: datetime, *, utc: bool, seconds: bool = True) -> str:
 
 
 def in_utc(moment: datetime) -> str:
-    """The same for scripts."""
+    """A time for scripts."""
     return moment.astimezone(UTC).isoformat(timespec="seconds")
 
 
 def one_line(text: str) -> str:
-    """A person's free text, without what would move a terminal's cursor."""
+    """A person's free text, without characters that move a terminal's cursor."""
     return text.translate(_CONTROL)
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, styles: Mapping[str, str] | None = None) -> None:
-    """A table on a terminal that is wide enough, columns of text elsewhere. `styles`: of cells that say just that."""
+    """Print a table on a terminal that is wide enough, columns of text elsewhere. `styles` are by a cell's text."""
     rows = list(rows)
     if not rows:
         return
@@ -62,7 +62,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, styles
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], styles: Mapping[str, str]) -> Table | None:
-    """Without the columns that say nothing; None if the terminal is too narrow for the rest."""
+    """Leave out columns that say nothing. Returns None if the terminal is too narrow for the rest."""
     telling = [place for place in range(len(columns)) if any(row[place] != NOTHING for row in rows)]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for place in telling:
@@ -74,22 +74,25 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], styles: Mappin
     return table if wanted <= shown.width else None
 
 
+def print_line(line: Text) -> None:
+    """Print a line, in colour on a terminal. The terminal itself breaks one that is too long."""
+    if on_terminal():
+        console().print(line, soft_wrap=True)
+    else:
+        say(line.plain)
+
+
 def print_columns(lines: Rows) -> None:
-    """Names and values, as receipts and previews have them; on a terminal red where something is wrong."""
-    text = columns_text(lines)
-    if not on_terminal():
-        say(text)
-        return
-    shown = console()
-    for line in text.split("\n"):
+    """Print names and values, as receipts and previews have them; on a terminal red where something is wrong."""
+    for line in columns_text(lines).split("\n"):
         bad = line.startswith(("REFUSED", "  why")) or "LEFT OVER" in line
         good = line.startswith("State") and "complete" in line
         style = "red" if bad else "bold green" if good else "dim" if line.startswith(" ") else ""
-        shown.print(Text(line, style=style), soft_wrap=True)
+        print_line(Text(line, style=style))
 
 
 def columns_text(lines: Rows) -> str:
-    """Names and values in two columns; of the indented ones those that have something to say."""
+    """Put names and values in two columns. An indented line that has no value is left out."""
     shown = [(name, value) for name, value in lines if value or not name.startswith(" ")]
     width = max(len(name) for name, _ in shown) + 2
     return "\n".join(f"{name:<{width}}{value}" for name, value in shown)

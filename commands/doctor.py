@@ -1,4 +1,4 @@
-"""`doctor`: is everything there that a worker needs, and what to do about it."""
+"""`doctor`: whether everything is there that a worker needs, and what to do about it."""
 
 import asyncio
 import json
@@ -11,9 +11,7 @@ from commands import options
 from commands.examine.database import examine_database
 from commands.examine.finding import BAD, Finding, print_findings
 from commands.examine.rights import Role
-from commands.examine.store import examine_store
 from commands.examine.temporal import examine_temporal
-from commands.examine.traces import examine_traces
 from commands.exit_codes import DONE, FAILED
 from commands.output import say
 from settings import DatabaseSettings, Settings, load
@@ -47,9 +45,13 @@ async def doctor(
 
 
 async def _examine(role: Role, *, database_only: bool, utc: bool) -> list[Finding]:
-    """In the order in which things need each other."""
+    """Look at one thing after the other, in the order in which they need each other."""
     if database_only or role is not Role.WORKER:
         return await asyncio.to_thread(examine_database, load(DatabaseSettings), role, utc=utc)
+    # Slow to import, and not needed for the database alone.
+    from commands.examine.store import examine_store  # noqa: PLC0415
+    from commands.examine.traces import examine_traces  # noqa: PLC0415
+
     settings = load(Settings)
     temporal, database, store = await asyncio.gather(
         examine_temporal(settings),

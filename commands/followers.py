@@ -1,11 +1,11 @@
-"""The ways to show how far a deletion is."""
+"""The ways to show how far a deletion is: bars on a terminal, plain lines in a pipe, JSON lines for scripts."""
 
 import json
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, Self
+from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.live import Live
@@ -21,6 +21,7 @@ from workflows import text
 
 _WINDOW_S = 60.0
 _PLAIN_EVERY_S = 5.0
+_TWO_DIGITS = 100
 NO_WORKER = "no worker answers; the deletion waits for one"
 NO_TEMPORAL = "Temporal does not answer; the deletion goes on where Temporal and its workers are"
 
@@ -37,13 +38,12 @@ class Now:
 
     @property
     def as_json(self) -> dict[str, Any]:
-        """What scripts get."""
         again = [{"step": one.step, "attempt": one.attempt, "failure": one.reason} for one in self.trying]
         return {"progress": self.progress and self.progress.model_dump(mode="json"), "trying_again": again}
 
     @property
     def troubles(self) -> Sequence[Trying]:
-        """Those of them that say more than that the deletion is held."""
+        """The steps that are tried again for more than that the deletion is held."""
         return [one for one in self.trying if self.progress is None or one.reason != self.progress.held]
 
     @property
@@ -79,33 +79,19 @@ class Rate:
 def duration(seconds: float) -> str:
     """As in: 45 s, 12 min, 3 h 20 min."""
     minutes = round(seconds / 60)
-    if seconds < 100:  # noqa: PLR2004  two digits
+    if seconds < _TWO_DIGITS:
         return f"{seconds:.0f} s"
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"  # noqa: PLR2004
-
-
-class Follower(Protocol):
-    """Shows what becomes of a deletion, as often as it is told."""
-
-    def show(self, now: Now) -> None: ...
-
-
-class Silence:
-    """For scripts that want the end alone."""
-
-    def show(self, now: Now) -> None:
-        """See Follower."""
+    return f"{minutes} min" if minutes < _TWO_DIGITS else f"{minutes // 60} h {minutes % 60} min"
 
 
 class Lines:
-    """A line whenever the stage changes or something fails, and every few seconds."""
+    """Print a line whenever the stage changes or something fails, and every few seconds."""
 
     def __init__(self, every_s: float = _PLAIN_EVERY_S) -> None:
         self._every_s, self._said, self._at, self._rate = every_s, "", 0.0, Rate()
         self._last: object = None
 
     def show(self, now: Now) -> None:
-        """See Follower."""
         at_s, progress = time.monotonic(), now.progress
         if progress:
             self._rate.add(at_s, progress.keys_done)
@@ -120,13 +106,12 @@ class Lines:
 
 
 class JsonLines:
-    """A JSON object a line, whenever anything changes."""
+    """Print a JSON object on a line, whenever anything changes."""
 
     def __init__(self, workflow: str) -> None:
         self._workflow, self._rate, self._last = workflow, Rate(), ""
 
     def show(self, now: Now) -> None:
-        """See Follower."""
         answer = now.as_json
         if (line := json.dumps(answer)) == self._last:
             return
@@ -138,25 +123,20 @@ class JsonLines:
         say(json.dumps({"workflow_id": self._workflow} | answer | rate))
 
 
-class Bars:
-    """A bar for each part of the work, drawn anew in place."""
+class Bars(Live):
+    """Draw a bar for each part of the work, always in the same place."""
 
     def __init__(self, *, utc: bool = False) -> None:
+        super().__init__(console=console(), refresh_per_second=8, transient=True)
         self._rate, self._utc = Rate(), utc
-        self._live = Live(console=console(), refresh_per_second=8, transient=True)
-
-    def __enter__(self) -> Self:
-        self._live.__enter__()
-        return self
-
-    def __exit__(self, *ended: Any) -> None:  # noqa: PYI036  handed through
-        self._live.__exit__(*ended)
 
     def show(self, now: Now) -> None:
-        """See Follower."""
         if now.progress:
             self._rate.add(time.monotonic(), now.progress.keys_done)
-        self._live.update(_drawn(now, self._rate, utc=self._utc), refresh=True)
+        self.update(_drawn(now, self._rate, utc=self._utc), refresh=True)
+
+
+Follower = Lines | JsonLines | Bars
 
 
 def _drawn(now: Now, rate: Rate, *, utc: bool) -> RenderableType:
@@ -174,8 +154,9 @@ def _drawn(now: Now, rate: Rate, *, utc: bool) -> RenderableType:
         style = {"done": "green", "now": "bold", "to come": "dim"}[when]
         count, total = of.get(part, (int(when == "done"), 1))
         bar = ProgressBar(total=total or 1, completed=total or 1 if when == "done" and not total else count, width=24)
-        speed = f", {_speed(progress, rate)}" if part == "Objects" and when == "now" and _speed(progress, rate) else ""
-        table.add_row(Text(part, style=style), bar, Text(f"{done.replace('**', '')}{speed}", style=style))
+        speed = _speed(progress, rate) if part == "Objects" and when == "now" else ""
+        said = ", ".join(filter(None, (done.replace("**", ""), speed)))
+        table.add_row(Text(part, style=style), bar, Text(said, style=style))
     held = [Text(f"  {_plain(progress.held)}", style="yellow")] if progress.held else []
     at_work = [Text(f"  {at_work_line(step, utc=utc)}", style="dim") for step in progress.at_work]
     return Group(Text(f"{progress.stage}", style="bold cyan"), table, *held, *at_work, *again)
@@ -200,7 +181,7 @@ def _speed(progress: Progress, rate: Rate) -> str:
 
 
 def now_lines(now: Now, *, with_hold: bool, utc: bool) -> Iterator[str]:
-    """What `status` says of a running deletion, `with_hold` unless that is said already."""
+    """How a running deletion is, in lines for `status`. Without the hold where another line says it already."""
     if now.progress is None:
         yield now.silence
     else:
@@ -210,7 +191,7 @@ def now_lines(now: Now, *, with_hold: bool, utc: bool) -> Iterator[str]:
 
 
 def at_work_line(step: AtWork, *, utc: bool) -> str:
-    """In the words of the Web UI, with the time as the reader wants it."""
+    """The Web UI's words, with the time as the reader wants it."""
     return _plain(text.at_work_line(step).replace(text.at(step.since), at(step.since, utc=utc)))
 
 

@@ -1,29 +1,28 @@
-"""A deletion on its way to its end: bars on a terminal, plain lines into a pipe, JSON lines for scripts."""
+"""A deletion from its start to its end, as a person or a script follows it."""
 
 import asyncio
+import json
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from temporalio.client import (
-    Client,
-    WorkflowFailureError,
-    WorkflowHandle,
-    WorkflowQueryFailedError,
-    WorkflowQueryRejectedError,
-)
+from temporalio.client import Client, WorkflowFailureError, WorkflowHandle, WorkflowQueryFailedError, WorkflowQueryRejectedError
 from temporalio.exceptions import ApplicationError, CancelledError, TerminatedError
 from temporalio.service import RPCError, RPCStatusCode
 
-from artifact_deletion.client import progress, trying_again
+from activities.database import Database
+from artifact_deletion.client import is_running, progress, start_deletion, trying_again
+from artifact_deletion.errors import DeletionError
+from artifact_deletion.outbox import recorded
 from artifact_deletion.receipt import DeletionReceipt
+from artifact_deletion.request import DeletionRequest
+from commands.connection import connect
 from commands.display import on_terminal
-from commands.exit_codes import DONE, FAILED, INTERRUPTED
-from commands.explained import AWAY, explained
-from commands.followers import Bars, Follower, JsonLines, Lines, Now, Silence
-from commands.output import warn
+from commands.exit_codes import AWAY, DONE, FAILED, INTERRUPTED, UNREACHABLE, explained
+from commands.followers import Bars, Follower, JsonLines, Lines, Now
+from commands.output import say, warn
+from commands.receipt_text import print_receipt
 from workflows.text import rerun_command
 
 _PASSING = {RPCStatusCode.UNAVAILABLE, RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.RESOURCE_EXHAUSTED}
@@ -34,12 +33,55 @@ _NO_ANSWER = (*AWAY, WorkflowQueryFailedError, WorkflowQueryRejectedError)
 
 @dataclass(frozen=True)
 class How:
-    """What the one who follows wants to see."""
+    """How a deletion is to be shown."""
 
     as_json: bool = False
     quiet: bool = False
     utc: bool = False
     every_s: float = 0.5
+
+
+async def start(client: Client, request: DeletionRequest) -> None:
+    """Start a deletion that no run is at work on. Raises WorkflowIdTaken if something else runs in its place."""
+    if not await is_running(client, request):
+        await start_deletion(client, request)
+
+
+async def start_and_follow(database: Database, request: DeletionRequest, *, wait: bool, as_json: bool, utc: bool) -> int:
+    """Start a deletion that was accepted, and wait for its end if that is wanted. Returns the exit code."""
+    workflow = request.workflow_id
+    try:
+        client = await connect()
+        await start(client, request)
+    except (*AWAY, DeletionError) as error:
+        sentence, _ = explained(error)
+        warn(f"{workflow} is accepted, and `python starter.py resume` starts it later: {sentence}")
+        return UNREACHABLE
+    if not (wait and as_json):
+        say(json.dumps({"workflow_id": workflow}) if as_json else workflow)
+    if not wait:
+        return DONE
+    code = await follow_from_here(client, workflow, How(quiet=as_json, utc=utc))
+    if code != INTERRUPTED:
+        with database.read() as session:
+            receipt = recorded(session, workflow).receipt
+        if receipt is not None:
+            print_receipt(receipt, as_json=as_json, utc=utc)
+    return code
+
+
+async def follow_from_here(client: Client, workflow: str, how: How) -> int:
+    """Follow a deletion for a person who may press Ctrl-C. Returns the exit code."""
+    again = f"To see it again: python starter.py status {workflow} --follow"
+    try:
+        return await follow(client, workflow, how)
+    except asyncio.CancelledError:
+        warn(f"The deletion goes on without you. {again}")
+        return INTERRUPTED
+    except AWAY as error:
+        sentence, code = explained(error)
+        warn(f"{sentence}. The deletion goes on. {again}")
+        return code
 
 
 async def follow(client: Client, workflow: str, how: How) -> int:
@@ -62,8 +104,14 @@ async def follow(client: Client, workflow: str, how: How) -> int:
     return DONE
 
 
+def _follower(workflow: str, how: How) -> AbstractContextManager[Follower]:
+    if how.as_json:
+        return nullcontext(JsonLines(workflow))
+    return Bars(utc=how.utc) if on_terminal() and not how.quiet else nullcontext(Lines())
+
+
 async def _result(handle: WorkflowHandle[Any, DeletionReceipt]) -> DeletionReceipt:
-    """The deletion's end. The SDK gives up after seconds; here an outage of minutes is outlived."""
+    """Wait for the deletion's end. The SDK gives up after seconds; here an outage of minutes is outlived."""
     away_since: float | None = None
     while True:
         asked_at = time.monotonic()
@@ -77,21 +125,8 @@ async def _result(handle: WorkflowHandle[Any, DeletionReceipt]) -> DeletionRecei
         await asyncio.sleep(_AGAIN_S)
 
 
-async def follow_from_here(client: Client, workflow: str, how: How) -> int:
-    """The same for a person who may press Ctrl-C."""
-    try:
-        return await follow(client, workflow, how)
-    except asyncio.CancelledError:
-        warn(f"The deletion goes on without you. To see it again: python starter.py status {workflow} --follow")
-        return INTERRUPTED
-    except AWAY as error:
-        sentence, code = explained(error)
-        warn(f"{sentence}. The deletion goes on. To see it again: python starter.py status {workflow} --follow")
-        return code
-
-
 async def now(client: Client, workflow: str) -> Now:
-    """A running deletion's progress, if a worker answers, and the steps that are tried again."""
+    """Ask for a running deletion's progress, which only a worker knows, and for its steps that are tried again."""
     try:
         again = await trying_again(client, workflow)
     except AWAY:
@@ -112,17 +147,3 @@ def end_of(error: WorkflowFailureError, workflow: str) -> str:
         case TerminatedError():
             return f"terminated: what it had begun is still owed; to finish it: {rerun_command(workflow)}"
     return f"it ended otherwise ({type(error.cause).__name__}); to finish it: {rerun_command(workflow)}"
-
-
-@contextmanager
-def _follower(workflow: str, how: How) -> Iterator[Follower]:
-    """The right one for where the output goes."""
-    if how.quiet:
-        yield Silence()
-    elif how.as_json:
-        yield JsonLines(workflow)
-    elif on_terminal():
-        with Bars(utc=how.utc) as bars:
-            yield bars
-    else:
-        yield Lines()

@@ -7,10 +7,10 @@ import typer
 from activities.ledger import holds
 from activities.ledger.holds import On
 from commands import options
+from commands.connection import open_ledger
 from commands.display import at
-from commands.exit_codes import DONE, INTERRUPTED
-from commands.hold_text import on_what, way_out
-from commands.ledger import open_ledger
+from commands.exit_codes import DONE, INTERRUPTED, BadUsage
+from commands.holds import on_what, way_out
 from commands.output import say, warn
 from commands.which import find
 
@@ -37,14 +37,14 @@ def hold(
     They wait, and none fails. It waits for transactions that delete rows at this moment.
     """
     if [everything, organization is not None, deletion is not None].count(True) != 1:
-        raise options.BadUsage("name one of --everything, --organization and --deletion")
+        raise BadUsage("name one of --everything, --organization and --deletion")
     with open_ledger() as database:
         on, on_id = On.EVERYTHING, ""
         if organization is not None:
             on, on_id = On.ORGANIZATION, str(organization)
         if deletion is not None:
             with database.read() as session:
-                on, on_id = On.DELETION, find(session, deletion).id
+                on, on_id = On.DELETION, find(session, deletion).request.deletion_id
         warn("placing it, and waiting for transactions that delete rows at this moment")
         try:
             placed = holds.place(database, on, on_id, reason=reason, by=by)

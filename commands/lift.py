@@ -7,10 +7,10 @@ import typer
 from activities.ledger import holds
 from activities.ledger.holds import On
 from commands import options
+from commands.connection import open_ledger
 from commands.display import at
-from commands.exit_codes import DONE, FAILED
-from commands.hold_text import on_what
-from commands.ledger import open_ledger
+from commands.exit_codes import DONE, FAILED, BadUsage
+from commands.holds import on_what
 from commands.output import say, warn
 
 HoldIds = Annotated[
@@ -23,7 +23,7 @@ def lift(*, hold_ids: HoldIds = None, by: options.By, everything: Everything = F
     """Lift holds; what they held goes on within seconds."""
     wanted = {one for several in hold_ids or () for one in several}
     if bool(wanted) == everything:
-        raise options.BadUsage("name holds by their ids, or --everything")
+        raise BadUsage("name holds by their ids, or --everything")
     with open_ledger() as database, database.write() as session:
         if everything:
             wanted = {one.id for one in holds.placed(session) if one.on_what == On.EVERYTHING}

@@ -2,6 +2,7 @@
 
 import re
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -9,22 +10,15 @@ from typing import Annotated
 import typer
 
 from artifact_deletion.request import OPAQUE_ID
-from commands.exit_codes import BAD_USAGE
-from commands.output import warn
+from commands.exit_codes import BadUsage
 
 _LARGEST = 2**63
 _SEPARATORS = re.compile(r"[\s,]+")
 _SECONDS = {"s": 1, "m": 60, "h": 3600}
 
 
-class BadUsage(typer.TyperException):
-    """Words that cannot be meant; the message says why."""
-
-    exit_code = BAD_USAGE
-
-
 class Ids(tuple[int, ...]):
-    """What one word names: `4`, or `4,42`."""
+    """The ids that one word names: `4`, or `4,42`."""
 
     __slots__ = ()
 
@@ -38,18 +32,6 @@ def number(value: str) -> int:
 
 def numbers(value: str) -> Ids:
     return Ids(number(one) for one in value.split(","))
-
-
-def numbers_from(file: str) -> Ids:
-    """What a file lists, with spaces, commas or lines between; `-` is standard input."""
-    try:
-        content = sys.stdin.read() if file == "-" else Path(file).read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadUsage(f"the file of ids cannot be read ({type(error).__name__})") from None
-    try:
-        return Ids(number(one) for one in _SEPARATORS.split(content) if one)
-    except typer.BadParameter as error:
-        raise BadUsage(f"the file of ids has something else: each {error.message}") from None
 
 
 def positive(value: str | int) -> int:
@@ -87,15 +69,14 @@ def moment(value: str) -> datetime:
     return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
+_WHICH = "workflow id, digest, or the first 8 or more digits of the digest"
 Artifacts = Annotated[list[Ids] | None, typer.Argument(parser=numbers, metavar="ID", help="artifact ids: 4 42, or 4,42")]
 IdsFrom = Annotated[
     str | None,
     typer.Option(metavar="FILE", help="artifact ids from a file, with spaces, commas or lines between; - is standard input"),
 ]
-Deletion = Annotated[
-    str,
-    typer.Argument(parser=text, metavar="DELETION", help="workflow id, digest, or the first 8 or more digits of the digest"),
-]
+Deletion = Annotated[str, typer.Argument(parser=text, metavar="DELETION", help=_WHICH)]
+AnyDeletion = Annotated[str | None, typer.Argument(parser=text, metavar="DELETION", help=_WHICH)]
 Organization = Annotated[int, typer.Option(parser=number, metavar="N", help="the organization they all belong to")]
 OneOrganization = Annotated[int | None, typer.Option(parser=number, metavar="N", help="those of one organization")]
 Project = Annotated[
@@ -110,11 +91,23 @@ Json = Annotated[bool, typer.Option("--json", help="for scripts; times are UTC")
 Utc = Annotated[bool, typer.Option("--utc", help="times in UTC instead of this machine's zone")]
 
 
-def confirmed(question: str) -> bool:
-    """What a person at the terminal answers; no is what anything but yes means."""
-    sys.stderr.write(f"{question} [y/N] ")
-    sys.stderr.flush()
-    answer = sys.stdin.readline()
-    if not answer:
-        warn("")
-    return answer.strip().lower() in {"y", "yes"}
+def artifact_ids(words: Sequence[Ids] | None, file: str | None) -> tuple[int, ...]:
+    """Return the artifacts that were named, as words or in a file. Raises BadUsage."""
+    named = [one for word in words or () for one in word]
+    if file is not None:
+        named += _ids_in(file)
+    elif not words:
+        raise BadUsage("no artifact ids: name some, or a file of them with --ids-from")
+    return tuple(named)
+
+
+def _ids_in(file: str) -> list[int]:
+    """Read ids with spaces, commas or lines between. `-` is standard input."""
+    try:
+        content = sys.stdin.read() if file == "-" else Path(file).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadUsage(f"the file of ids cannot be read ({type(error).__name__})") from None
+    try:
+        return [number(one) for one in _SEPARATORS.split(content) if one]
+    except typer.BadParameter as error:
+        raise BadUsage(f"the file of ids has something else: each {error.message}") from None

@@ -14,7 +14,6 @@ from artifact_deletion.receipt import Preview
 from artifact_deletion.request import DeletionRequest
 from commands import options
 from commands.connection import connect
-from commands.delete import request_of
 from commands.display import print_columns
 from commands.exit_codes import DONE, FAILED
 from commands.following import end_of
@@ -50,18 +49,19 @@ async def preview(
     Where the store cannot list, keys are counted instead, once for each usecase in which they could lie: with four usecases
     up to four times as many as there are objects.
     """
-    request = request_of(
-        artifacts, ids_from, organization=organization, project=project, requested_by=requested_by, reference=reference
+    ids = options.artifact_ids(artifacts, ids_from)
+    request = DeletionRequest(
+        organization_id=organization, artifact_ids=ids, project_id=project, requested_by=requested_by, reference=reference
     )
     named: list[tuple[str, str]] = []
-    if strays:
-        found, named = await asyncio.to_thread(_preview_here, request)
-    else:
-        try:
+    try:
+        if strays:
+            found, named = await asyncio.to_thread(_preview_here, request)
+        else:
             found = await preview_deletion(await connect(), request)
-        except WorkflowFailureError as error:
-            warn(end_of(error, request.preview_id))
-            return FAILED
+    except WorkflowFailureError as error:
+        warn(end_of(error, request.preview_id))
+        return FAILED
     if as_json:
         more = {"named_strays": [{"why": why, "key": key} for why, key in named]} if strays else {}
         say(json.dumps(found.model_dump(mode="json") | more, indent=2))
@@ -77,7 +77,7 @@ def _show(found: Preview, named: Iterable[tuple[str, str]]) -> None:
 
 
 def _preview_here(request: DeletionRequest) -> tuple[Preview, list[tuple[str, str]]]:
-    """The same dry run in this process, with the worker's settings: keys may not travel through Temporal."""
+    """Do the same dry run in this process, with the worker's settings: keys may not travel through Temporal."""
     from activities.preview_deletion import PreviewDeletion  # noqa: PLC0415  slow to import, and rarely asked for
     from composition import open_parts  # noqa: PLC0415
 

@@ -1,6 +1,5 @@
 """`reapply`: after a restore, delete again what it brought back, as receipts say that are kept outside the database."""
 
-import asyncio
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -20,13 +19,11 @@ from artifact_deletion.errors import DeletionError
 from artifact_deletion.outbox import accept_deletion
 from artifact_deletion.request import DeletionRequest
 from commands import options
-from commands.connection import connect
+from commands.connection import connect, open_ledger
 from commands.display import at
-from commands.exit_codes import DONE, FAILED, UNREACHABLE
-from commands.explained import AWAY, explained
-from commands.ledger import open_ledger
-from commands.output import say, warn
-from commands.starting import start
+from commands.exit_codes import AWAY, DONE, FAILED, UNREACHABLE, BadUsage, explained
+from commands.following import start
+from commands.output import confirmed, say, warn
 from settings import Settings, load
 
 Since = Annotated[
@@ -44,10 +41,16 @@ class CameBack:
     """A deletion of which artifacts have rows again."""
 
     closed: Closed
-    artifacts: tuple[int, ...]
-    """Deleted by it, and there as they were before it."""
-    younger: tuple[int, ...]
-    """Have the id of one that was deleted, and were added after that: a restored database counts on from where it was."""
+    artifacts: int
+    """How many it deleted that are there as they were before it."""
+    younger: int
+    """How many have the id of one that it deleted, and were added later: a restored database counts on from where it was."""
+
+    def line(self, *, utc: bool) -> str:
+        request, closed_at = self.closed.request, at(self.closed.receipt.times.closed, utc=utc)
+        back = f"{self.artifacts:>7,} of {len(request.artifact_ids):,} artifacts are back"
+        others = f", LEFT ALONE: {self.younger:,} others have ids that it deleted, but were added later" if self.younger else ""
+        return f"{closed_at}  {back}{others}  {request.workflow_id}"
 
 
 async def reapply(
@@ -58,11 +61,11 @@ async def reapply(
     with open_ledger() as database:
         backend = _backend(database)
         with database.read(snapshot=True) as session:
-            found = list(came_back(session, backend, all_closed))
+            found = list(_came_back(session, backend, all_closed))
         again = [one for one in found if not one.younger]
-        total = sum(len(one.artifacts) for one in again)
+        total = sum(one.artifacts for one in again)
         for one in found:
-            say(_came_back_text(one, utc=utc))
+            say(one.line(utc=utc))
         say(
             f"{len(all_closed):,} receipts since {at(since, utc=utc)}: "
             f"{total:,} artifacts of {len(again):,} deletions are back, and may be deleted again"
@@ -72,27 +75,25 @@ async def reapply(
         done = FAILED if unreadable or len(again) < len(found) else DONE
         if dry_run or not again:
             return done
-        if not yes and not await asyncio.to_thread(options.confirmed, f"Delete these {total:,} artifacts again?"):
+        if not yes and not await confirmed(f"Delete these {total:,} artifacts again?"):
             warn("nothing was done")
             return FAILED
         return await _delete_again(database, [one.closed.request for one in again]) or done
 
 
-def came_back(session: Session, backend: Backend, all_closed: Iterable[Closed]) -> Iterator[CameBack]:
-    """Of these deletions, those of which artifacts have rows again, in whatever project of their organization."""
+def _came_back(session: Session, backend: Backend, all_closed: Iterable[Closed]) -> Iterator[CameBack]:
+    """Find the deletions of which artifacts have rows again, in whatever project of their organization."""
     for closed in all_closed:
         request, receipt = closed.request, closed.receipt
         gone_at = receipt.times.rows_deleted or receipt.times.closed
         asked = set(request.artifact_ids) - set(receipt.artifacts.not_reached.ids)
-        added = backend.added(session, asked, request.organization_id)
-        older = tuple(sorted(one for one, when in added.items() if when <= gone_at))
-        younger = tuple(sorted(added.keys() - set(older)))
-        if added:
-            yield CameBack(closed, older, younger)
+        if added := backend.added(session, asked, request.organization_id):
+            older = sum(when <= gone_at for when in added.values())
+            yield CameBack(closed, older, len(added) - older)
 
 
 def _backend(database: Database) -> Backend:
-    """Of which only rows are asked for: of the settings nothing but an adapter's place is needed."""
+    """Open the backend, of which only rows are asked for. Only an adapter needs more settings than the database's."""
     adapter = adapters().backend
     return SentryBackend(database, Scopes("", ())) if adapter is None else adapter(load(Settings), database)
 
@@ -102,21 +103,13 @@ def _lines(since: datetime, file: str | None) -> Iterator[str]:
         try:
             return iter(Path(file).read_text(errors="replace").splitlines())
         except OSError as error:
-            raise options.BadUsage(f"the file of receipts cannot be read ({type(error).__name__})") from None
+            raise BadUsage(f"the file of receipts cannot be read ({type(error).__name__})") from None
     from composition import stored_receipts  # noqa: PLC0415  slow to import, and not needed with a file
 
     settings = load(Settings)
     if settings.receipt_export in {None, "stdout"}:
-        raise options.BadUsage("ARTIFACT_DELETION_RECEIPT_EXPORT: names no place in the store; name a file (--receipts)")
+        raise BadUsage("ARTIFACT_DELETION_RECEIPT_EXPORT: names no place in the store; name a file (--receipts)")
     return stored_receipts(settings).lines(since)
-
-
-def _came_back_text(one: CameBack, *, utc: bool) -> str:
-    request, closed_at = one.closed.request, at(one.closed.receipt.times.closed, utc=utc)
-    text = f"{closed_at}  {len(one.artifacts):>7,} of {len(request.artifact_ids):,} artifacts are back"
-    if one.younger:
-        text += f", LEFT ALONE: {len(one.younger):,} others have ids that it deleted, but were added later"
-    return f"{text}  {request.workflow_id}"
 
 
 async def _delete_again(database: Database, requests: Sequence[DeletionRequest]) -> int:

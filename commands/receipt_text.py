@@ -1,7 +1,5 @@
 """Receipts and previews for a person. docs/receipt.md explains each field of a receipt."""
 
-from datetime import datetime
-
 from artifact_deletion.receipt import DeletionReceipt, Preview
 from commands.display import Rows, at, print_columns
 from commands.output import say
@@ -9,7 +7,7 @@ from workflows.text import counted, rerun_command, why_left_over
 
 
 def print_receipt(receipt: DeletionReceipt, *, as_json: bool, utc: bool) -> None:
-    """On standard output."""
+    """Print a receipt on standard output."""
     if as_json:
         say(receipt.model_dump_json(indent=2))
     else:
@@ -87,11 +85,8 @@ def _manifests(receipt: DeletionReceipt) -> Rows:
 
 def _times(receipt: DeletionReceipt, *, utc: bool) -> Rows:
     times = receipt.times
-
-    def said(moment: datetime | None) -> str:
-        return at(moment, utc=utc) if moment else "no"
-
-    return [("Accepted", said(times.accepted)), ("Rows gone", said(times.rows_deleted)), ("Closed", said(times.closed))]
+    each = (("Accepted", times.accepted), ("Rows gone", times.rows_deleted), ("Closed", times.closed))
+    return [(name, at(moment, utc=utc) if moment else "no") for name, moment in each]
 
 
 def preview_lines(preview: Preview) -> Rows:

@@ -1,6 +1,5 @@
 """`rerun`: run a deletion again that failed or was cancelled; it does the rest."""
 
-import asyncio
 import contextlib
 import json
 import sys
@@ -12,27 +11,19 @@ import typer
 from temporalio.client import Client, WorkflowFailureError
 
 from activities.database import Database
-from artifact_deletion.client import is_running
+from artifact_deletion.client import is_running, start_deletion
 from artifact_deletion.errors import TemporalUnreachable, WorkflowIdTaken
-from artifact_deletion.outbox import DeletionState, accept_deletion, recorded
+from artifact_deletion.outbox import DeletionState, Recorded, accept_deletion, recorded
 from artifact_deletion.request import DeletionRequest
 from commands import options
-from commands.connection import connect
-from commands.exit_codes import BAD_USAGE, DONE, FAILED
-from commands.explained import AWAY
-from commands.ledger import open_ledger
-from commands.listed import Listed, listed, print_list
-from commands.output import say, warn
-from commands.starting import start, start_and_follow
-from commands.which import find
+from commands.connection import connect, open_ledger
+from commands.exit_codes import AWAY, BAD_USAGE, DONE, FAILED, BadUsage
+from commands.following import start_and_follow
+from commands.list import listed, print_list
+from commands.output import confirmed, say, warn
+from commands.which import find, left_over
 from workflows.text import counted
 
-Which = Annotated[
-    str | None,
-    typer.Argument(
-        parser=options.text, metavar="DELETION", help="workflow id, digest, or the first 8 or more digits of the digest"
-    ),
-]
 AllFailed = Annotated[bool, typer.Option("--all-failed", help="all that failed, as after an outage; shows them and asks")]
 Some = Annotated[int | None, typer.Option(parser=options.number, metavar="N", help="of all that failed, one organization's")]
 Yes = Annotated[bool, typer.Option("--yes", help="of all that failed, ask no question")]
@@ -40,7 +31,7 @@ Yes = Annotated[bool, typer.Option("--yes", help="of all that failed, ask no que
 
 async def rerun(
     *,
-    deletion: Which = None,
+    deletion: options.AnyDeletion = None,
     all_failed: AllFailed = False,
     organization: Some = None,
     yes: Yes = False,
@@ -53,12 +44,12 @@ async def rerun(
     One that a run is at work on already is left to it.
     """
     if (deletion is None) != all_failed:
-        raise options.BadUsage("name one deletion, or --all-failed")
+        raise BadUsage("name one deletion, or --all-failed")
     with open_ledger() as database:
         if deletion is None:
             return await _rerun_all(database, organization, yes=yes, wait=wait, as_json=as_json, utc=utc)
         with database.read() as session:
-            request = find(session, deletion).found.request
+            request = find(session, deletion).request
         running = False
         with contextlib.suppress(*AWAY, TemporalUnreachable, WorkflowIdTaken):
             running = await is_running(await connect(), request)
@@ -73,7 +64,7 @@ def _ask(database: Database, request: DeletionRequest) -> None:
 
 
 async def _rerun_all(database: Database, organization: int | None, *, yes: bool, wait: bool, as_json: bool, utc: bool) -> int:
-    """Every failed deletion, once the one who asks has seen which those are."""
+    """Run every failed deletion again, after a person has seen which those are."""
     with database.read() as session:
         failed = list(listed(session, organization=organization, state=DeletionState.FAILED))
         if not as_json:
@@ -84,11 +75,10 @@ async def _rerun_all(database: Database, organization: int | None, *, yes: bool,
     if not yes and (refused := await _refused(failed)) is not None:
         return refused
     client = await connect()
-    requests = [one.request for one in failed]
-    for request in requests:
+    for request in (requests := [one.request for one in failed]):
         if not await is_running(client, request):
             _ask(database, request)
-            await start(client, request)
+            await start_deletion(client, request)
         if not wait:
             say(json.dumps({"workflow_id": request.workflow_id}) if as_json else request.workflow_id)
     if not wait:
@@ -97,14 +87,14 @@ async def _rerun_all(database: Database, organization: int | None, *, yes: bool,
     return FAILED if FAILED in codes else DONE
 
 
-async def _refused(failed: Sequence[Listed]) -> int | None:
-    """Ask whether they are to run. None is a yes, else the exit code."""
-    total = sum((Counter(one.left_over) for one in failed), Counter[str]())
+async def _refused(failed: Sequence[Recorded]) -> int | None:
+    """Ask whether they are to run. Returns None for a yes, else the exit code."""
+    total = sum((Counter(left_over(one)) for one in failed), Counter[str]())
     what = f"{len(failed):,} failed deletion{'s' * (len(failed) != 1)} with {counted(total)} left over"
     if not sys.stdin.isatty():
         warn(f"{what}: nothing was started; without a terminal to ask at, --yes says that they are to run again")
         return BAD_USAGE
-    if not await asyncio.to_thread(options.confirmed, f"Run {what} again?"):
+    if not await confirmed(f"Run {what} again?"):
         warn("nothing was started")
         return FAILED
     return None
@@ -116,9 +106,9 @@ async def _end_of(client: Client, database: Database, request: DeletionRequest, 
         await client.get_workflow_handle(request.workflow_id).result()
     with database.read() as session:
         found = recorded(session, request.workflow_id)
-    left_over = found.receipt.left_over if found.receipt else {}
+    still_there = left_over(found)
     if as_json:
-        say(json.dumps({"workflow_id": request.workflow_id, "state": found.state, "left_over": left_over}))
+        say(json.dumps({"workflow_id": request.workflow_id, "state": found.state, "left_over": still_there}))
     else:
-        say(f"{request.workflow_id}: {found.state}{f', {counted(left_over)} left over' if left_over else ''}")
+        say(f"{request.workflow_id}: {found.state}{f', {counted(still_there)} left over' if still_there else ''}")
     return DONE if found.state is DeletionState.CLOSED else FAILED

@@ -12,10 +12,8 @@ import artifact_deletion.client
 from artifact_deletion.errors import DeletionError
 from artifact_deletion.outbox import deletions_to_start
 from commands import options
-from commands.connection import connect
-from commands.exit_codes import DONE
-from commands.explained import AWAY, explained
-from commands.ledger import open_ledger
+from commands.connection import connect, open_ledger
+from commands.exit_codes import AWAY, DONE, explained
 from commands.output import say, warn
 
 Every = Annotated[
@@ -28,10 +26,10 @@ Every = Annotated[
 
 async def resume(*, every: Every = None) -> int:
     """Start every accepted deletion that no run is at work on."""
-    if every is not None:
-        return await _relay(every)
-    started = await _resume(None)
-    warn(f"{started} started")
+    if every is None:
+        warn(f"{await _resume(None)} started")
+    else:
+        await _relay(every)
     return DONE
 
 
@@ -44,8 +42,8 @@ async def _resume(client: Client | None) -> int:
     return len(started)
 
 
-async def _relay(every_s: float) -> int:
-    """Until SIGTERM or SIGINT. An outage is said once, and outlived."""
+async def _relay(every_s: float) -> None:
+    """Resume again and again until SIGTERM or SIGINT. An outage is said once, and outlived."""
     asked_to_stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, asked_to_stop.set)
@@ -62,4 +60,3 @@ async def _relay(every_s: float) -> int:
             trouble = sentence
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(asked_to_stop.wait(), every_s)
-    return DONE

@@ -1,4 +1,4 @@
-"""`setup`: what must be there before the first deletion."""
+"""`setup`: make the things that must be there before the first deletion."""
 
 from typing import Annotated, Literal
 
@@ -8,9 +8,8 @@ from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest, ListSe
 from temporalio.client import Client
 
 from artifact_deletion.request import SEARCH_ATTRIBUTES
-from commands.connection import connect
+from commands.connection import connect, open_ledger
 from commands.exit_codes import DONE
-from commands.ledger import open_ledger
 from commands.output import say
 from migrations import as_sql, migrate
 

@@ -1,4 +1,4 @@
-"""Which version this is."""
+"""The version of this service."""
 
 import tomllib
 from importlib import metadata
@@ -9,7 +9,7 @@ _PROJECT = Path(__file__).parents[1] / "pyproject.toml"
 
 
 def version() -> str:
-    """As it is installed; of a checkout, as its pyproject.toml says."""
+    """The installed version, or that of a checkout's pyproject.toml."""
     try:
         return metadata.version(_NAME)
     except metadata.PackageNotFoundError:

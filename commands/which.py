@@ -1,52 +1,44 @@
-"""Which deletion a person means: its workflow id, the digest at its end, or the digits with which no other digest begins."""
+"""Which deletion a person means: by its workflow id, by the digest at its end, or by the first digits of the digest."""
 
 import re
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Callable, Collection
 from typing import Any
 
 from pydantic import ValidationError
-from sqlalchemy import ColumnElement, String, func, select, union
+from sqlalchemy import ColumnElement, CompoundSelect, String, func, select, union
 from sqlalchemy.orm import Session
 
 from activities.ledger.schema import Ask, Deletion
 from activities.one_of import one_of
-from artifact_deletion.outbox import NoSuchDeletion, Recorded, recorded
+from artifact_deletion.outbox import DeletionState, NoSuchDeletion, Recorded, recorded
+from commands.exit_codes import BadUsage
 
-SHORTEST = 8
-"""Hex digits of a digest that are shown, more only where another digest has the same."""
-_WHOLE = 32
-_DIGITS = re.compile(rf"[0-9a-f]{{{SHORTEST},{_WHOLE}}}", re.ASCII)
+ENDED = {DeletionState.FAILED, DeletionState.CLOSED}
+"""In these states a receipt, if there is one, is of the last run."""
+_SHORTEST, _WHOLE = 8, 32
+"""Hex digits of a digest. Tables show 8, and more only where another digest begins with the same."""
+_DIGITS = re.compile(rf"[0-9a-f]{{{_SHORTEST},{_WHOLE}}}", re.ASCII)
 _NAMED = 10
 
 
-class WhichDeletion(LookupError):
-    """Several deletions begin like that, or the one that was meant cannot be read; the message says which."""
-
-
-@dataclass(frozen=True)
-class Meant:
-    """The deletion that a person means."""
-
-    id: str
-    found: Recorded
-    fence: int
-    """How often it was cancelled. Its holds and confirmations are of this life of it."""
-
-    @property
-    def workflow_id(self) -> str:
-        return self.found.request.workflow_id
-
-
-def find(session: Session, given: str) -> Meant:
-    """Raises NoSuchDeletion, WhichDeletion."""
+def find(session: Session, given: str) -> Recorded:
+    """Find the deletion. Raises NoSuchDeletion, BadUsage."""
     wanted = _whole_digest(session, given)
     try:
-        found = recorded(session, wanted)
+        return recorded(session, wanted)
     except ValidationError:
-        raise WhichDeletion(f"{given}: its request or receipt is none that this version knows") from None
-    fence = session.execute(select(Deletion.fence).where(Deletion.id == wanted)).scalar_one_or_none()
-    return Meant(wanted, found, fence or 0)
+        raise BadUsage(f"{given}: its request or receipt is none that this version knows") from None
+
+
+def left_over(found: Recorded) -> dict[str, int]:
+    """What the last run left over, by its receipt."""
+    return found.receipt.left_over if found.receipt and found.state in ENDED else {}
+
+
+def fence_of(session: Session, deletion_id: str) -> int:
+    """How often the deletion was cancelled. Its ceiling and its confirmation end with a cancel."""
+    return session.execute(select(Deletion.fence).where(Deletion.id == deletion_id)).scalar_one_or_none() or 0
 
 
 def _whole_digest(session: Session, given: str) -> str:
@@ -56,32 +48,33 @@ def _whole_digest(session: Session, given: str) -> str:
     if len(digits) == _WHOLE:
         return digits
     # As a range, which an index serves in any collation: “g” comes after all hex digits.
-    alike = (select(id_.label("id")).where(id_ >= digits, id_ < f"{digits}g") for id_ in (Ask.c.deletion_id, Deletion.id))
-    found = list(session.execute(union(*alike).order_by("id").limit(_NAMED + 1)).scalars())
+    alike = _digests(lambda id_: (id_ >= digits) & (id_ < f"{digits}g"))
+    found = session.execute(alike.order_by("id").limit(_NAMED + 1)).scalars().all()
     if not found:
         raise NoSuchDeletion(f"the ledger knows no deletion {given!r}")
     if len(found) > 1:
-        named = ", ".join(short(one, found) for one in found[:_NAMED]) + (" …" if len(found) > _NAMED else "")
-        raise WhichDeletion(f"several deletions begin with {digits}: {named}")
+        named = ", ".join(_short(one, found) for one in found[:_NAMED]) + (" …" if len(found) > _NAMED else "")
+        raise BadUsage(f"several deletions begin with {digits}: {named}")
     return str(found[0])
 
 
-def short(digest: str, others: Iterable[str]) -> str:
-    """As few of the digest's digits as say which of these it is."""
-    length = SHORTEST
-    rivals = [other for other in others if other != digest]
-    while any(other.startswith(digest[:length]) for other in rivals):
+def shortened(session: Session, digests: Collection[str]) -> dict[str, str]:
+    """Return each of these digests with as few digits as no other digest of the ledger begins with."""
+    beginnings = {digest[:_SHORTEST] for digest in digests}
+    statement = _digests(lambda id_: one_of(func.substr(id_, 1, _SHORTEST, type_=String()), beginnings))
+    alike = defaultdict[str, list[str]](list)
+    for digest in session.execute(statement).scalars() if digests else ():
+        alike[digest[:_SHORTEST]].append(digest)
+    return {digest: _short(digest, alike[digest[:_SHORTEST]]) for digest in digests}
+
+
+def _short(digest: str, others: Collection[str]) -> str:
+    length = _SHORTEST
+    while any(other != digest and other.startswith(digest[:length]) for other in others):
         length += 1
     return digest[:length]
 
 
-def shortened(session: Session, digests: Collection[str]) -> dict[str, str]:
-    """Each of these digests, in as few digits as no other of the ledger begins with."""
-    beginnings = {digest[:SHORTEST] for digest in digests}
-
-    def among(id_: Any) -> ColumnElement[bool]:
-        return one_of(func.substr(id_, 1, SHORTEST, type_=String()), beginnings)
-
-    alike = union(*(select(id_).where(among(id_)) for id_ in (Ask.c.deletion_id, Deletion.id)))
-    known = set(session.execute(alike).scalars()) if digests else set()
-    return {digest: short(digest, {one for one in known if one[:SHORTEST] == digest[:SHORTEST]}) for digest in digests}
+def _digests(where: Callable[[Any], ColumnElement[bool]]) -> CompoundSelect[Any]:
+    """Select from all deletions, also from those that so far were only asked for."""
+    return union(*(select(id_.label("id")).where(where(id_)) for id_ in (Ask.c.deletion_id, Deletion.id)))

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from commands.examine.advice import advice
+from commands.examine.store import advice
 from commands.exit_codes import DONE, FAILED
 from demo.servers import Identity, ObjectStoreServer
 from tests.fault_proxy import FaultProxy, answering, operation

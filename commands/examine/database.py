@@ -9,11 +9,11 @@ from activities.backend.sentry import SentryBackend
 from activities.backend.used import columns_used
 from activities.database import Database, unavailable
 from activities.ledger import holds
-from activities.ledger.holds import On
+from activities.ledger.holds import On, Placed
 from artifact_deletion.errors import DeletionError
 from commands.examine.finding import ADAPTERS, BAD, OK, SETUP, SKIPPED, WARN, Finding, tried
 from commands.examine.rights import Role, examine_rights
-from commands.hold_text import hold_line
+from commands.holds import hold_line
 from migrations import check_version
 from settings import DatabaseSettings, Settings
 
@@ -21,44 +21,44 @@ _LATER = ("ledger", "tables", "schema drift", "rights", "holds")
 
 
 def examine_database(settings: DatabaseSettings, role: Role, *, utc: bool) -> list[Finding]:
-    """In the order in which things need each other."""
+    """Look at the database, in the order in which things need each other."""
     database = Database(settings.database_url.get_secret_value(), pool_size=1, lock_timeout_s=settings.database_lock_timeout_s)
     try:
         with database.read() as session:
             session.execute(text("SELECT 1"))
-        return [Finding("database", OK, database.engine.dialect.name), *_examine(database, settings, role, utc=utc)]
+        do = f"run `{SETUP}`, unless this code is too old"
+        ledger = tried("ledger", lambda: check_version(database), "at this code's version", do)
+        there = ledger.state == OK
+        tables, drift = _schema(database, settings)
+        rights = examine_rights(database, settings, role, ledger=there, backend=tables.state == OK)
+        no_holds = Finding("holds", SKIPPED, "there is no ledger to look into")
+        held = _holds(database, role, utc=utc) if there else no_holds
     except DeletionError as error:
         later = (Finding(name, SKIPPED, "the database was not reached") for name in _LATER)
         return [Finding("database", BAD, str(error), "set ARTIFACT_DELETION_DATABASE_URL; is it up?"), *later]
     finally:
         database.dispose()
+    return [Finding("database", OK, database.engine.dialect.name), ledger, tables, drift, rights, held]
 
 
-def _examine(database: Database, settings: DatabaseSettings, role: Role, *, utc: bool) -> list[Finding]:
-    ledger = tried(
-        "ledger", lambda: check_version(database), "at this code's version", f"run `{SETUP}`, unless this code is too old"
-    )
-    there = ledger.state == OK
+def _schema(database: Database, settings: DatabaseSettings) -> tuple[Finding, Finding]:
+    """Look whether the backend's tables are there, and whether other tables refer to artifacts."""
     try:
         backend = _backend(database, settings)
     except DeletionError as error:
-        unknown = [Finding(name, BAD, str(error), ADAPTERS) for name in ("tables", "schema drift")]
-        rights = examine_rights(database, settings, role, ledger=there, backend=False)
-        return [ledger, *unknown, rights, _holds(database, role, utc=utc) if there else _no_holds()]
+        return Finding("tables", BAD, str(error), ADAPTERS), Finding("schema drift", BAD, str(error), ADAPTERS)
     ours = isinstance(backend, SentryBackend)
-    tables = _tables(database, settings) if ours else Finding("tables", SKIPPED, "the backend is an adapter's")
     drift = tried(
         "schema drift",
         backend.refuse_unknown_tables,
         "no foreign keys to artifacts but those that are known",
         "this version is too old for the backend's schema: no deletion begins until one that knows it is deployed",
     )
-    rights = examine_rights(database, settings, role, ledger=there, backend=tables.state == OK)
-    return [ledger, tables, drift, rights, _holds(database, role, utc=utc) if there else _no_holds()]
+    return _tables(database, settings) if ours else Finding("tables", SKIPPED, "the backend is an adapter's"), drift
 
 
 def _backend(database: Database, settings: DatabaseSettings) -> Backend:
-    """Raises Misconfigured."""
+    """Open the backend. Raises Misconfigured."""
     if not isinstance(settings, Settings):
         return SentryBackend(database, Scopes("", ()))
     from composition import open_backend  # noqa: PLC0415  slow to import, and not needed for the database alone
@@ -67,7 +67,7 @@ def _backend(database: Database, settings: DatabaseSettings) -> Backend:
 
 
 def _tables(database: Database, settings: DatabaseSettings) -> Finding:
-    """Whether the backend's tables have the columns that deletions read and write."""
+    """Look whether the backend's tables have the columns that deletions read and write."""
     sql_traces = isinstance(settings, Settings) and settings.trace_store == "sql"
     try:
         there = inspect(database.engine)
@@ -88,16 +88,16 @@ def _holds(database: Database, role: Role, *, utc: bool) -> Finding:
     if role is Role.BACKEND:
         return Finding("holds", SKIPPED, "not for a backend's role to read")
     try:
-        with database.read() as session:
-            placed = [one for one in holds.placed(session) if one.on_what == On.EVERYTHING]
+        held = hold_on_everything(database)
     except DeletionError as error:
         return Finding("holds", BAD, str(error), "may this role read the table of holds?")
-    if placed:
-        return Finding(
-            "holds", WARN, f"every deletion waits: {hold_line(placed[0], utc=utc)}", "`python starter.py holds` says why"
-        )
+    if held:
+        said = f"every deletion waits: {hold_line(held, utc=utc)}"
+        return Finding("holds", WARN, said, "`python starter.py holds` says why")
     return Finding("holds", OK, "none is on everything")
 
 
-def _no_holds() -> Finding:
-    return Finding("holds", SKIPPED, "there is no ledger to look into")
+def hold_on_everything(database: Database) -> Placed | None:
+    """Return the first hold on everything."""
+    with database.read() as session:
+        return next((one for one in holds.placed(session) if one.on_what == On.EVERYTHING), None)

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from rich.text import Text
 
 from artifact_deletion.errors import DeletionError
-from commands.display import console, on_terminal
-from commands.output import say
+from commands.display import print_line
 
 OK, WARN, BAD, SKIPPED = "ok", "warn", "bad", "skipped"
 """WARN: deletions run all the same. BAD: they do not, or not to their end."""
@@ -27,7 +26,7 @@ class Finding:
 
 
 def tried(name: str, ask: Callable[[], object], found: str, do: str) -> Finding:
-    """Well, unless asking raises an error of ours."""
+    """OK, unless asking raises an error of ours."""
     try:
         ask()
     except DeletionError as error:
@@ -36,13 +35,9 @@ def tried(name: str, ask: Callable[[], object], found: str, do: str) -> Finding:
 
 
 def print_findings(findings: Iterable[Finding]) -> None:
-    """A line each, and what to do below it."""
+    """Print a line for each, and what to do below it."""
     for one in findings:
-        lines = [f"{one.state:<8}{one.name}: {one.found}", *([f"{'':<8}do: {one.do}"] if one.do else [])]
-        if not on_terminal():
-            say("\n".join(lines))
-            continue
-        style, shown = _STYLES[one.state], console()
-        shown.print(Text(lines[0][:8], style=style) + Text(lines[0][8:]), soft_wrap=True)
-        for line in lines[1:]:
-            shown.print(Text(line, style=style), soft_wrap=True)
+        state = Text(f"{one.state:<8}", style=_STYLES[one.state])
+        print_line(state + Text(f"{one.name}: {one.found}"))
+        if one.do:
+            print_line(Text(f"{'':<8}do: {one.do}", style=_STYLES[one.state]))

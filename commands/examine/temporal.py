@@ -1,6 +1,6 @@
 """Looks whether Temporal is there, with our search attributes, and workers at its task queues."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from datetime import UTC, datetime, timedelta
 
 from temporalio.api.enums.v1 import IndexedValueType, TaskQueueType
@@ -26,7 +26,7 @@ _QUEUES = {
 
 
 async def examine_temporal(settings: Settings) -> list[Finding]:
-    """Of the task queues, those that a worker with these settings serves."""
+    """Look at Temporal, and at the task queues that a worker with these settings serves."""
     try:
         client = await connect()
     except DeletionError as error:
@@ -36,14 +36,14 @@ async def examine_temporal(settings: Settings) -> list[Finding]:
     queues = _QUEUES.get(settings.serves) or (*_QUEUES["rows"], *_QUEUES["objects"])
     return [
         Finding("Temporal", OK, where),
-        await _asked("search attributes", lambda: _search_attributes(client)),
-        await _asked("workers", lambda: _workers(client, queues)),
+        await _asked("search attributes", _search_attributes(client)),
+        await _asked("workers", _workers(client, queues)),
     ]
 
 
-async def _asked(name: str, ask: Callable[[], Awaitable[Finding]]) -> Finding:
+async def _asked(name: str, asked: Awaitable[Finding]) -> Finding:
     try:
-        return await ask()
+        return await asked
     except RPCError as error:
         return Finding(name, WARN, f"Temporal does not say ({error.status.name})", "ask those who run the namespace")
 

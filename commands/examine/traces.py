@@ -6,21 +6,19 @@ It is asked to delete what no artifact has: a trace id that is made at random, w
 from uuid import uuid4
 
 from activities.database import Database
-from activities.ledger import holds
-from activities.ledger.holds import On
 from artifact_deletion.errors import DeletionError, Misconfigured
+from commands.examine.database import hold_on_everything
 from commands.examine.finding import ADAPTERS, BAD, OK, SKIPPED, WARN, Finding
+from composition import open_traces
 from settings import Settings
 
 _NAME = "trace store"
 
 
 def examine_traces(settings: Settings) -> Finding:
-    """Unless every deletion is held: then nothing is asked to delete, not even this."""
+    """Ask the trace store, unless every deletion is held: then nothing is asked to delete, not even this."""
     if settings.serves == "objects":
         return Finding(_NAME, SKIPPED, "a worker that serves objects needs none")
-    from composition import open_traces  # noqa: PLC0415  slow to import, and not needed for the database alone
-
     database = Database(settings.database_url.get_secret_value(), pool_size=1)
     try:
         traces = open_traces(settings, database)
@@ -42,8 +40,6 @@ def examine_traces(settings: Settings) -> Finding:
 def _not_now(database: Database) -> str | None:
     """Why nothing may be deleted now."""
     try:
-        with database.read() as session:
-            held = any(one.on_what == On.EVERYTHING for one in holds.placed(session))
+        return "a hold is on everything" if hold_on_everything(database) else None
     except DeletionError:
         return "the ledger does not say whether a hold is on everything"
-    return "a hold is on everything" if held else None
