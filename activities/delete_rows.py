@@ -106,7 +106,7 @@ class DeleteRows:
     def _seal_the_rest(self, session: Session, found: DeletionChunk, sealed: SealedChunk, places: Places, names: Names) -> None:
         """Seal what rows name since the keys were collected, and keep of earlier attempts' seals what is still ours.
 
-        A comparison or an icon that an earlier attempt sealed may be named by no row any more, since others deleted those.
+        A comparison or a shared key that an earlier attempt sealed may be named by no row any more, since others deleted those.
         """
         own = set(self.backend.own_prefixes(Places(present=places.present), names))
         before = prefixes.named_by_rows(session, found) - own
@@ -122,8 +122,8 @@ class DeleteRows:
                 added.append(PlannedKeys(one.kind, scopes, source, [one.key]))
         if added and not self.listable:
             raise StaleSeal(f"chunk {found.chunk}: a row names a key that was not collected; nothing was deleted")
-        icons = [one for one in still_ours if one.kind is PrefixKind.SHARED and one.name not in held]
-        added += [PlannedKeys("icon", [one.scope], PageSource.SHARED, [one.prefix]) for one in icons]
+        shared = [one for one in still_ours if one.kind is PrefixKind.SHARED and one.name not in held]
+        added += [PlannedKeys(self.backend.shared_kind, [one.scope], PageSource.SHARED, [one.prefix]) for one in shared]
         self._seal_keys(session, found, added)
         elsewhere = sum(stray.is_elsewhere for stray in names.strays)
         found.manifests = {**found.manifests, "named_elsewhere": max(elsewhere, found.manifests.get("named_elsewhere", 0))}

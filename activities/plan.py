@@ -122,7 +122,7 @@ class Planner:
             return
         seen.manifests["read" if read.readable else "unreadable"] += 1
         # Where the store lists, the prefix shows them.
-        seen.manifests["masks_unknown"] += not (read.readable or self.store.listable or named.kind == "manifest")
+        seen.manifests["masks_unknown"] += named.names_own and not (read.readable or self.store.listable)
         scopes = [read.scope] if self.store.listable else everywhere
         yield PlannedKeys(named.kind, scopes, PageSource.COLUMN, [named.key])
         if read.keys.owned:

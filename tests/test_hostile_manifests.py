@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, event, example, given, settings
 from hypothesis import strategies as st
 
 from activities.backend.contract import ArtifactRef, Names, Places, Stray, UnreadableManifest
-from activities.backend.keys import MAX_KEY_BYTES, Scopes, WhyStray, comparison_prefix
+from activities.backend.keys import Scopes, WhyStray, comparison_prefix
 from activities.backend.manifests import (
     MAX_MANIFEST_VALUES,
     comparison_manifest,
@@ -29,6 +29,7 @@ from activities.backend.manifests import (
     image_hashes,
     parse_manifest,
 )
+from activities.backend.own_keys import MAX_KEY_BYTES
 from activities.backend.sentry import SentryBackend
 from activities.database import Database
 from activities.ledger.chunks import pack_strays

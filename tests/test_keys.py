@@ -6,7 +6,6 @@ import pytest
 
 from activities.backend.contract import ArtifactRef, UnreadableManifest
 from activities.backend.keys import (
-    MAX_KEY_BYTES,
     Scopes,
     WhyStray,
     archive_key,
@@ -15,12 +14,11 @@ from activities.backend.keys import (
     comparison_prefix,
     icon_file_id,
     icon_key,
-    lies_under,
     trace_id,
-    well_formed,
     why_stray,
 )
 from activities.backend.manifests import comparison_manifest, image_hashes, parse_manifest, snapshot_manifest
+from activities.backend.own_keys import MAX_KEY_BYTES, lies_under, well_formed
 
 FOUR = ArtifactRef(1, 2, 4)
 FORTY_TWO = ArtifactRef(1, 2, 42)

@@ -5,17 +5,15 @@ every constraint.
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
-from sqlalchemy import ColumnElement, Select, delete, or_, select
-from sqlalchemy.orm import InstrumentedAttribute, Session
-from sqlalchemy.sql.dml import ReturningDelete
+from sqlalchemy import or_, select
+from sqlalchemy.orm import Session
 
 from activities.backend.columns import COMPARISONS, LOCKED_COMPARISONS, add_app_info, add_comparisons, add_metrics
 from activities.backend.contract import ArtifactRef, Cascade, Locked
 from activities.backend.keys import icon_file_id
+from activities.backend.part import Part, Verb
 from activities.backend.tables import (
     Artifact,
     ComparisonApproval,
@@ -30,33 +28,6 @@ from activities.backend.tables import (
 from activities.one_of import one_of
 
 SIZE, SNAPSHOT = "size_metrics", "snapshot_metrics"
-
-
-@dataclass(frozen=True, eq=False)
-class Part:
-    """The rows of one table that go with artifacts or their metrics, and the columns that say what they named."""
-
-    table: type[Any]
-    where: ColumnElement[bool]
-    """Ids come as the parameters `artifacts`, `size_metrics` and `snapshot_metrics`."""
-    columns: tuple[InstrumentedAttribute[Any], ...] = ()
-
-    @cached_property
-    def look(self) -> Select[*tuple[Any, ...]]:
-        """The id first, then the columns."""
-        return select(self.table.id, *self.columns).where(self.where)
-
-    @cached_property
-    def lock(self) -> Select[*tuple[Any, ...]]:
-        """The same, and they cannot change before this transaction ends."""
-        return self.look.with_for_update(of=self.table)
-
-    @cached_property
-    def delete(self) -> ReturningDelete[*tuple[Any, ...]]:
-        """The same, and they are gone."""
-        statement = delete(self.table).where(self.where).returning(self.table.id, *self.columns)
-        return statement.execution_options(synchronize_session=False)
-
 
 SIZE_COMPARISONS = Part(
     SizeComparison,
@@ -122,7 +93,6 @@ _METRICS = {
     .order_by(SnapshotMetrics.id),
 }
 _LOCKED_METRICS = {name: statement.with_for_update() for name, statement in _METRICS.items()}
-Verb = Literal["look", "lock", "delete"]
 
 
 def lock_artifacts(session: Session, artifact_ids: Collection[int], organization_id: int) -> Locked:

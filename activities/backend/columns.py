@@ -1,23 +1,33 @@
 """What the backend's rows and ids say of objects: the keys that columns name, and who was compared with whom."""
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import or_, select
+from sqlalchemy import join, or_, select
 from sqlalchemy.orm import Session, aliased
 
 from activities.backend import keys
 from activities.backend.contract import ArtifactRef, NamedKey, Names, OwnPrefix, Places, PrefixKind, Stray, places_of
+from activities.backend.own_keys import lies_under
 from activities.backend.tables import Artifact, MobileAppInfo, Project, SnapshotComparison, SnapshotMetrics
 from activities.one_of import one_of
 
-LIVING = select(Artifact.id, Artifact.project_id, Project.organization_id).join(Project, Project.id == Artifact.project_id)
-FIND = LIVING.where(one_of(Artifact.id, "artifacts"))
+ICON = "icon"
+ARTIFACTS = select(Artifact.id, Artifact.project_id, Project.organization_id, Artifact.date_added).select_from(
+    join(Artifact, Project, Project.id == Artifact.project_id)
+)
 # An artifact has at most one of each.
-_ARTIFACTS = (
-    LIVING.add_columns(SnapshotMetrics.id, SnapshotMetrics.extras, MobileAppInfo.app_icon_id)
+_NAMING = (
+    select(
+        Artifact.id,
+        Artifact.project_id,
+        Project.organization_id,
+        SnapshotMetrics.id,
+        SnapshotMetrics.extras,
+        MobileAppInfo.app_icon_id,
+    )
+    .join(Project, Project.id == Artifact.project_id)
     .outerjoin(SnapshotMetrics, SnapshotMetrics.preprod_artifact_id == Artifact.id)
     .outerjoin(MobileAppInfo, MobileAppInfo.preprod_artifact_id == Artifact.id)
     .where(one_of(Artifact.id, "artifacts"))
@@ -43,22 +53,9 @@ COMPARISONS = _PAIRS.where(
 LOCKED_COMPARISONS = COMPARISONS.with_for_update(of=SnapshotComparison)
 
 
-def find(session: Session, artifact_ids: Collection[int]) -> dict[int, tuple[int, int]]:
-    """(project id, organization id) of those artifacts that have a row."""
-    rows = session.execute(FIND, {"artifacts": artifact_ids})
-    return {artifact: (project, organization) for artifact, project, organization in rows}
-
-
-def added(session: Session, artifact_ids: Collection[int], organization_id: int) -> dict[int, datetime]:
-    """When each of those artifacts was added that has a row in the organization."""
-    of = Project.organization_id == organization_id
-    rows = session.execute(LIVING.add_columns(Artifact.date_added).where(one_of(Artifact.id, artifact_ids), of))
-    return {artifact: at.replace(tzinfo=UTC) if at.tzinfo is None else at for artifact, _, _, at in rows}
-
-
 def survey(session: Session, known: Mapping[int, int | None], organization_id: int) -> tuple[Places, Names]:
     """Where these artifacts are, and every object key that columns of their rows, and their ids, name."""
-    rows = session.execute(_ARTIFACTS, {"artifacts": known.keys()}).all()
+    rows = session.execute(_NAMING, {"artifacts": known.keys()}).all()
     places = places_of({row[0]: (row[1], row[2]) for row in rows}, known, organization_id)
     names, metrics = Names(), []
     for artifact, project, organization, metrics_id, extras, icon in rows:
@@ -82,7 +79,7 @@ def survey(session: Session, known: Mapping[int, int | None], organization_id: i
 
 def add_metrics(names: Names, artifact: ArtifactRef, extras: Any) -> None:
     """What `SnapshotMetrics.extras` names."""
-    _add(names, artifact, "manifest", keys.column_key(extras, "manifest_key"), is_manifest=True)
+    _add(names, artifact, "manifest", keys.column_key(extras, "manifest_key"), is_manifest=True, names_own=False)
     _add(names, artifact, "head_images", keys.column_key(extras, "head_images_key"))
 
 
@@ -93,7 +90,7 @@ def add_app_info(names: Names, artifact: ArtifactRef, app_icon_id: str | None) -
     if (key := keys.icon_key(artifact, app_icon_id)) is None:
         names.strays.append(Stray(artifact, app_icon_id))
     else:
-        names.keys.append(NamedKey("icon", artifact, key, is_alone=True, is_shared=True))
+        names.keys.append(NamedKey(ICON, artifact, key, is_alone=True, is_shared=True))
 
 
 def add_comparisons(names: Names, rows: Iterable[Sequence[Any]], organization_id: int) -> None:
@@ -108,64 +105,37 @@ def add_comparisons(names: Names, rows: Iterable[Sequence[Any]], organization_id
             bases[head].append(base_id)
             _add(names, head, "comparison_manifest", key, base_id, is_manifest=True)
         elif key is not None:
-            in_place = keys.lies_under(key, keys.comparison_prefix(head, base_id))
+            in_place = lies_under(key, keys.comparison_prefix(head, base_id))
             names.strays.append(Stray(head, key, keys.is_elsewhere(key, head, base_id) and not in_place))
     names.comparisons = {**names.comparisons, **bases}
 
 
 def _add(
-    names: Names, artifact: ArtifactRef, kind: str, key: object | None, base_id: int | None = None, *, is_manifest: bool = False
+    names: Names, artifact: ArtifactRef, kind: str, key: object | None, base_id: int | None = None, **of_manifest: bool
 ) -> None:
-    if key is None:
-        return
     prefix = keys.artifact_prefix(artifact) if base_id is None else keys.comparison_prefix(artifact, base_id)
-    if keys.lies_under(key, prefix):
-        names.keys.append(NamedKey(kind, artifact, str(key), is_manifest=is_manifest, under=prefix))
-    else:
-        names.strays.append(Stray(artifact, key, keys.is_elsewhere(key, artifact, base_id)))
+    names.add(kind, artifact, key, prefix, is_elsewhere=keys.is_elsewhere(key, artifact, base_id), **of_manifest)
 
 
-def own_prefixes(places: Places, names: Names, scopes: keys.Scopes) -> list[OwnPrefix]:
-    """All that belongs to these artifacts alone, in every usecase, and the icons that they share."""
+def comparison_prefixes(places: Places, names: Names, scopes: keys.Scopes) -> Iterator[OwnPrefix]:
+    """Of comparisons under heads that are not deleted here: under a head of ours they lie under its own prefix already."""
     mine = {artifact.id for artifact in places.owned}
-    found = []
-    for artifact in places.owned:
-        for scope in scopes.of(artifact):
-            found.append(OwnPrefix(scope, keys.artifact_prefix(artifact), PrefixKind.ARTIFACT, artifact.id))
-            found.append(OwnPrefix(scope, keys.archive_key(artifact), PrefixKind.KEY, artifact.id))
     for head, bases in names.comparisons.items():
-        if head.id not in mine:  # a comparison under a head of ours lies under the head's own prefix already
-            for base in bases:
-                prefix = keys.comparison_prefix(head, base)
-                found += [OwnPrefix(scope, prefix, PrefixKind.COMPARISON, base) for scope in scopes.of(head)]
-    for named in names.keys:
-        if named.is_shared:
-            found += [OwnPrefix(scope, named.key, PrefixKind.SHARED, named.artifact.id) for scope in scopes.of(named.artifact)]
-    return found
+        for base in bases if head.id not in mine else ():
+            for scope in scopes.of(head):
+                yield OwnPrefix(scope, keys.comparison_prefix(head, base), PrefixKind.COMPARISON, base)
 
 
-def still_ours(session: Session, sealed: Collection[OwnPrefix], places: Places) -> set[OwnPrefix]:
-    """Of comparisons and icons that were sealed before, those that are still to be deleted here.
-
-    Rows may not name them any more: others deleted those. But they stay with an artifact that was moved away, with a head that
-    was, or with a living app info.
-    """
-    moved = set(places.moved)
-    theirs = {one for one in sealed if one.artifact_id in moved}
-    comparisons = {one for one in sealed if one.kind is PrefixKind.COMPARISON} - theirs
-    icons = {one for one in sealed if one.kind is PrefixKind.SHARED} - theirs
-    named = icons_named(session, {one.prefix for one in icons}, {artifact.id for artifact in places.present})
-    return {one for one in icons if one.prefix not in named} | _in_place(session, comparisons, places)
+def heads_of(comparisons: Iterable[OwnPrefix]) -> set[int]:
+    """The artifacts under whose prefix these lie."""
+    return {int(one.prefix.split("/")[2]) for one in comparisons}
 
 
-def _in_place(session: Session, comparisons: Collection[OwnPrefix], places: Places) -> set[OwnPrefix]:
-    """Those of which neither the base nor a head that is there has been moved."""
-    if not comparisons:
-        return set()
-    heads = {int(one.prefix.split("/")[2]) for one in comparisons}
+def in_place(comparisons: Iterable[OwnPrefix], heads: Mapping[int, tuple[int, int]], places: Places) -> set[OwnPrefix]:
+    """Those of which neither the base nor a head that is there, (project, organization) by id, has been moved."""
     of_head = {
         str(head): keys.artifact_prefix(ArtifactRef(organization, project, head))
-        for head, (project, organization) in find(session, heads).items()
+        for head, (project, organization) in heads.items()
     }
     bases = {str(artifact.id) for artifact in places.owned}
     found = set()
@@ -176,7 +146,7 @@ def _in_place(session: Session, comparisons: Collection[OwnPrefix], places: Plac
     return found
 
 
-def icons_named(session: Session, icon_keys: Iterable[str], going: Collection[int] = ()) -> set[str]:
+def icons_named(session: Session, icon_keys: Collection[str], going: Collection[int] = ()) -> set[str]:
     """Of these icon keys, those that an app info of their project names: icon ids may be derived from content.
 
     The app infos of artifacts that are `going` do not count.

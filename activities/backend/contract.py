@@ -1,18 +1,25 @@
 """What a deletion needs to know of a backend: where an artifact is, what its rows name, what is its own, how its rows go.
 
-`Backend` is the seam. Sentry's schema is the one in this folder (sentry.py); docs/seams.md says how to write another.
+`Backend` is the seam. Sentry's schema is the one in this folder (sentry.py); docs/your-backend.md leads to another.
 """
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Protocol
+from typing import Any, ClassVar
 
 from sqlalchemy import Select
 from sqlalchemy.orm import Session
+
+from activities.backend.drift import Reference, Schema
+from activities.backend.own_keys import lies_under
+from activities.backend.part import Part, Verb
+from activities.backend.placed import Placed
+from activities.database import Database
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -90,6 +97,8 @@ class NamedKey:
     """Other artifacts may name it too: it goes only if none does."""
     under: str = ""
     """The prefix under which the keys that a manifest names must lie."""
+    names_own: bool = True
+    """False of a manifest that names shared objects alone: of one that cannot be read, nothing is missed."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +122,17 @@ class Names:
     keys: list[NamedKey] = field(default_factory=list)
     strays: list[Stray] = field(default_factory=list)
     comparisons: Comparisons = field(default_factory=dict)
+
+    def add(self, kind: str, artifact: ArtifactRef, key: object, under: str, **more: bool) -> None:
+        """What a column says, if it says anything: the artifact's own key if it lies under its prefix, else a stray.
+
+        `more` are further fields: `is_elsewhere` of a stray, all others of a key.
+        """
+        is_elsewhere = more.pop("is_elsewhere", False)
+        if lies_under(key, under):
+            self.keys.append(NamedKey(kind, artifact, str(key), under=under, **more))
+        elif key is not None:
+            self.strays.append(Stray(artifact, key, is_elsewhere))
 
     @property
     def digest(self) -> str:
@@ -185,75 +205,171 @@ class Files:
     """How many rows go with them, by table."""
 
 
-class Backend(Protocol):
-    """A backend's schema. All methods run within a transaction of the caller's; none commits."""
+@dataclass(frozen=True)
+class Backend(ABC):
+    """A backend's schema: subclass it. All methods run within a transaction of the caller's, and none commits.
+
+    What is abstract is every backend's to say. The rest has defaults for one that has rows and keys, and no projects, files,
+    manifests, shared keys or trace items. conformance/backend.py has the tests that each must pass.
+    """
+
+    database: Database
+    schema: Schema = field(init=False)
+    placed: Placed = field(init=False)
+    shared_kind: ClassVar[str] = "shared"
+    """The kind of shared keys, for receipts."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "schema", Schema(self.database, [part.of for part in self.parts]))
+        object.__setattr__(self, "placed", Placed(self.artifacts))
+
+    @property
+    @abstractmethod
+    def artifacts(self) -> Select[int, int, int, datetime]:
+        """(artifact id, project id, organization id, when it was added, in UTC) of every artifact that has a row.
+
+        The organization is the owner in whose name artifacts are deleted. Without projects it is the project too.
+        """
+
+    @property
+    @abstractmethod
+    def parts(self) -> Sequence[Part]:
+        """The rows that go with artifacts, children before parents.
+
+        Foreign keys to their tables that none of these declares stop every deletion.
+        """
+
+    @abstractmethod
+    def prefix_of(self, artifact: ArtifactRef) -> str:
+        """The prefix that is the artifact's alone, slash included, with its organization in it: all under it is deleted."""
+
+    def read_row(  # noqa: B027  rows need not name any
+        self, names: Names, part: Part, row: Any, artifacts: Mapping[int, ArtifactRef]
+    ) -> None:
+        """Add to `names` what a row of a part names, if it names any object. The artifacts by id."""
+
+    # Where artifacts are
 
     @property
     def living(self) -> Select[int, int, int]:
         """(artifact id, project id, organization id) of every artifact that has a row."""
-
-    def organization_of(self, session: Session, project_id: int) -> int | None:
-        """The project's organization; None if there is no such project."""
-
-    def refuse_unknown_tables(self) -> None:
-        """Raises SchemaDrift if tables refer to an artifact's that a deletion does not know. In a transaction of its own."""
-
-    def unknown_references(self) -> Sequence[object]:
-        """Those references, for a metric. In a transaction of its own."""
+        return self.placed.living
 
     def find(self, session: Session, artifact_ids: Collection[int]) -> dict[int, tuple[int, int]]:
         """(project id, organization id) of those artifacts that have a row."""
+        rows = session.execute(self.placed.found, {"artifacts": artifact_ids})
+        return {artifact: (project, organization) for artifact, project, organization in rows}
 
     def added(self, session: Session, artifact_ids: Collection[int], organization_id: int) -> dict[int, datetime]:
         """When each of those artifacts was added that has a row in the organization."""
+        rows = session.execute(self.placed.added, {"artifacts": artifact_ids})
+        ours = {artifact: at for artifact, _, organization, at in rows if organization == organization_id}
+        return {artifact: at.replace(tzinfo=UTC) if at.tzinfo is None else at for artifact, at in ours.items()}
+
+    def organization_of(self, session: Session, project_id: int) -> int | None:  # noqa: ARG002
+        """The project's organization; None if there is no such project."""
+        return project_id
+
+    def refuse_unknown_tables(self) -> None:
+        """Raises SchemaDrift if tables refer to an artifact's that a deletion does not know. In a transaction of its own."""
+        self.schema.refuse_unknown_tables()
+
+    def unknown_references(self) -> Sequence[Reference]:
+        """Those references, for a metric. In a transaction of its own."""
+        return self.schema.unknown_references()
+
+    # Their objects
 
     def survey(self, session: Session, known: Mapping[int, int | None], organization_id: int) -> tuple[Places, Names]:
         """Where these artifacts are, given the projects last known, and every object key that their rows and ids name."""
+        places = places_of(self.find(session, known.keys()), known, organization_id)
+        return places, self.look(session, places.present).names
+
+    def scopes(self, artifact: ArtifactRef) -> Sequence[str]:  # noqa: ARG002
+        """The physical prefixes in which the artifact's keys may lie, in the order in which they are tried."""
+        return ("",)
+
+    def own_prefixes(self, places: Places, names: Names) -> list[OwnPrefix]:
+        """All that belongs to these artifacts alone, and the keys that they share."""
+        found = [(artifact, self.prefix_of(artifact), PrefixKind.ARTIFACT) for artifact in places.owned]
+        found += [(one.artifact, one.key, PrefixKind.SHARED) for one in names.keys if one.is_shared]
+        found += [(one.artifact, one.key, PrefixKind.KEY) for one in names.keys if one.is_alone and not one.is_shared]
+        return [OwnPrefix(scope, name, kind, of.id) for of, name, kind in found for scope in self.scopes(of)]
+
+    def still_ours(self, session: Session, sealed: Collection[OwnPrefix], places: Places) -> set[OwnPrefix]:
+        """Of prefixes that were sealed before, and that no row may name any more, those that are still to be deleted here.
+
+        Others may have deleted those rows. But a key stays with an artifact that was moved away, or that names it.
+        """
+        moved = set(places.moved)
+        shared = {one for one in sealed if one.kind is PrefixKind.SHARED and one.artifact_id not in moved}
+        named = self.still_named(session, {one.prefix for one in shared}, {artifact.id for artifact in places.present})
+        return {one for one in shared if one.prefix not in named}
+
+    def still_named(self, session: Session, keys: Collection[str], going: Collection[int] = ()) -> set[str]:  # noqa: ARG002
+        """Of these shared keys, those that a row names, other than rows of artifacts that are `going`."""
+        if keys:
+            raise NotImplementedError
+        return set()
+
+    def why_stray(self, stray: Stray) -> str:  # noqa: ARG002
+        """A few fixed words."""
+        return "not under the artifact's own prefix"
 
     def read_manifest(self, named: NamedKey, content: bytes) -> ManifestKeys:
         """The keys that a manifest names. Raises UnreadableManifest."""
+        raise NotImplementedError
 
-    def scopes(self, artifact: ArtifactRef) -> Sequence[str]:
-        """The physical prefixes in which the artifact's keys may lie, in the order in which they are tried."""
+    def trace_id(self, artifact: ArtifactRef) -> str:
+        """Of the artifact's trace items: 32 hex digits."""
+        raise NotImplementedError
 
-    def own_prefixes(self, places: Places, names: Names) -> list[OwnPrefix]:
-        """All that belongs to these artifacts alone."""
-
-    def still_ours(self, session: Session, sealed: Collection[OwnPrefix], places: Places) -> set[OwnPrefix]:
-        """Of prefixes that were sealed before, and that no row may name any more, those that are still to be deleted here."""
-
-    def why_stray(self, stray: Stray) -> str:
-        """A few fixed words."""
+    # How their rows go
 
     def transaction(self) -> AbstractContextManager[Session]:
         """One transaction that is committed at the end, or leaves nothing. Raises DatabaseUnavailable: it is run again.
 
         The session finds the ledger's tables as that of `Database.write` does.
         """
+        return self.database.write()
 
-    def lock(self, session: Session, artifact_ids: Collection[int], organization_id: int) -> Locked:
-        """Lock the artifacts that are there, and of those of the organization all that new children would refer to."""
+    def lock(self, session: Session, artifact_ids: Collection[int], organization_id: int) -> Locked:  # noqa: ARG002
+        """Lock the artifacts that are there, and of those of the organization all that new children would refer to.
 
-    def delete(self, session: Session, artifacts: Sequence[ArtifactRef], locked: Locked) -> Cascade:
+        In order of ids, then look where they are: one statement would look before it had locks.
+        """
+        there = session.execute(self.placed.locked, {"artifacts": artifact_ids}).scalars().all()
+        return Locked(self.find(session, there))
+
+    def delete(self, session: Session, artifacts: Sequence[ArtifactRef], locked: Locked) -> Cascade:  # noqa: ARG002
         """Delete artifacts of those locked, and all rows that hang from them. Raises RowsRemain."""
+        return self._cascade(session, artifacts, "delete")
 
     def look(self, session: Session, artifacts: Sequence[ArtifactRef]) -> Cascade:
         """The rows that would go."""
+        return self._cascade(session, artifacts, "look")
 
-    def delete_files(self, session: Session, cascade: Cascade, organization_id: int) -> Files:
+    def _cascade(self, session: Session, artifacts: Sequence[ArtifactRef], verb: Verb) -> Cascade:
+        cascade, by_id = Cascade(), {artifact.id: artifact for artifact in artifacts}
+        for part in self.parts if artifacts else ():
+            rows = session.execute(getattr(part, verb), {"artifacts": by_id.keys()}).all()
+            if rows:
+                cascade.ids[part.of.name] = {row[0] for row in rows}
+            for row in rows:
+                self.read_row(cascade.names, part, row, by_id)
+        return cascade
+
+    def delete_files(self, session: Session, cascade: Cascade, organization_id: int) -> Files:  # noqa: ARG002
         """Delete those files of a deleted cascade that no other needs. They are locked last of all."""
+        return Files()
 
-    def judge_files(self, session: Session, cascade: Cascade, organization_id: int) -> Files:
+    def judge_files(self, session: Session, cascade: Cascade, organization_id: int) -> Files:  # noqa: ARG002
         """What would become of the files of a cascade whose rows are still there."""
+        return Files()
 
-    def files_there(self, session: Session, file_ids: Collection[int]) -> set[int]:
+    def files_there(self, session: Session, file_ids: Collection[int]) -> set[int]:  # noqa: ARG002
         """Those of the files that are there."""
-
-    def still_named(self, session: Session, keys: Iterable[str], going: Collection[int] = ()) -> set[str]:
-        """Of these shared keys, those that a row names, other than rows of artifacts that are `going`."""
-
-    def trace_id(self, artifact: ArtifactRef) -> str:
-        """Of the artifact's trace items: 32 hex digits."""
+        return set()
 
 
 def places_of(found: Mapping[int, tuple[int, int]], known: Mapping[int, int | None], organization_id: int) -> Places:

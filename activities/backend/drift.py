@@ -4,14 +4,13 @@ Only the tables that go with an artifact are held against our list; much else re
 """
 
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from threading import Lock
 
 from sqlalchemy import ForeignKeyConstraint, Table, inspect
 from sqlalchemy.exc import SQLAlchemyError
 
-from activities.backend.cascade import PARTS
-from activities.backend.tables import BackendTable, File, FileBlobIndex
 from activities.database import Database, unavailable
 from artifact_deletion.errors import SchemaDrift
 
@@ -32,6 +31,8 @@ class Schema:
     """The foreign keys of the backend's database, looked up at most once a minute: tables come by migrations."""
 
     database: Database
+    tables: Collection[Table]
+    """Those whose rows go with an artifact."""
     _lock: Lock = field(default_factory=Lock)
     _found: frozenset[Reference] | None = None
     _looked_up: float = 0.0
@@ -45,9 +46,9 @@ class Schema:
             return self._found
 
     def unknown_references(self, *, fresh: bool = False) -> list[Reference]:
-        """Foreign keys to the tables of an artifact's cascade that deletions do not know of."""
-        targets = {part.table.__tablename__ for part in PARTS}
-        known = {reference for table in BackendTable.metadata.tables.values() for reference in _declared(table)}
+        """Foreign keys to these tables that none of them declares."""
+        targets = {table.name for table in self.tables}
+        known = {reference for table in self.tables for reference in _declared(table)}
         return sorted(found for found in self.references(fresh=fresh) if found.target in targets and found not in known)
 
     def refuse_unknown_tables(self) -> None:
@@ -55,11 +56,6 @@ class Schema:
         if self.unknown_references() and (unknown := self.unknown_references(fresh=True)):
             names = ", ".join(f"{reference.table}.{reference.column} → {reference.target}" for reference in unknown)
             raise SchemaDrift(f"the database has foreign keys that this version does not know: {names}; nothing was deleted")
-
-    def file_references(self) -> list[Reference]:
-        """Foreign keys to `sentry_file` other than its own index."""
-        index = FileBlobIndex.__tablename__
-        return sorted(found for found in self.references() if found.target == File.__tablename__ and found.table != index)
 
 
 def _declared(table: Table) -> set[Reference]:

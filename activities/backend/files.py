@@ -13,7 +13,7 @@ from sqlalchemy import BigInteger, column, delete, func, select, table
 from sqlalchemy.orm import Session
 
 from activities.backend.contract import Files
-from activities.backend.drift import Reference
+from activities.backend.drift import Reference, Schema
 from activities.backend.tables import (
     Artifact,
     File,
@@ -34,6 +34,12 @@ _NAMING_COLUMNS = (
     SizeComparison.file_id,
 )
 NONE_GOING: Mapping[str, Collection[int]] = MappingProxyType({})
+
+
+def references(schema: Schema) -> list[Reference]:
+    """Foreign keys to `sentry_file` other than its own index."""
+    index = FileBlobIndex.__tablename__
+    return sorted(found for found in schema.references() if found.target == File.__tablename__ and found.table != index)
 
 
 def judge_files(

@@ -18,14 +18,11 @@ from functools import lru_cache
 from typing import Any
 
 from activities.backend.contract import ArtifactRef
+from activities.backend.own_keys import well_formed
 
-MAX_KEY_BYTES = 1024
-"""S3's limit for an object key, in UTF-8 bytes."""
 _TRACE_NAMESPACE = uuid.UUID("31eca038-ed76-4e6d-b13b-ed30a6555213")
 _ICON = re.compile(r"icn_[A-Za-z0-9_-]+", re.ASCII)
 _FILE_ID = re.compile(r"[1-9][0-9]{0,18}", re.ASCII)
-_ODD_SEGMENT = re.compile(r"(?:^|/)\.{0,2}(?:/|\Z)")
-_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\\\ud800-\udfff]")
 
 
 def artifact_prefix(artifact: ArtifactRef) -> str:
@@ -70,24 +67,6 @@ def _scopes(template: str, usecases: tuple[str, ...], organization_id: int, proj
     return tuple(
         template.format(usecase=usecase, organization_id=organization_id, project_id=project_id) for usecase in usecases
     )
-
-
-def well_formed(key: str) -> bool:
-    """True if every store will take the key as the same path: no empty, `.` or `..` segment, backslash or control character."""
-    return (
-        0 < len(key) <= MAX_KEY_BYTES
-        and _UNPRINTABLE.search(key) is None
-        and (key.isascii() or len(key.encode()) <= MAX_KEY_BYTES)
-        and _ODD_SEGMENT.search(key) is None
-    )
-
-
-def lies_under(key: object, prefix: str) -> bool:
-    """True if `key` is a well-formed key below the prefix. It comes from a manifest or column: it may be anything.
-
-    What is no folder, as an empty text, has nothing below it.
-    """
-    return prefix.endswith("/") and isinstance(key, str) and well_formed(key) and key.startswith(prefix)
 
 
 def icon_key(artifact: ArtifactRef, app_icon_id: object) -> str | None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from activities.backend.contract import ManifestKeys, UnreadableManifest
-from activities.backend.keys import lies_under
+from activities.backend.own_keys import lies_under
 
 MAX_MANIFEST_VALUES = 2**21
 """Brackets and commas of a manifest, those in its texts too. Real ones have one for each 25 bytes or more."""

@@ -1,16 +1,18 @@
 """Sentry's preprod schema as a `Backend`: the one that workers use unless the settings name another."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import ClassVar
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from activities.backend import columns, files, keys
-from activities.backend.cascade import cascade_of, lock_artifacts, metrics_of
+from activities.backend.cascade import PARTS, cascade_of, lock_artifacts, metrics_of
 from activities.backend.contract import (
     ArtifactRef,
+    Backend,
     Cascade,
     Files,
     Locked,
@@ -19,45 +21,34 @@ from activities.backend.contract import (
     Names,
     OwnPrefix,
     Places,
+    PrefixKind,
     Stray,
 )
-from activities.backend.drift import Reference, Schema
 from activities.backend.manifests import comparison_manifest, snapshot_manifest
 from activities.backend.tables import Project
-from activities.database import Database
 from artifact_deletion.errors import RowsRemain
 
 
 @dataclass(frozen=True)
-class SentryBackend:
+class SentryBackend(Backend):
     """See Backend. A backend whose rows must go through its own ORM overrides `transaction` and `delete`."""
 
-    database: Database
     key_scopes: keys.Scopes
-    schema: Schema = field(init=False)
-    living = columns.LIVING
-    find = staticmethod(columns.find)
-    added = staticmethod(columns.added)
-    survey = staticmethod(columns.survey)
-    still_ours = staticmethod(columns.still_ours)
-    still_named = staticmethod(columns.icons_named)
-    files_there = staticmethod(files.files_there)
-    trace_id = staticmethod(keys.trace_id)
+    artifacts = columns.ARTIFACTS
+    parts = PARTS
+    shared_kind: ClassVar[str] = columns.ICON
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "schema", Schema(self.database))
+    def prefix_of(self, artifact: ArtifactRef) -> str:
+        """See Backend."""
+        return keys.artifact_prefix(artifact)
 
     def organization_of(self, session: Session, project_id: int) -> int | None:
         """See Backend."""
         return session.execute(select(Project.organization_id).where(Project.id == project_id)).scalar_one_or_none()
 
-    def refuse_unknown_tables(self) -> None:
+    def survey(self, session: Session, known: Mapping[int, int | None], organization_id: int) -> tuple[Places, Names]:
         """See Backend."""
-        self.schema.refuse_unknown_tables()
-
-    def unknown_references(self) -> Sequence[Reference]:
-        """See Backend."""
-        return self.schema.unknown_references()
+        return columns.survey(session, known, organization_id)
 
     def read_manifest(self, named: NamedKey, content: bytes) -> ManifestKeys:
         """See Backend."""
@@ -69,16 +60,32 @@ class SentryBackend:
 
     def own_prefixes(self, places: Places, names: Names) -> list[OwnPrefix]:
         """See Backend."""
-        return columns.own_prefixes(places, names, self.key_scopes)
+        return [*super().own_prefixes(places, names), *columns.comparison_prefixes(places, names, self.key_scopes)]
+
+    def still_ours(self, session: Session, sealed: Collection[OwnPrefix], places: Places) -> set[OwnPrefix]:
+        """See Backend. A comparison stays with a head or a base that was moved away."""
+        found, moved = super().still_ours(session, sealed, places), set(places.moved)
+        comparisons = [one for one in sealed if one.kind is PrefixKind.COMPARISON and one.artifact_id not in moved]
+        if comparisons:
+            found |= columns.in_place(comparisons, self.find(session, columns.heads_of(comparisons)), places)
+        return found
+
+    def still_named(self, session: Session, keys: Collection[str], going: Collection[int] = ()) -> set[str]:
+        """See Backend."""
+        return columns.icons_named(session, keys, going)
 
     def why_stray(self, stray: Stray) -> str:
         """See Backend."""
         return str(keys.why_stray(stray.key, stray.artifact))
 
+    def trace_id(self, artifact: ArtifactRef) -> str:
+        """See Backend."""
+        return keys.trace_id(artifact)
+
     def transaction(self) -> AbstractContextManager[Session]:
         """See Backend."""
         self.schema.references()  # looked up, at most once a minute, before any lock is held
-        return self.database.write()
+        return super().transaction()
 
     def lock(self, session: Session, artifact_ids: Collection[int], organization_id: int) -> Locked:
         """See Backend."""
@@ -110,11 +117,14 @@ class SentryBackend:
         """See Backend."""
         if not cascade.file_ids:
             return Files()
-        return files.delete_files(session, cascade.file_ids, organization_id, self.schema.file_references())
+        return files.delete_files(session, cascade.file_ids, organization_id, files.references(self.schema))
 
     def judge_files(self, session: Session, cascade: Cascade, organization_id: int) -> Files:
         """See Backend."""
-        references = self.schema.file_references()
-        judged = files.judge_files(session, cascade.file_ids, organization_id, references, cascade.ids)
+        judged = files.judge_files(session, cascade.file_ids, organization_id, files.references(self.schema), cascade.ids)
         judged.rows = files.rows_going(session, judged.going)
         return judged
+
+    def files_there(self, session: Session, file_ids: Collection[int]) -> set[int]:
+        """See Backend."""
+        return files.files_there(session, file_ids)

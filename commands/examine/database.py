@@ -10,12 +10,13 @@ from activities.backend.used import columns_used
 from activities.database import Database, unavailable
 from activities.ledger import holds
 from activities.ledger.holds import On, Placed
+from adapters import adapters
 from artifact_deletion.errors import DeletionError
 from commands.examine.finding import ADAPTERS, BAD, OK, SETUP, SKIPPED, WARN, Finding, tried
 from commands.examine.rights import Role, examine_rights
 from commands.holds import hold_line
 from migrations import check_version
-from settings import DatabaseSettings, Settings
+from settings import DatabaseSettings, Settings, load
 
 _LATER = ("ledger", "tables", "schema drift", "rights", "holds")
 
@@ -58,12 +59,11 @@ def _schema(database: Database, settings: DatabaseSettings) -> tuple[Finding, Fi
 
 
 def _backend(database: Database, settings: DatabaseSettings) -> Backend:
-    """Open the backend. Raises Misconfigured."""
-    if not isinstance(settings, Settings):
+    """Of which the schema alone is asked for. Raises Misconfigured."""
+    adapter = adapters().backend
+    if adapter is None:
         return SentryBackend(database, Scopes("", ()))
-    from composition import open_backend  # noqa: PLC0415  slow to import, and not needed for the database alone
-
-    return open_backend(settings, database)
+    return adapter(settings if isinstance(settings, Settings) else load(Settings), database)
 
 
 def _tables(database: Database, settings: DatabaseSettings) -> Finding:

@@ -1,0 +1,44 @@
+"""The rows of one table that go with artifacts: to be looked at, locked or deleted by the same condition."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+from sqlalchemy import ColumnElement, Select, Table, delete, select
+from sqlalchemy.orm import InstrumentedAttribute
+from sqlalchemy.sql.dml import ReturningDelete
+
+Verb = Literal["look", "lock", "delete"]
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """The rows of one table that go with artifacts, and the columns that say what they named."""
+
+    table: type[Any]
+    """A mapped class whose rows have an `id`."""
+    where: ColumnElement[bool]
+    """Ids of artifacts come as the parameter `artifacts`: `one_of(Shot.build_id, "artifacts")`."""
+    columns: tuple[InstrumentedAttribute[Any], ...] = ()
+
+    @property
+    def of(self) -> Table:
+        """The table itself."""
+        table: Table = self.table.__table__
+        return table
+
+    @cached_property
+    def look(self) -> Select[*tuple[Any, ...]]:
+        """The id first, then the columns."""
+        return select(self.table.id, *self.columns).where(self.where)
+
+    @cached_property
+    def lock(self) -> Select[*tuple[Any, ...]]:
+        """The same, and they cannot change before this transaction ends."""
+        return self.look.with_for_update(of=self.table)
+
+    @cached_property
+    def delete(self) -> ReturningDelete[*tuple[Any, ...]]:
+        """The same, and they are gone."""
+        statement = delete(self.table).where(self.where).returning(self.table.id, *self.columns)
+        return statement.execution_options(synchronize_session=False)
