@@ -6,7 +6,7 @@ CANDIDATES := $(if $(PYTHON),$(PYTHON),python3.13 python3.12 python3.14 python3.
 # Named after the Python that was asked for, so that asking for another one makes .venv anew.
 STAMP := .venv/.installed$(subst /,-,$(PYTHON))
 
-.PHONY: demo test test-oldest test-pgbouncer test-browser screenshots soak mutants bench lint requirements \
+.PHONY: demo test test-oldest test-pgbouncer test-browser test-typescript screenshots soak mutants bench lint requirements \
   requirements-bench clean
 
 demo: $(STAMP)
@@ -45,6 +45,14 @@ mutants: $(STAMP)
 # Chromium comes with no Python package (Debian: apt install chromium).
 test-browser: $(STAMP)
 	@.venv/bin/python -m pytest -m browser
+
+# Node.js and npm come with no Python package (Debian: apt install nodejs npm).
+test-typescript: $(STAMP) .node/.installed
+	@.venv/bin/python -m pytest -m typescript
+
+.node/.installed: examples/typescript/package.json
+	@mkdir -p .node && cp $< .node && cd .node && \
+	npm install --engine-strict --no-package-lock --ignore-scripts --no-audit --no-fund --loglevel=error && touch .installed
 
 screenshots: $(STAMP)
 	@.venv/bin/python -m pytest -m browser --screenshots docs/images
@@ -114,5 +122,5 @@ requirements-bench:
 	groups bench | compile --constraint requirements.txt --output-file requirements-bench.txt -
 
 clean:
-	@rm -rf .venv .venv-oldest .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
+	@rm -rf .venv .venv-oldest .node .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
