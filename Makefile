@@ -6,8 +6,8 @@ CANDIDATES := $(if $(PYTHON),$(PYTHON),python3.13 python3.12 python3.14 python3.
 # Named after the Python that was asked for, so that asking for another one makes .venv anew.
 STAMP := .venv/.installed$(subst /,-,$(PYTHON))
 
-.PHONY: demo test test-oldest test-pgbouncer test-browser test-typescript screenshots soak mutants bench lint requirements \
-  requirements-bench clean
+.PHONY: demo test test-oldest test-pgbouncer test-ceph test-browser test-typescript screenshots soak mutants bench lint \
+  requirements requirements-bench clean
 
 demo: $(STAMP)
 	@.venv/bin/python starter.py demo
@@ -37,6 +37,10 @@ test-oldest: $(STAMP) .venv-oldest/.installed
 # PgBouncer comes with no Python package (Debian: apt install pgbouncer).
 test-pgbouncer: $(STAMP)
 	@.venv/bin/python -m pytest -m pgbouncer
+
+# The tests of the object store once more, on Ceph's gateway (Debian: apt install radosgw ceph-mon ceph-osd).
+test-ceph: $(STAMP)
+	@.venv/bin/python -m pytest -m ceph --object-store ceph
 
 # Breaks our own code, one place at a time in a copy, and says which test notices: about five minutes.
 mutants: $(STAMP)

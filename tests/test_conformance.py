@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from mypy_boto3_s3.literals import BucketVersioningStatusType
 from sqlalchemy import func, select
 
 from activities.backend.trace_items import PREPROD, SqlTraces, TraceItem
@@ -15,42 +16,67 @@ from activities.stores.snuba import SnubaTraces
 from activities.stores.traces import TraceStore
 from conformance.object_store import ObjectStoreConformance
 from conformance.trace_store import TraceStoreConformance
-from demo.servers import ObjectStoreServer
+from demo.servers import S3Server
 from examples.folder_store import FolderStore
 from tests.snuba_server import SnubaServer
 from tests.stack import Stack, s3_of
 
 
 class S3Conformance(ObjectStoreConformance):
-    """S3 over boto3, on SeaweedFS."""
+    """S3 over boto3, on the server that the tests were asked to run on."""
 
     def put(self, store: ObjectStore, key: str, content: bytes = b"x") -> None:
         assert isinstance(store, S3Objects)
         store.client.put_object(Bucket=store.bucket, Key=key, Body=content)
 
 
+@pytest.mark.ceph
 class TestS3(S3Conformance):
     @pytest.fixture
-    def store(self, object_store: ObjectStoreServer, bucket: str) -> ObjectStore:
+    def store(self, object_store: S3Server, bucket: str) -> ObjectStore:
         return S3Objects(s3_of(object_store), bucket, versioned=False)
 
 
 @pytest.fixture(scope="module")
-def versioned_bucket(object_store: ObjectStoreServer) -> str:
-    s3_of(object_store).create_bucket(Bucket="conformance")
-    s3_of(object_store).put_bucket_versioning(Bucket="conformance", VersioningConfiguration={"Status": "Enabled"})
-    return "conformance"
+def versioned_bucket(object_store: S3Server) -> str:
+    return bucket_of(object_store, "Enabled")
 
 
+@pytest.fixture(scope="module")
+def suspended_bucket(object_store: S3Server) -> str:
+    return bucket_of(object_store, "Enabled", "Suspended")
+
+
+def bucket_of(server: S3Server, *statuses: BucketVersioningStatusType) -> str:
+    name = f"conformance-{statuses[-1].lower()}"
+    s3_of(server).create_bucket(Bucket=name)
+    for status in statuses:
+        s3_of(server).put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": status})
+    return name
+
+
+@pytest.mark.ceph
 class TestVersionedS3(S3Conformance):
     """Gone means no version and no marker."""
 
     @pytest.fixture
-    def store(self, object_store: ObjectStoreServer, versioned_bucket: str) -> Iterator[ObjectStore]:
-        store = S3Objects(s3_of(object_store), versioned_bucket, versioned=True)
-        yield store
-        for found in store.list_under(""):
-            assert not store.delete_found(found).remaining
+    def store(self, object_store: S3Server, versioned_bucket: str) -> Iterator[ObjectStore]:
+        yield from emptied_at_the_end(S3Objects(s3_of(object_store), versioned_bucket, versioned=True))
+
+
+@pytest.mark.ceph
+class TestSuspendedS3(S3Conformance):
+    """Each object is a version called null."""
+
+    @pytest.fixture
+    def store(self, object_store: S3Server, suspended_bucket: str) -> Iterator[ObjectStore]:
+        yield from emptied_at_the_end(S3Objects(s3_of(object_store), suspended_bucket, versioned=True))
+
+
+def emptied_at_the_end(store: S3Objects) -> Iterator[ObjectStore]:
+    yield store
+    for found in store.list_under(""):
+        assert not store.delete_found(found).remaining
 
 
 class TestFolder(ObjectStoreConformance):

@@ -37,6 +37,7 @@ NOT_FOR_OPERATORS = {
 }
 NO_CLASS = {"StepTimedOut": "made where a step's time was over and no attempt said why"}
 OTHER_WORDS = {
+    "ATOMIC_REQUESTS",  # Django's
     "BUCKET",  # a setting, and the place of a bucket's name in deploy/iam-policy.json
     "COMMIT",
     "DELETE",

@@ -6,7 +6,7 @@ import functools
 import itertools
 import signal
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from artifact_deletion.errors import NotYet
 from artifact_deletion.outbox import DeletionState
 from artifact_deletion.receipt import Stage
 from artifact_deletion.request import SEARCH_ATTRIBUTES
-from demo.servers import ObjectStoreServer, ServerError, TemporalServer
+from demo.servers import S3Server, ServerError, TemporalServer
 from demo.world import Comparison, Snapshot
 from tests.oracle import Evidence, assert_promises_hold
 from tests.stack import Held, Seen, Stack, connect, eventually, pending_failures, recorded, resume, s3_of, wait_for_waiters
@@ -63,13 +63,15 @@ def held_deletes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Held]:
 
 
 @pytest.fixture(scope="module")
-def mortal_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStoreServer]:
-    with ObjectStoreServer(tmp_path_factory.mktemp("mortal")) as server:
+def mortal_server(
+    object_store_server: Callable[[Path], S3Server], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[S3Server]:
+    with object_store_server(tmp_path_factory.mktemp("mortal")) as server:
         yield server
 
 
 @pytest.fixture
-def mortal_store(stack: Stack, mortal_server: ObjectStoreServer) -> Iterator[ObjectStoreServer]:
+def mortal_store(stack: Stack, mortal_server: S3Server) -> Iterator[S3Server]:
     """An object store that the test may kill."""
     bucket = f"mortal-{stack.organization_id}"
     s3_of(mortal_server).create_bucket(Bucket=bucket)
@@ -276,9 +278,10 @@ async def test_a_temporal_that_forgot_everything_costs_nothing(
     assert_promises_hold(stack, before, [stack.request([head.id])])
 
 
+@pytest.mark.ceph
 @on_sqlite
 async def test_a_store_that_goes_down_is_waited_for_in_plain_sight(
-    stack: Stack, mortal_store: ObjectStoreServer, held_deletes: Held
+    stack: Stack, mortal_store: S3Server, held_deletes: Held
 ) -> None:
     """Killed as the first objects are to go: an operator reads why nothing moves, and no one has to do anything after."""
     head, _, _ = compared(stack)
@@ -352,8 +355,9 @@ async def test_a_writer_that_never_stops_is_reported(stack: Stack, monkeypatch: 
     assert stack.receipt(handle.id).objects.found_left_over == {"StillWritten": 1}
 
 
+@pytest.mark.ceph
 @on_sqlite
-async def test_a_cancel_before_the_first_commit_undoes_everything(stack: Stack, mortal_store: ObjectStoreServer) -> None:
+async def test_a_cancel_before_the_first_commit_undoes_everything(stack: Stack, mortal_store: S3Server) -> None:
     """Cancelled while the keys cannot be collected because the store is down. Asked for again, it is deleted."""
     head, _, _ = compared(stack)
     before = Seen.of(stack.world)

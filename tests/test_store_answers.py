@@ -13,7 +13,7 @@ from activities.stores.objects import Found, ObjectAbsent, Upload
 from activities.stores.s3 import S3Objects
 from activities.stores.s3_wire import bucket_keeps_versions, s3_client
 from artifact_deletion.errors import StoreUnavailable
-from demo.servers import ObjectStoreServer
+from demo.servers import S3Server
 from tests.answers import NAMESPACE, Answers, Reply, answering, client_of, deleted, refusal
 
 KEY = "o/1/private-key"
@@ -44,16 +44,18 @@ def said(call: str, store: S3Objects) -> str:
     return message
 
 
+@pytest.mark.ceph
 @pytest.mark.parametrize("call", CALLS)
-def test_no_call_takes_an_absent_bucket_for_an_empty_one(object_store: ObjectStoreServer, call: str) -> None:
+def test_no_call_takes_an_absent_bucket_for_an_empty_one(object_store: S3Server, call: str) -> None:
     assert "NoSuchBucket" in said(call, S3Objects(object_store.client(), "no-such-bucket", versioned=False))
 
 
 @pytest.fixture(scope="module")
-def strangers_client(object_store: ObjectStoreServer) -> S3Client:
+def strangers_client(object_store: S3Server) -> S3Client:
     return client_of(object_store.endpoint)
 
 
+@pytest.mark.ceph
 @pytest.mark.parametrize("call", CALLS)
 def test_wrong_credentials_are_named_without_data(strangers_client: S3Client, call: str) -> None:
     store = S3Objects(strangers_client, "private-bucket", versioned=False)

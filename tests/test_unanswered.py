@@ -1,15 +1,20 @@
 """A store that dies in the middle of a delete can lose a version from its index and keep its data: then no listing shows it."""
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import pytest
+from botocore.exceptions import ClientError
 
 from activities.stores import s3_memory
 from activities.stores.objects import Found
 from activities.stores.s3 import S3Objects
+from activities.stores.s3_wire import code_of
 from artifact_deletion.errors import StoreUnavailable
+from demo.servers import S3Server
 from tests.answers import Answers, FakeVersions, Reply, Version, answering, asked_for, deleted, keys_of, refusal, versions
 from tests.fault_proxy import Request
 
@@ -67,6 +72,38 @@ def test_keys_whose_deletion_was_not_answered_are_asked_for_again_before_anythin
     assert {*asked_for(answers.asked[asked_before])} == BOTH
     assert "ListObjectVersions" in answers.operations[asked_before:]
     assert dying.bucket.data == set()
+
+
+@pytest.mark.ceph
+def test_a_store_that_was_killed_in_the_middle_keeps_no_version(
+    object_store_server: Callable[[Path], S3Server], tmp_path: Path
+) -> None:
+    """Asked for by their names: of Ceph's gateway, some were seen to be readable and in no listing."""
+    with object_store_server(tmp_path) as server, ThreadPoolExecutor(8) as threads:
+        s3 = server.client()
+        s3.create_bucket(Bucket="mortal")
+        s3.put_bucket_versioning(Bucket="mortal", VersioningConfiguration={"Status": "Enabled"})
+        keys = [f"mine/{number:03}" for number in range(200)]
+        put = list(threads.map(lambda key: s3.put_object(Bucket="mortal", Key=key, Body=b"x")["VersionId"], keys))
+        store = S3Objects(s3, "mortal", versioned=True)
+        deleting = threads.submit(store.delete, keys)
+        while s3.list_objects_v2(Bucket="mortal")["KeyCount"] == len(keys):
+            pass
+        server.kill()
+        with contextlib.suppress(StoreUnavailable):  # SeaweedFS can have been done before
+            deleting.result()
+        server.start()
+        assert not store.delete(keys).remaining
+        assert list(store.list_under("")) == []
+
+        def is_read(key: str, version: str) -> bool:
+            try:
+                s3.get_object(Bucket="mortal", Key=key, VersionId=version)
+            except ClientError as error:
+                return code_of(error) not in {"NoSuchKey", "NoSuchVersion"}
+            return True
+
+        assert not any(threads.map(is_read, keys, put))
 
 
 def test_a_prefix_is_not_empty_before_the_store_has_answered(answers: Answers) -> None:

@@ -11,6 +11,7 @@ from demo.world import Snapshot
 from tests.oracle import Evidence, assert_promises_hold
 from tests.stack import Seen, Stack, steps_of
 
+pytestmark = pytest.mark.ceph
 USECASES = ("preprod", "snapshots")
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 

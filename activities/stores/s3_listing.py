@@ -36,8 +36,8 @@ class Kind:
     """What an entry must have to be deleted."""
     marks: Mapping[str, str]
     """The parameters of the next request, and which element of the answer each is."""
-    encodes: bool = True
-    """False if stores were seen to say that keys are encoded where they are not."""
+    says_encoding: bool = True
+    """False for uploads: SeaweedFS says that it encoded their keys and did not, Ceph encodes them and does not say so."""
 
 
 OBJECTS = Kind("ListObjectsV2", frozenset({"Contents"}), ("Key",), {"ContinuationToken": "NextContinuationToken"})
@@ -52,7 +52,7 @@ UPLOADS = Kind(
     frozenset({"Upload"}),
     ("Key", "UploadId"),
     {"KeyMarker": "NextKeyMarker", "UploadIdMarker": "NextUploadIdMarker"},
-    encodes=False,
+    says_encoding=False,
 )
 
 
@@ -91,10 +91,14 @@ def _ask(client: "S3Client", kind: Kind, asked: dict[str, Any]) -> _Answer:
     """XML has no way to write some characters that keys may have: they are asked for as they stand in a URL."""
     # Said by ourselves, it keeps botocore from decoding some listings and not others.
     answer = _ask_once(client, kind, {**asked, "EncodingType": "url"})
-    if answer.is_encoded and not kind.encodes and _may_be_literal([one.get("Key", "") for one in answer.entries]):
-        # SeaweedFS says so of uploads and encodes nothing; unasked, every store writes keys as they are.
-        return _ask_once(client, kind, asked)
-    return answer
+    keys = [one.get("Key", "") for one in answer.entries]
+    decoded = keys if kind.says_encoding else [unquote_plus(key) for key in keys]
+    if decoded == keys:
+        return answer
+    if any(_CONTROLS.search(key) for key in decoded):
+        return answer._replace(is_encoded=True)
+    # Unasked, every store writes keys as they are.
+    return _ask_once(client, kind, asked)
 
 
 def _ask_once(client: "S3Client", kind: Kind, asked: dict[str, Any]) -> _Answer:
@@ -112,12 +116,6 @@ def _ask_once(client: "S3Client", kind: Kind, asked: dict[str, Any]) -> _Answer:
         else:
             said[one.tag[name:]] = one.text or ""
     return _Answer(entries, said, said.get("EncodingType") == "url")
-
-
-def _may_be_literal(keys: Sequence[str]) -> bool:
-    """True if the keys differ by whether they are decoded, and none shows that they must be."""
-    decoded = [unquote_plus(key) for key in keys]
-    return decoded != list(keys) and not any(_CONTROLS.search(key) for key in decoded)
 
 
 def _checked(answer: _Answer, kind: Kind, prefix: str) -> list[Entry]:
@@ -147,8 +145,10 @@ def _next_place(answer: _Answer, kind: Kind, prefix: str) -> dict[str, str]:
     # A last page may have markers too, if it says that it is the last.
     if answer.said.get("IsTruncated", str(bool(place))).strip().lower() != "true":
         return {}
-    if answer.is_encoded and "KeyMarker" in place:
-        (place["KeyMarker"],) = _decoded([place["KeyMarker"]], prefix)
+    marker = place.get("KeyMarker")
+    # Ceph encodes the keys and not the marker, which is the last of them.
+    if answer.is_encoded and marker and [marker] != [one["Key"] for one in answer.entries[-1:]]:
+        (place["KeyMarker"],) = _decoded([marker], prefix)
     if not place or ("VersionIdMarker" in place and "KeyMarker" not in place):
         raise StoreUnavailable(f"the object store's {kind.operation} goes on, and does not say from where")
     if not place.get("KeyMarker", prefix).startswith(prefix):
