@@ -59,7 +59,7 @@ test-typescript: $(STAMP) .node/.installed
 	npm install --engine-strict --no-package-lock --ignore-scripts --no-audit --no-fund --loglevel=error && touch .installed
 
 screenshots: $(STAMP)
-	@.venv/bin/python -m pytest -m browser --screenshots docs/images
+	@.venv/bin/python -m pytest -m browser --screenshots=docs/images
 
 # Beside the tools that people would use instead, on this machine: under half an hour; make bench QUICK=1: under five minutes.
 QUICK :=

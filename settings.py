@@ -93,6 +93,9 @@ class AdaptersSettings(BaseSettings):
         )
     )
     tracing: bool = Field(default=False, description="send OpenTelemetry traces to where OTEL_EXPORTER_OTLP_ENDPOINT says")
+    health_file: Annotated[Path, AfterValidator(_file)] | None = Field(
+        None, description="a file that is touched every 5 seconds while the worker, or the relay, works"
+    )
 
 
 class DatabaseSettings(AdaptersSettings):
@@ -212,9 +215,6 @@ class Settings(DatabaseSettings):
         Annotated[str, _like(r"([0-9.]+|\[[0-9A-Fa-f:]+\]):[0-9]+", "an IP address and a port, such as 127.0.0.1:9464")] | None
     ) = Field(None, description="IP address and port for Prometheus, such as 127.0.0.1:9464; without it there is no endpoint")
     metrics_ledger_every_s: Seconds = Field(15, description="seconds between two looks into the ledger for its metrics")
-    health_file: Annotated[Path, AfterValidator(_file)] | None = Field(
-        None, description="a file that is touched every 5 seconds while the worker works"
-    )
     log_format: Literal["text", "json"] = Field("text", description="“json” is one object a line, with the ids of the step")
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""What a piece of work costs: wall time, CPU of whoever works, peak memory; and tables of it."""
+"""What a piece of work costs: wall time, CPU of the process that works, peak memory; and tables of it."""
 
 import os
 import statistics
@@ -24,12 +24,12 @@ class Cost:
 
     wall_s: float = 0.0
     client_cpu_s: float = 0.0
-    """Of whoever deletes: the whole process of a tool, what the deletion added to that of a worker."""
+    """Of the deleter: the whole process of a tool, what the deletion added to that of a worker."""
     store_cpu_s: float = 0.0
     other_cpu_s: float = 0.0
     """Of Temporal's server and PostgreSQL, where the contender needs them."""
     peak_mb: float = 0.0
-    """Resident memory of whoever deletes, sampled; 0 in this process, which holds much else."""
+    """Resident memory of the deleter, sampled; 0 in this process, which holds much else."""
 
 
 def cpu_s(pids: Iterable[int]) -> float:

@@ -127,7 +127,7 @@ def delete_by_hand(stage: Stage, ids: range) -> Run:
             connection.execute(statement, {"ids": list(ids)})
         connection.commit()
         own = time.thread_time() - began
-    run.client_cpu_s = own  # without whoever watches the locks in this process
+    run.client_cpu_s = own  # without the thread that watches the locks in this process
     return run
 
 

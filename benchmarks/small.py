@@ -1,4 +1,4 @@
-"""One artifact with one comparison of fifty masks: how long whoever asked waits."""
+"""One artifact with one comparison of fifty masks: how long the caller waits."""
 
 import asyncio
 import contextlib
@@ -34,7 +34,7 @@ SHOWN = (REFERENCE, ROWS, RECEIPT, WITH_QUIET_PERIOD, EMPTY_ROWS, EMPTY_RECEIPT)
 
 @dataclass(frozen=True)
 class Waits:
-    """Makes snapshots, has them deleted, and puts down how long whoever asked waited, in seconds, and what a deletion cost."""
+    """Makes snapshots, has them deleted, and puts down how long the caller waited, in seconds, and what a deletion cost."""
 
     stage: Stage
     world: World

@@ -36,7 +36,7 @@ class InstantStore(Server):
         return f"http://127.0.0.1:{self._ports[0]}"
 
     def hold(self, doomed: Doomed) -> None:
-        """Its manifests, which are all that anybody reads."""
+        """Its manifests, which is all that a deletion reads."""
         for base in doomed.bases:
             (self.folder / f"{base}.json").write_bytes(doomed.manifest(base))
 

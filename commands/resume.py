@@ -15,6 +15,8 @@ from commands import options
 from commands.connection import connect, open_ledger
 from commands.exit_codes import AWAY, DONE, explained
 from commands.output import say, warn
+from settings import DatabaseSettings, load
+from telemetry import alive
 
 Every = Annotated[
     float | None,
@@ -29,7 +31,9 @@ async def resume(*, every: Every = None) -> int:
     if every is None:
         warn(f"{await _resume(None)} started")
     else:
-        await _relay(every)
+        file = load(DatabaseSettings).health_file
+        async with alive(file) if file else contextlib.nullcontext():
+            await _relay(every)
     return DONE
 
 

@@ -26,7 +26,7 @@ if connection is None:
         context.run_migrations()
 else:
     if on_postgresql:
-        # Whoever migrates at the same time waits for this transaction, and then finds nothing to do.
+        # Another process that migrates at the same time waits for this transaction, and then finds nothing to do.
         connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('artifact_deletion.migrations'))"))
         connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {LEDGER_SCHEMA}"))
     context.configure(connection=connection.execution_options(**ledger_schema(name)), **options)

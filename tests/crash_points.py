@@ -225,7 +225,7 @@ def _around_confirming_looks() -> None:
     whole = SweepPrefixes._look  # noqa: SLF001  where each look begins
 
     def look(self: SweepPrefixes, chunk: Chunk, lister: Lister, due: Sequence[Prefix]) -> list[Looked]:
-        if all(one.is_exact or one.quiet_since is None for one in due):
+        if not any(one.is_exact or one.quiet_since for one in due):
             return whole(self, chunk, lister, due)
         sweeping, commits = _boundary.set(CONFIRMING), _commits.set(count())
         come_to(f"{CONFIRMING}, before")

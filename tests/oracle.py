@@ -271,7 +271,7 @@ class Done:
     closed: bool
     own: Own
     unchecked: frozenset[str]
-    """The keys that are still there and that nobody could look for, as its receipt says."""
+    """The keys that are still there and that no listing could look for, as its receipt says."""
 
     @property
     def id(self) -> str:
@@ -311,7 +311,7 @@ def _pairs(before: Evidence) -> Iterator[tuple[str, str]]:
 
 
 def _orphaned(before: Evidence, after: Evidence, own: Own, done: Sequence[Done]) -> Iterator[str]:
-    """1: what was the artifacts' is gone, or somebody still owes it and says so."""
+    """1: what was the artifacts' is gone, or a deletion still owes it and says so."""
     owed = [name for one in done if not one.closed for name in _owed(after, one)]
     unchecked = {key for one in done for key in one.unchecked}
     for key in sorted(own.keys & after.everything() - unchecked):
@@ -536,14 +536,14 @@ def _untrue_objects(after: Evidence, one: Done) -> Iterator[str]:
 
 
 def _untrue_files(before: Evidence, after: Evidence, one: Done, others: Sequence[Done]) -> Iterator[str]:
-    # Whoever deleted the last row that named it took it along.
+    # The deletion of the last row that named it took it along.
     taken = {row for other in others for row in other.own.rows}
     going = {table: {id_: row for id_, row in rows.items() if (table, id_) in taken} for table, rows in before.rows.items()}
     named = _named_files(dataclasses.replace(before, rows=going))
     for table, row in sorted(_kept_files(after, one.receipt)):
         if row in before.rows[table] and row not in after.rows[table] and not (table == "sentry_file" and row in named):
             yield f"untrue: row {row} of {table} is said to be kept, and is gone"
-    # Whoever deleted that row later may have had a reason of its own.
+    # Another hand that deleted that row later may have had a reason of its own.
     kept_since = {file for other in others for ids in other.receipt.files.kept.values() for file in ids.ids}
     kept_since |= {file for why, ids in one.receipt.files.kept.items() if why != STILL_NAMED for file in ids.ids}
     for file in set(one.receipt.files.kept.get(STILL_NAMED, Ids()).ids) - kept_since:

@@ -489,9 +489,9 @@ def wait_for_waiters(database: Database, count: int = 1, *, patience_s: float = 
 
 
 class Pause:
-    """Stops whoever executes a statement that begins so, until it is let go; the statement itself is real.
+    """Stops a thread that executes a statement that begins so, until it is let go; the statement itself is real.
 
-    SQLite shows nobody who waits for what, and a wait for one read of several takes no lock on PostgreSQL.
+    SQLite does not show who waits for what, and a wait for one read of several takes no lock on PostgreSQL.
     """
 
     def __init__(self, engine: Engine, statement: str) -> None:

@@ -1,4 +1,4 @@
-"""What whoever is on call sees in Temporal's own Web UI, in a real browser: `make test-browser`, and the README's pictures.
+"""What the person on call sees in Temporal's own Web UI, in a real browser: `make test-browser`, and the README's pictures.
 
 Deselected otherwise, since it needs Debian's Chromium.
 """
@@ -129,7 +129,7 @@ async def test_a_running_deletion_says_who_asked_what_is_done_and_what_it_does(
                 "Now: deleting objects and trace items. Rows are gone",
                 "3 of 3 chunks",
                 "delete_objects",
-                "Pending Activities says why",
+                "Pending Activities says in Last Failure why",
             )
             await browser.take("running", at="User Metadata")
         await handle.result()

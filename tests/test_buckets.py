@@ -181,7 +181,7 @@ async def test_objects_are_found_in_each_usecase_and_one_that_holds_nothing_is_e
     stack.world.comparison(new, old, masks=1, usecase="snapshots")
     build = stack.world.mobile_build(project, icon="icn_a")
     late = stack.world.physical("preprod_size", place.organization_id, place.project_id, f"{place.prefix}late.json")
-    stack.s3.put_object(Bucket=stack.bucket, Key=late, Body=b"nobody names it")
+    stack.s3.put_object(Bucket=stack.bucket, Key=late, Body=b"no row names it")
     going = [old.id, new.id, build.id]
     before = Evidence.of(stack)
     async with stack.worker(usecases=("preprod", "snapshots", "preprod_size", "some_day")):
@@ -215,7 +215,7 @@ async def test_a_store_is_deleted_from_by_virtual_hosted_addresses(
 
 
 async def test_where_a_store_cannot_list_prefixes_are_unchecked_and_what_is_named_goes(stack: Stack) -> None:
-    """The receipt does not claim what nobody could look at: plans and chunks stay, and nothing says that they went.
+    """The receipt does not claim what it could not look at: plans and chunks stay, and nothing says that they went.
 
     Keys that a manifest names go as it spells them: in either normal form, and as long as a key may be.
     """
@@ -252,7 +252,7 @@ async def test_a_store_that_is_not_usable_yet_is_waited_for_in_plain_words(
     name = f"late-{stack.organization_id}"
     wrong: dict[str, Any]
     wrong, said = {
-        "keys": ({"s3_access_key": "NOBODY", "s3_secret_key": "nothing"}, "answered InvalidAccessKeyId (HTTP 403) to {}"),
+        "keys": ({"s3_access_key": "UNKNOWN", "s3_secret_key": "nothing"}, "answered InvalidAccessKeyId (HTTP 403) to {}"),
         "bucket": ({"bucket": name}, "answered NoSuchBucket (HTTP 404) to {}"),
         "endpoint": ({"s3_endpoint": "http://127.0.0.1:1"}, "could not be reached (EndpointConnectionError)"),
     }[missing]

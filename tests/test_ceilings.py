@@ -43,7 +43,7 @@ async def unconfirmed(stack: Stack, handle: WorkflowHandle[Any, Any]) -> Progres
 
 
 async def test_more_artifacts_than_may_go_unconfirmed_wait_whole(stack: Stack, command: Command) -> None:
-    """Nothing is deleted before somebody says that it is meant; a backend gets its 202; then all of it goes."""
+    """Nothing is deleted before a person says that it is meant; a backend gets its 202; then all of it goes."""
     one, two, three = stack.snapshots("one", "two", "three")
     before = Evidence.of(stack)
     ids = [one.id, two.id, three.id]

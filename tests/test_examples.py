@@ -25,6 +25,7 @@ from demo.servers import TemporalServer
 from demo.world import screen
 from examples import encryption
 from examples.fastapi_delete import AuditEntry, BackendRow, create_app, may_delete
+from settings import PREFIX
 from tests.environments import make_environment
 from tests.stack import ROOT, Held, Seen, Stack, connect, eventually
 
@@ -113,9 +114,11 @@ async def test_with_temporal_down_a_handler_answers_202_and_the_relay_does_the_r
         assert (await backend.delete(path_of(stack, head.id))).status_code == 202
     assert state_of(stack, head.id) == DeletionState.ACCEPTED
 
-    relay = stack.worker_process("starter.py", "resume", "--every", "0.2s")
+    health_file = tmp_path / "alive"
+    relay = stack.worker_process("starter.py", "resume", "--every", "0.2s", **{f"{PREFIX}HEALTH_FILE": str(health_file)})
     log = stack.folder / "worker-0.log"
     await eventually(lambda: asyncio.to_thread(lambda: "Temporal cannot be reached" in log.read_text()))
+    assert health_file.exists()
     with server:
         stack.use_temporal(await connect(server.address))
         async with stack.worker():
@@ -126,6 +129,7 @@ async def test_with_temporal_down_a_handler_answers_202_and_the_relay_does_the_r
             await eventually(closed)
         relay.send_signal(signal.SIGTERM)
         assert await asyncio.to_thread(relay.wait, 20) == 0
+    assert not health_file.exists()
     stack.assert_only_these_are_gone([head.id], before)
     said = log.read_text().splitlines()
     assert said.count(stack.request([head.id]).workflow_id) == 1

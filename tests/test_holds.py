@@ -32,7 +32,7 @@ from workflows.steps import DELETE_ROWS, WAIT_WHILE_HELD, Waiting
 
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 on_postgresql = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
-REASON = "PRIVATE: somebody deletes the wrong ones"
+REASON = "PRIVATE: a script deletes the wrong ones"
 
 
 def freeze(database: Database) -> Placed:
@@ -268,7 +268,7 @@ def test_a_hold_is_on_what_it_says_and_on_nothing_else(stack: Stack, on: On, hee
 def test_freezing_returns_when_the_last_transaction_that_had_not_seen_it_has_ended(
     stack: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One that deletes rows already is let finish, and is waited for: nothing is committed behind whoever froze."""
+    """One that deletes rows already is let finish, and is waited for: nothing is committed behind the person who froze."""
     one, two = stack.snapshots("one", "two")
     first, second = stack.request([one.id]), stack.request([two.id])
     before = Evidence.of(stack)

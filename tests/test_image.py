@@ -33,10 +33,10 @@ def test_health_is_a_young_file_for_docker_and_kubernetes_alike(tmp_path: Path) 
     (in_docker,) = re.findall(r"^HEALTHCHECK .* CMD (.*)$", dockerfile, flags=re.MULTILINE)
     alive = [
         ["sh", "-c", in_docker],
-        *(one["livenessProbe"]["exec"]["command"] for one in containers().values() if "env" in one),
+        *(one["livenessProbe"]["exec"]["command"] for one in containers().values() if "livenessProbe" in one),
     ]
-    ready = [one["readinessProbe"]["exec"]["command"] for one in containers().values() if "env" in one]
-    assert (len(alive), len(ready)) == (3, 2)
+    ready = [one["readinessProbe"]["exec"]["command"] for one in containers().values() if "readinessProbe" in one]
+    assert (len(alive), len(ready)) == (4, 3)
     mine = tmp_path / "alive"
 
     def passes(command: list[str]) -> bool:

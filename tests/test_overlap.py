@@ -270,7 +270,7 @@ async def test_a_deletion_that_died_is_finished_when_it_is_asked_for_again(stack
 
 @POSTGRESQL
 async def test_ten_clients_that_ask_for_the_same_at_once_get_one_deletion_and_one_receipt(stack: Stack) -> None:
-    """Asking twice is asking once, in whatever order the ids stand and whoever asks."""
+    """Asking twice is asking once, in whatever order the ids stand, and from any client."""
     wanted = stack.snapshots("a", "b")
     ids, before = [one.id for one in wanted], Evidence.of(stack)
     clients = await asyncio.gather(*(connect(stack.temporal_address) for _ in range(10)))
@@ -306,7 +306,7 @@ def delete_rows_by_hand(stack: Stack, one: Snapshot) -> None:
 
 @SQLITE
 async def test_an_artifact_gone_without_a_trace_is_said_to_be_unchecked_and_swept_if_its_project_is_named(stack: Stack) -> None:
-    """Nobody can say where the objects of an artifact lie without its project: "gone" would be a claim that nobody checked."""
+    """Without its project it is unknown where an artifact's objects lie: "gone" would be a claim without a check."""
     lost, neighbour = stack.snapshots("a", "b")
     project = lost.artifact.project_id
     before = Seen.of(stack.world)
@@ -316,7 +316,7 @@ async def test_an_artifact_gone_without_a_trace_is_said_to_be_unchecked_and_swep
     async with stack.worker():
         receipt = await stack.delete([lost.id])
         assert receipt.artifacts.gone_before.objects_unchecked.ids == (lost.id,)
-        assert (receipt.trace_items.state, receipt.trace_items.confirmed_at) == ("unchecked", None), "nobody could ask"
+        assert (receipt.trace_items.state, receipt.trace_items.confirmed_at) == ("unchecked", None), "no project to ask in"
         assert (receipt.artifacts.deleted.count, receipt.artifacts.gone_before.swept.count, receipt.objects.prefixes) == (
             0,
             0,

@@ -75,7 +75,7 @@ def move(session: Session, artifact: int, to: int) -> None:
 
 @SQLITE
 def test_a_deletion_that_is_cancelled_after_its_keys_were_collected_has_touched_nothing(stack: Stack, shop: Shop) -> None:
-    """Rows go first: whoever is told that nothing is deleted finds every object that the rows name."""
+    """Rows go first: a caller who is told that nothing is deleted finds every object that the rows name."""
     request, before = stack.request(shop.going), Evidence.of(stack)
     with steps_of(stack) as steps:
         again(lambda: steps.open_and_collect(request))
@@ -111,7 +111,7 @@ def test_a_page_whose_request_failed_is_still_owed(stack: Stack, shop: Shop, mon
 def test_a_manifest_that_could_not_be_read_once_is_read_again(
     stack: Stack, shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where nobody can list, its masks are named by it alone: an error that passed for an empty list would lose them."""
+    """Where the store cannot list, its masks are named by it alone: an error that passed for an empty list would lose them."""
     request, before = stack.request(shop.going), Evidence.of(stack)
     failing_once(monkeypatch, "read", only="comparison.json$")
     with steps_of(stack, bucket_listable=False) as steps:
@@ -286,7 +286,7 @@ def test_a_page_that_two_attempts_have_deleted_is_settled_by_one(
 
 @SQLITE
 async def test_a_deletion_that_runs_is_waited_for_and_not_taken_over(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its pages are being deleted: whoever else is asked for its artifacts waits, and its own caller gets its own answer."""
+    """Its pages are being deleted: another deletion of its artifacts waits, and its own caller gets its own answer."""
     one, two, three = stack.snapshots("one", "two", "three")
     requests = [stack.request([one.id, two.id]), stack.request([two.id, three.id])]
     before = Evidence.of(stack)

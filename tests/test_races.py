@@ -40,7 +40,7 @@ def others() -> Iterator[ThreadPoolExecutor]:
 
 @pytest.fixture
 def pair(stack: Stack) -> tuple[Snapshot, Snapshot]:
-    """A head, to be deleted, and a base that stays. Nobody has compared them yet."""
+    """A head, to be deleted, and a base that stays. They are not compared yet."""
     project = stack.world.project(stack.world.organization("acme"), "shop")
     head, base = (stack.world.snapshot(project, {"login": screen("login", seed)}) for seed in range(2))
     stack.world.approval(head)
@@ -127,7 +127,7 @@ def test_a_comparison_that_is_committed_while_delete_rows_waits_for_its_locks_go
 def test_a_comparison_that_nobody_could_see_is_refused_at_its_commit(
     stack: Stack, pair: tuple[Snapshot, Snapshot], before: Evidence, others: ThreadPoolExecutor, when: str
 ) -> None:
-    """Its deferred foreign keys lock nothing and ask nobody until its COMMIT, which comes too late."""
+    """Its deferred foreign keys lock nothing and ask for nothing until its COMMIT, which comes too late."""
     head, base = pair
     request = stack.request([head.id])
     with steps_of(stack) as steps, stack.database.engine.connect() as other:
@@ -215,7 +215,7 @@ def insert_alone(database: Database, insertion: Any) -> None:
 def test_on_sqlite_a_comparison_made_in_the_middle_waits_and_is_refused(
     stack: Stack, pair: tuple[Snapshot, Snapshot], before: Evidence, others: ThreadPoolExecutor
 ) -> None:
-    """A writing transaction begins by taking the only write lock there is, so nobody can look in between."""
+    """A writing transaction begins by taking the only write lock there is, so no other can look in between."""
     head, base = pair
     request = stack.request([head.id])
     with steps_of(stack) as steps:
@@ -240,7 +240,7 @@ def test_on_sqlite_a_comparison_made_in_the_middle_waits_and_is_refused(
 def test_on_sqlite_a_deletion_that_finds_the_database_locked_changes_nothing_and_is_run_again(
     stack: Stack, pair: tuple[Snapshot, Snapshot], before: Evidence
 ) -> None:
-    """Somebody else's transaction is open for longer than we wait; what it commits is found the next time."""
+    """Another hand's transaction is open for longer than we wait; what it commits is found the next time."""
     head, base = pair
     request = stack.request([head.id])
     impatient = Database(stack.database_url, lock_timeout_s=0.05)
@@ -323,7 +323,7 @@ def builds_that_share(stack: Stack, **same: Any) -> tuple[Build, Build]:
 def test_an_icon_of_two_builds_that_are_deleted_at_once_goes_with_the_later_one(
     stack: Stack, others: ThreadPoolExecutor
 ) -> None:
-    """Each transaction still sees the other's row: if both left the icon to the other, nobody would ever delete it."""
+    """Each transaction still sees the other's row: if both left the icon to the other, neither would ever delete it."""
     builds = builds_that_share(stack, icon="icn_same")
     before = Evidence.of(stack)
     with steps_of(stack) as steps:
@@ -423,7 +423,7 @@ def test_a_cancel_that_comes_while_rows_are_being_deleted_waits_and_comes_too_la
 def test_rows_that_are_to_be_deleted_while_a_cancel_is_at_work_stay(
     stack: Stack, pair: tuple[Snapshot, Snapshot], before: Evidence, others: ThreadPoolExecutor
 ) -> None:
-    """The other way round: whoever was told that nothing is deleted must be right."""
+    """The other way round: a caller who was told that nothing is deleted was told the truth."""
     head, _ = pair
     request = stack.request([head.id])
     with steps_of(stack) as steps:
@@ -573,7 +573,7 @@ def test_a_deletion_that_is_chosen_as_a_deadlocks_victim_leaves_nothing_and_succ
     """Our order of locks is our own: the backend may take the same rows in another one."""
     head, _ = pair
     request = stack.request([head.id])
-    with stack.database.write() as session:  # for connections to come: whoever closes the circle finds out at once
+    with stack.database.write() as session:  # for connections to come: the one that closes the circle finds out at once
         session.execute(text(f'ALTER DATABASE "{stack.database.engine.url.database}" SET deadlock_timeout = 10'))
     stack.database.dispose()
     artifact, metrics = tables.Artifact, tables.SnapshotMetrics

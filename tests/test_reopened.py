@@ -185,7 +185,7 @@ async def test_a_close_that_comes_after_the_cancel_closes_nothing(stack: Stack) 
 
 @on_sqlite
 async def test_a_project_that_was_known_is_not_forgotten_when_rows_disappear(stack: Stack) -> None:
-    """Somebody else deletes the rows after the deletion was opened: its objects are found all the same."""
+    """Another hand deletes the rows after the deletion was opened: its objects are found all the same."""
     (one,) = stack.snapshots("home")
     request = stack.request([one.id])
     stack.accept(request)
@@ -203,7 +203,7 @@ async def test_a_project_that_was_known_is_not_forgotten_when_rows_disappear(sta
 
 @on_sqlite
 def test_rows_that_come_back_before_the_end_are_left_over_and_go_with_a_re_run(stack: Stack) -> None:
-    """After its chunk's last step, as while it waits for others: whoever asks again finds it running."""
+    """After its chunk's last step, as while it waits for others: a caller who asks again finds it running."""
     (one,) = stack.snapshots("one")
     request = stack.request([one.id])
     with steps_of(stack) as steps:

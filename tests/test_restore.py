@@ -129,7 +129,7 @@ async def test_what_a_restore_brought_back_is_deleted_again(
     assert f"2 of 2 artifacts are back  {request.workflow_id}\n" in said
     assert "2 artifacts of 1 deletions are back, and may be deleted again" in said
     assert "LEFT ALONE: 1 others have ids that it deleted, but were added later" in said
-    assert code == 1, "somebody should look at what was left alone"
+    assert code == 1, "a person should look at what was left alone"
     assert Seen.of(stack.world) == Seen(before.rows, before.objects)
 
     async with stack.worker(**kept):

@@ -108,7 +108,7 @@ def test_a_sweep_that_saw_a_prefix_empty_too_early_does_not_say_so_when_a_later_
 def test_a_prefix_that_was_not_listed_empty_is_not_forgotten_because_its_last_page_went_meanwhile(
     stack: Stack, holds: Holds, monkeypatch: pytest.MonkeyPatch, others: ThreadPoolExecutor
 ) -> None:
-    """The sweep left it to the page, and the page was settled before the sweep was: nobody has seen the prefix empty."""
+    """The sweep left it to the page, and the page was settled before the sweep was: no listing has seen the prefix empty."""
     (one,) = stack.snapshots("one")
     request, before = stack.request([one.id]), Evidence.of(stack)
     holds.hold(own(stack, one, "manifest.json"))
@@ -138,7 +138,7 @@ def test_a_prefix_that_was_not_listed_empty_is_not_forgotten_because_its_last_pa
 
 
 def test_rows_are_not_deleted_any_more_when_a_receipt_has_said_that_they_were_not(stack: Stack) -> None:
-    """A step whose time was over goes on: whoever reads the receipt must find the rows, and may ask again."""
+    """A step whose time was over goes on: a reader of the receipt must find the rows, and may ask again."""
     (one,) = stack.snapshots("one")
     request, before = stack.request([one.id]), Evidence.of(stack)
     with steps_of(stack) as steps:
@@ -205,7 +205,7 @@ def test_a_late_close_does_not_keep_the_next_run_from_closing(stack: Stack, hold
 def test_keys_are_collected_again_when_a_late_attempt_has_begun_to_collect(
     stack: Stack, monkeypatch: pytest.MonkeyPatch, others: ThreadPoolExecutor
 ) -> None:
-    """The late one took the epoch. Whoever is told so by Temporal's own attempt must go on, and not give the rows up."""
+    """The late one took the epoch. The run that is told so by Temporal's own attempt must go on, and not give the rows up."""
     (one,) = stack.snapshots("one")
     request, before = stack.request([one.id]), Evidence.of(stack)
     with steps_of(stack) as steps:

@@ -94,7 +94,7 @@ async def test_every_metric_that_dashboard_and_alerts_name_exists(stack: Stack) 
         session.execute(update(Artifact).where(Artifact.id == moved.id).values(project_id=elsewhere.id))
         session.execute(text("CREATE TABLE newcomer (artifact_id BIGINT REFERENCES sentry_preprodartifact (id))"))
     scope = f"preprod/org.{stack.organization_id}/project.{one.artifact.project_id}/objects/"
-    unnamed = f"{scope}{stack.organization_id}/{one.artifact.project_id}/{one.id}/nobody-named-it"
+    unnamed = f"{scope}{stack.organization_id}/{one.artifact.project_id}/{one.id}/no-row-named-it"
     stack.s3.put_object(Bucket=stack.bucket, Key=unnamed, Body=b"12345")
     drifted = "artifact_deletion_schema_drift_references"
     with free_address() as address:

@@ -21,7 +21,7 @@ from settings import PREFIX, Settings
 from tests.stack import Stack, lines, prepare_database
 
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-NOBODY = "127.0.0.1:1"
+NOWHERE = "127.0.0.1:1"
 GOOD = {"DATABASE_URL": "sqlite:////tmp/backend.db", "BUCKET": "artifacts"}
 
 
@@ -33,7 +33,7 @@ def without_settings(monkeypatch: pytest.MonkeyPatch) -> None:
 def start(monkeypatch: pytest.MonkeyPatch, **settings: str) -> int:
     """The program's exit code under these settings and no others, with no one at Temporal's address."""
     without_settings(monkeypatch)
-    monkeypatch.setenv("TEMPORAL_ADDRESS", NOBODY)
+    monkeypatch.setenv("TEMPORAL_ADDRESS", NOWHERE)
     for name, value in settings.items():
         monkeypatch.setenv(f"{PREFIX}{name}", value)
     try:
@@ -168,7 +168,7 @@ def test_temporals_own_settings_that_cannot_be_used_are_not_taken_for_a_server_t
     prepare_database(url)
     monkeypatch.setenv(f"{PREFIX}DATABASE_URL", url)
     monkeypatch.setenv(f"{PREFIX}BUCKET", "objects")
-    monkeypatch.setenv("TEMPORAL_ADDRESS", NOBODY)
+    monkeypatch.setenv("TEMPORAL_ADDRESS", NOWHERE)
     monkeypatch.setenv(name, value)
     for program in (partial(worker.main, []), partial(starter.main, ["resume"])):
         assert program() == 2
