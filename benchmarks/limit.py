@@ -18,7 +18,7 @@ async def limit(stage: Stage, *, seconds: int, keys_per_second: int = 2000) -> d
     doomed = Doomed(seconds * keys_per_second)
     for processes, pages in ((1, 4), (2, 4), (2, 1)):
         name = f"limit-{processes}-{pages}"
-        settings = {"keys_per_second": str(keys_per_second), "pages_an_activity": str(pages)}
+        settings = {"keys_per_second": str(keys_per_second), "pages_a_step": str(pages)}
         with InstantStore(stage.folder / name, logs=True) as store, contextlib.ExitStack() as stack:
             store.hold(doomed)
             stage.insert_rows(doomed)
