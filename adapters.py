@@ -1,7 +1,7 @@
 """What an installation puts in place of ours: another store, another event store, a backend of its own, a payload codec.
 
 `ARTIFACT_DELETION_ADAPTERS=module:name` names an `Adapters` for workers and the command line. docs/seams.md says how each is
-written, and the package `conformance` has the tests that a store and a trace store must pass.
+written, and the package `conformance` has the tests that a store, a trace store and a backend must pass.
 """
 
 import importlib

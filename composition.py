@@ -105,15 +105,10 @@ class Parts:
 def open_parts(settings: Settings, database: Database | None = None) -> Parts:
     """Nothing need answer yet. Raises Misconfigured."""
     database = database or open_database(settings)
-    return Parts(
-        settings,
-        database,
-        open_backend(settings, database),
-        open_store(settings),
-        open_traces(settings, database),
-        HoldWatch(database),
-        Event(),
-    )
+    backend, traces = open_backend(settings, database), open_traces(settings, database)
+    if traces is not None and type(backend).trace_id is Backend.trace_id:
+        raise Misconfigured("TRACE_STORE: this backend does not say which trace items are an artifact's (trace_id)")
+    return Parts(settings, database, backend, open_store(settings), traces, HoldWatch(database), Event())
 
 
 def open_database(settings: Settings) -> Database:

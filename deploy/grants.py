@@ -20,7 +20,8 @@ def main() -> None:
         with psycopg.connect(os.environ[_URL].replace("+psycopg", "", 1)) as owner:
             owner.execute(Path(__file__).with_suffix(".sql").read_bytes())
     except psycopg.Error as error:
-        sys.exit(f"nothing was granted: {error}")
+        # Not its own text: of a URL that is none, that has the password.
+        sys.exit(f"nothing was granted: {error.diag.message_primary or type(error).__name__}")
 
 
 if __name__ == "__main__":

@@ -250,6 +250,8 @@ def test_the_job_ends_where_a_step_of_it_fails(stack: Stack) -> None:
     assert (code, "the ledger is up to date" in said) == (0, True), said
     code, said = run_job("grants", away | {"ARTIFACT_DELETION_DATABASE_URL": login})
     assert (code, "nothing was granted: permission denied" in said) == (1, True), said
+    code, said = run_job("grants", away | {"ARTIFACT_DELETION_DATABASE_URL": "postgresql+psycopg2://owner:SECRET@here/x"})
+    assert (code, "nothing was granted" in said, "SECRET" in said) == (1, True, False), said
 
 
 @on_postgresql

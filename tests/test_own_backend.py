@@ -210,3 +210,13 @@ def test_the_doctor_looks_at_its_schema(ci: Ci) -> None:
 def doctors_findings(ci: Ci) -> tuple[int, dict[str, str]]:
     code, said, _ = ci.run("doctor", "--database-only", "--json")
     return code, {one["name"]: one["state"] for one in json.loads(said)}
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_no_worker_starts_with_a_trace_store_that_its_backend_says_nothing_of(ci: Ci, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else it would be found out after the rows are gone."""
+    monkeypatch.setenv("ARTIFACT_DELETION_TRACE_STORE", "sql")
+    assert ci.run("setup")[0] == DONE
+    worker = subprocess.run([sys.executable, "worker.py"], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    said = "TRACE_STORE: this backend does not say which trace items are an artifact's (trace_id)"
+    assert (worker.returncode, said in worker.stderr) == (2, True), worker.stderr

@@ -280,7 +280,7 @@ async def test_objects_go_on_after_a_thaw_while_a_ceiling_holds_other_rows(
         await eventually(gone)
         with stack.database.write() as session:
             holds.confirm(session, stack.request([one.id, two.id]).deletion_id, 0, by="user:7")
-        await asyncio.wait_for(handle.result(), 40)
+        assert (await asyncio.wait_for(handle.result(), 40)).complete
 
 
 @on_sqlite

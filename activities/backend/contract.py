@@ -309,7 +309,7 @@ class Backend(ABC):
     def still_named(self, session: Session, keys: Collection[str], going: Collection[int] = ()) -> set[str]:  # noqa: ARG002
         """Of these shared keys, those that a row names, other than rows of artifacts that are `going`."""
         if keys:
-            raise NotImplementedError
+            raise NotImplementedError("a backend with shared keys says which of them are still named (still_named)")
         return set()
 
     def why_stray(self, stray: Stray) -> str:  # noqa: ARG002
@@ -318,11 +318,11 @@ class Backend(ABC):
 
     def read_manifest(self, named: NamedKey, content: bytes) -> ManifestKeys:
         """The keys that a manifest names. Raises UnreadableManifest."""
-        raise NotImplementedError
+        raise NotImplementedError("a backend with manifests reads them (read_manifest)")
 
     def trace_id(self, artifact: ArtifactRef) -> str:
-        """Of the artifact's trace items: 32 hex digits."""
-        raise NotImplementedError
+        """Of the artifact's trace items: 32 hex digits. No worker starts with a trace store and a backend without this."""
+        raise NotImplementedError("a backend with trace items says which are an artifact's (trace_id)")
 
     # How their rows go
 
