@@ -4,7 +4,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.plain_yaml import documents
+import yaml
+
 from tests.stack import ROOT
 
 DEPLOY = ROOT / "deploy"
@@ -15,7 +16,7 @@ SETUP = KUBERNETES / "setup"
 def kustomization(folder: Path) -> dict[str, Any]:
     """What a folder's own file says."""
     found: dict[str, Any]
-    (found,) = documents((folder / "kustomization.yaml").read_text())
+    (found,) = yaml.safe_load_all((folder / "kustomization.yaml").read_text())
     return found
 
 
@@ -25,7 +26,7 @@ def manifests(folder: Path) -> Iterator[Any]:
     found: list[Any] = []
     for name in (*told.get("resources", ()), *told.get("components", ())):
         place = folder / name
-        found += manifests(place) if place.is_dir() else documents(place.read_text())
+        found += manifests(place) if place.is_dir() else yaml.safe_load_all(place.read_text())
     for pairs in (one["pairs"] for one in told.get("labels", ())):
         for labels in (labels_of(one) for one in found if one["kind"] in {"Deployment", "Job"}):
             labels.update(pairs)

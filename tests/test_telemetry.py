@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from sqlalchemy import text, update
 from temporalio.client import Client, WorkflowFailureError
 from temporalio.runtime import MetricBuffer, Runtime, TelemetryConfig
@@ -31,7 +32,6 @@ from artifact_deletion.outbox import DeletionState
 from artifact_deletion.receipt import DeletionReceipt
 from composition import open_backend
 from telemetry import JsonLines, TextLines
-from tests.plain_yaml import parsed
 from tests.stack import ROOT, Stack, eventually, lines, pending_failures
 
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -65,7 +65,7 @@ def expressions() -> Iterator[str]:
     """Every PromQL expression of the dashboard and the alerts."""
     dashboard = json.loads((ROOT / "docs" / "grafana-dashboard.json").read_text())
     yield from (target["expr"] for panel in dashboard["panels"] for target in panel["targets"])
-    for group in parsed((ROOT / "docs" / "alerts.yml").read_text())["groups"]:
+    for group in yaml.safe_load((ROOT / "docs" / "alerts.yml").read_text())["groups"]:
         yield from (rule["expr"] for rule in group["rules"])
 
 
