@@ -42,7 +42,7 @@ test-pgbouncer: $(STAMP)
 test-ceph: $(STAMP)
 	@.venv/bin/python -m pytest -m ceph --object-store ceph
 
-# Breaks our own code, one place at a time in a copy, and says which test notices: about five minutes.
+# Breaks our own code, one place at a time in a copy, and says which test notices: five to ten minutes.
 mutants: $(STAMP)
 	@.venv/bin/python -m tests.mutants
 

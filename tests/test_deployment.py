@@ -15,7 +15,7 @@ import psycopg
 import pytest
 from sqlalchemy import make_url, text
 from temporalio.api.deployment.v1 import WorkerDeploymentVersion
-from temporalio.api.enums.v1 import VersioningBehavior
+from temporalio.api.enums.v1 import TaskQueueType, VersioningBehavior
 from temporalio.api.workflowservice.v1 import (
     DescribeWorkerDeploymentVersionRequest,
     SetWorkerDeploymentCurrentVersionRequest,
@@ -303,8 +303,16 @@ async def test_a_worker_serves_the_one_task_queue_that_it_is_told_to(stack: Stac
     assert_promises_hold(stack, before, [stack.request([one.id])])
 
 
+POLLED = {
+    (TASK_QUEUE, TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW),
+    (TASK_QUEUE, TaskQueueType.TASK_QUEUE_TYPE_ACTIVITY),
+    (OBJECTS_TASK_QUEUE, TaskQueueType.TASK_QUEUE_TYPE_ACTIVITY),
+}
+"""Each is heard of by itself: a queue's name alone can be known while one of its kinds is not."""
+
+
 async def set_current(client: Client, build: str) -> None:
-    """Once both task queues are known to the version, as docs/deployment.md says."""
+    """Once all that the version polls is known of it, as docs/deployment.md says."""
     version = WorkerDeploymentVersion(deployment_name=worker.DEPLOYMENT, build_id=build)
 
     async def polled() -> bool:
@@ -314,7 +322,7 @@ async def set_current(client: Client, build: str) -> None:
             )
         except RPCError:
             return False
-        return {TASK_QUEUE, OBJECTS_TASK_QUEUE} <= {queue.name for queue in found.version_task_queues}
+        return {(queue.name, queue.type) for queue in found.version_task_queues} >= POLLED
 
     await eventually(polled)
     await client.workflow_service.set_worker_deployment_current_version(

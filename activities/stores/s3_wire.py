@@ -164,7 +164,7 @@ class Batch(dict[str, Any]):
 
 
 def write_batch(versions: Sequence[Version]) -> bytes:
-    """The body of a DeleteObjects request, byte for byte as boto3 would write it, which takes a third of our CPU for that."""
+    """The body of a DeleteObjects request, byte for byte as boto3 would write it, but at once and not element by element."""
     objects = "".join(
         [
             f"<Object><Key>{escape(key)}</Key></Object>"
