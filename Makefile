@@ -6,14 +6,18 @@ CANDIDATES := $(if $(PYTHON),$(PYTHON),python3.13 python3.12 python3.14 python3.
 # Named after the Python that was asked for, so that asking for another one makes .venv anew.
 STAMP := .venv/.installed$(subst /,-,$(PYTHON))
 
-.PHONY: demo test test-oldest test-pgbouncer test-ceph test-browser test-typescript screenshots soak mutants bench lint \
-  requirements requirements-bench clean
+.PHONY: demo test test-all test-oldest test-pgbouncer test-image test-ceph test-browser test-prometheus test-typescript \
+  screenshots soak mutants bench bench-tables lint release-notes requirements requirements-bench clean
 
 demo: $(STAMP)
 	@.venv/bin/python starter.py demo
 
+# At least one test of every promise, on real servers and on both databases. docs/reliability.md says what test-all adds.
 test: $(STAMP)
 	@.venv/bin/python -m pytest -n 2
+
+test-all: $(STAMP)
+	@.venv/bin/python -m pytest -n 2 --all
 
 # Many deletions under random faults, then the oracle: make soak SECONDS=3600 SEED=1. Without a seed one is drawn.
 SECONDS := 60
@@ -24,7 +28,7 @@ soak: $(STAMP)
 # The contract as a backend with the oldest packages has it: these tests run its programs with an interpreter of their own.
 OLDEST := .venv-oldest/bin/python
 test-oldest: $(STAMP) .venv-oldest/.installed
-	@.venv/bin/python -m pytest tests/test_package.py tests/test_blocking.py --backend-python $(OLDEST)
+	@.venv/bin/python -m pytest tests/end_to_end/test_package.py tests/workflow/test_blocking.py --all --backend-python $(OLDEST)
 
 .venv-oldest/.installed: requirements-oldest.txt
 	@python=$(firstword $(PYTHON) python3.11); \
@@ -36,11 +40,20 @@ test-oldest: $(STAMP) .venv-oldest/.installed
 
 # PgBouncer comes with no Python package (Debian: apt install pgbouncer).
 test-pgbouncer: $(STAMP)
-	@.venv/bin/python -m pytest -m pgbouncer
+	@.venv/bin/python -m pytest --all -m pgbouncer
+
+# The image, built and run without Docker (Debian: apt install buildah debootstrap). Needs root.
+test-image: $(STAMP) .image-base
+	@.venv/bin/python -m pytest --all -m image
+
+# Stands for the image that the Dockerfile begins from: Debian 13 has the same Python.
+.image-base:
+	@rm -rf $@.part && PATH="$$PATH:/usr/sbin" debootstrap --variant=minbase --include=python3-venv trixie $@.part >/dev/null && \
+	rm -rf $@.part/var/cache/apt/archives $@.part/var/lib/apt/lists && ln -s python3 $@.part/usr/bin/python && mv $@.part $@
 
 # The tests of the object store once more, on Ceph's gateway (Debian: apt install radosgw ceph-mon ceph-osd).
 test-ceph: $(STAMP)
-	@.venv/bin/python -m pytest -m ceph --object-store ceph
+	@.venv/bin/python -m pytest -m ceph --all --object-store ceph
 
 # Breaks our own code, one place at a time in a copy, and says which test notices: five to ten minutes.
 mutants: $(STAMP)
@@ -48,24 +61,39 @@ mutants: $(STAMP)
 
 # Chromium comes with no Python package (Debian: apt install chromium).
 test-browser: $(STAMP)
-	@.venv/bin/python -m pytest -m browser
+	@.venv/bin/python -m pytest --all -m browser
+
+# Prometheus comes with no Python package (Debian: apt install prometheus).
+test-prometheus: $(STAMP)
+	@.venv/bin/python -m pytest --all -m prometheus
 
 # Node.js and npm come with no Python package (Debian: apt install nodejs npm).
 test-typescript: $(STAMP) .node/.installed
-	@.venv/bin/python -m pytest -m typescript
+	@.venv/bin/python -m pytest --all -m typescript
 
 .node/.installed: examples/typescript/package.json
 	@mkdir -p .node && cp $< .node && cd .node && \
 	npm install --engine-strict --no-package-lock --ignore-scripts --no-audit --no-fund --loglevel=error && touch .installed
 
-screenshots: $(STAMP)
-	@.venv/bin/python -m pytest -m browser --screenshots=docs/images
+# make release-notes VERSION=0.1.0
+release-notes: $(STAMP)
+	@.venv/bin/python .ci/release-notes $(VERSION)
 
-# Beside the tools that people would use instead, on this machine: under half an hour; make bench QUICK=1: under five minutes.
+screenshots: $(STAMP)
+	@.venv/bin/python -m pytest --all -m browser --screenshots=docs/images
+
+# Beside the tools that people would use instead, on this machine: under half an hour; make bench QUICK=1: under five minutes;
+# make bench FULL=1: the largest sizes, about an hour.
 QUICK :=
+FULL :=
 BENCH_STAMP := .venv/.installed-bench
 bench: $(BENCH_STAMP)
-	@.venv/bin/python -m benchmarks.run $(if $(QUICK),--quick)
+	@.venv/bin/python -m benchmarks.run $(if $(QUICK),--quick) $(if $(FULL),--full)
+
+# The tables of docs/performance.md, of a whole run: make bench-tables JSON=build/bench.json. Without it, of docs/bench.json again.
+JSON :=
+bench-tables: $(STAMP)
+	@.venv/bin/python -m benchmarks.tables $(JSON)
 
 $(BENCH_STAMP): requirements-bench.txt $(STAMP)
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r requirements-bench.txt
@@ -126,5 +154,5 @@ requirements-bench:
 	groups bench | compile --constraint requirements.txt --output-file requirements-bench.txt -
 
 clean:
-	@rm -rf .venv .venv-oldest .node .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
+	@rm -rf .venv .venv-oldest .node .image-base .image-base.part .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -4,7 +4,9 @@ import asyncio
 import logging
 from collections.abc import Callable
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from functools import partial
 from threading import BoundedSemaphore, Event
 from typing import TYPE_CHECKING, Any
 
@@ -18,27 +20,47 @@ from activities.backend.keys import Scopes
 from activities.backend.sentry import SentryBackend
 from activities.backend.trace_items import SqlTraces
 from activities.cancel_deletion import CancelDeletion
+from activities.close_bulk import CloseBulk
 from activities.close_deletion import CloseDeletion
 from activities.collect_keys import CollectKeys
 from activities.database import Database
 from activities.delete_objects import DeleteObjects
 from activities.delete_rows import DeleteRows
 from activities.delete_trace_items import DeleteTraceItems
+from activities.hide_images import HideImages
+from activities.images.catch_up import CatchUp
+from activities.images.decisions import Times
+from activities.images.index import Index
+from activities.images.preview import PreviewImages
+from activities.images.work import ImageWork
 from activities.ledger.holds import Ceilings
 from activities.living import Living
+from activities.next_artifacts import NextArtifacts
+from activities.open_bulk import OpenBulk
 from activities.open_deletion import OpenDeletion
 from activities.plan import Planner
 from activities.preview_deletion import PreviewDeletion
 from activities.receipts import Receipts, StandardOutput, StoredReceipts
+from activities.reconcile.facts import Project
+from activities.reconcile.reconcile import Reconciliation
+from activities.reconcile_project import ReconcileProject
+from activities.settle_images import SettleImages
+from activities.start_retention import StartRetention
 from activities.stores.documents import S3Documents
-from activities.stores.guards import Guard, HoldWatch
+from activities.stores.guards import BeforeDeleting, Guard, HoldWatch
+from activities.stores.images import ImageStore
 from activities.stores.limit import KeyLimit
 from activities.stores.objects import ObjectStore
 from activities.stores.s3 import S3Objects
+from activities.stores.s3_images import images_of
 from activities.stores.s3_wire import s3_client
 from activities.stores.traces import TraceStore
 from activities.sweep_prefixes import SweepPrefixes
+from activities.verify_deletion import VerifyDeletion
+from activities.wait_for_others import WaitForOthers
+from activities.wait_to_begin import WaitToBegin
 from activities.wait_while_held import WaitWhileHeld
+from activities.watch_images import WatchImages
 from adapters import adapters
 from artifact_deletion.errors import Misconfigured, StoreUnavailable
 from artifact_deletion.request import SEARCH_ATTRIBUTES
@@ -65,6 +87,11 @@ class Parts:
     stopping: Event
     """Set when the worker is to stop: no request waits for its turn any longer."""
 
+    @property
+    def images_within(self) -> timedelta:
+        """From the time when an image is hidden to its purge."""
+        return _times(self.settings).until_purged
+
     def steps(self, requests: Executor, reads: Executor, pace: Pace) -> tuple[list[Step], list[Step]]:
         """The activities of the two task queues: those with the database alone, and those that call the store.
 
@@ -76,19 +103,80 @@ class Parts:
         pause, within = settings.trace_items_pause, settings.trace_items_within
         with_database: list[Step] = [
             OpenDeletion(database, self.backend, settings.chunk_artifacts, configured, pace).open_deletion,
+            WaitToBegin(database).wait_to_begin,
             DeleteRows(database, self.backend, self.store.listable, ceilings).delete_rows,
             DeleteTraceItems(database, self.traces, self.watch, living, pause, within).delete_trace_items,
-            CloseDeletion(database, living, configured, open_receipts(settings)).close_deletion,
+            self._closing(living).close_deletion,
             CancelDeletion(database).cancel_deletion,
             WaitWhileHeld(database).wait_while_held,
+            WatchImages(database).watch_images,
         ]
+        with_database += self._bulk_steps(pace)
+        images = self.images(planner, requests)
         with_store: list[Step] = [
             CollectKeys(database, planner).collect_keys,
             DeleteObjects(database, self.store, guard, living, requests).delete_objects,
             SweepPrefixes(database, self.store, guard, living, requests, settings.quiet_period).sweep_prefixes,
-            PreviewDeletion(database, planner, requests, settings.chunk_artifacts).preview_deletion,
+            HideImages(database, None if settings.images == "keep" else images).hide_images,
+            SettleImages(database, images, timedelta(seconds=settings.images_catch_up_s)).settle_images,
+            self.previewing(planner, requests).preview_deletion,
+            ReconcileProject(
+                database, self.backend, self.store.listable, partial(self.reconciling, requests)
+            ).reconcile_project,
         ]
         return with_database, with_store
+
+    def _closing(self, living: Living) -> CloseDeletion:
+        days, receipts = self.settings.promised_days, open_receipts(self.settings)
+        return CloseDeletion(self.database, living, self.traces is not None, days, receipts, self.images_within)
+
+    def _bulk_steps(self, pace: Pace) -> list[Step]:
+        settings, database, backend = self.settings, self.database, self.backend
+        size, at_once, unconfirmed = (
+            settings.bulk_artifacts_a_deletion,
+            settings.bulk_deletions_at_once,
+            settings.max_bulk_unconfirmed,
+        )
+        return [
+            OpenBulk(database, backend, size, at_once, unconfirmed, pace.search_attributes).open_bulk,
+            NextArtifacts(database, backend).next_artifacts,
+            WaitForOthers().wait_for_others,
+            CloseBulk(database, backend).close_bulk,
+            StartRetention(database, backend).start_retention,
+        ]
+
+    def images(self, planner: Planner, requests: Executor) -> ImageWork | None:
+        """For steps and for a command. None where the backend's artifacts share no images, or the store is not S3."""
+        store, settings = self.store, self.settings
+        catching_up = self.catching_up(planner)
+        if not isinstance(store, S3Objects) or catching_up is None:
+            return None
+
+        def open_images(before: BeforeDeleting) -> ImageStore:
+            return replace(images_of(store, settings.hiding, settings.images_quarantine), before_deleting=before)
+
+        return ImageWork(self.database, catching_up, open_images, requests, self._guard(), _times(settings))
+
+    def catching_up(self, planner: Planner) -> CatchUp | None:
+        """Reads manifests into the index of shared images. None: the backend's artifacts share none."""
+        if self.backend.shared_images is None:
+            return None
+        return CatchUp(self.database, Index(self.backend), planner, _times(self.settings).grace)
+
+    def previewing(self, planner: Planner, requests: Executor) -> PreviewDeletion:
+        """For a worker, and for a command that may name keys."""
+        stay = self.settings.images == "keep" or not isinstance(self.store, S3Objects)
+        images = PreviewImages(self.catching_up(planner), stay)
+        return PreviewDeletion(self.database, planner, requests, images, self.settings.chunk_artifacts)
+
+    def reconciling(self, requests: Executor, project: Project, older_than: timedelta, now: datetime) -> Reconciliation:
+        """One look at a project's listing beside its rows."""
+        quarantine = self.settings.images_quarantine
+        return Reconciliation(self.database, self.backend, self.store, requests, quarantine, project, older_than, now)
+
+    def verifying(self, requests: Executor) -> VerifyDeletion:
+        """Looks again for what a deletion has deleted."""
+        return VerifyDeletion(self.database, self.backend, self.store, self.traces, requests, self.settings.chunk_artifacts)
 
     def planner(self, reads: Executor) -> Planner:
         """Collecting and previews name the same keys."""
@@ -109,6 +197,10 @@ def open_parts(settings: Settings, database: Database | None = None) -> Parts:
     if traces is not None and type(backend).trace_id is Backend.trace_id:
         raise Misconfigured("TRACE_STORE: this backend does not say which trace items are an artifact's (trace_id)")
     return Parts(settings, database, backend, open_store(settings), traces, HoldWatch(database), Event())
+
+
+def _times(settings: Settings) -> Times:
+    return Times(settings.images_grace, settings.images_late, settings.images_reserved)
 
 
 def open_database(settings: Settings) -> Database:

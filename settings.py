@@ -96,6 +96,13 @@ class AdaptersSettings(BaseSettings):
     health_file: Annotated[Path, AfterValidator(_file)] | None = Field(
         None, description="a file that is touched every 5 seconds while the worker, or the relay, works"
     )
+    metrics_address: (
+        Annotated[str, _like(r"([0-9.]+|\[[0-9A-Fa-f:]+\]):[0-9]+", "an IP address and a port, such as 127.0.0.1:9464")] | None
+    ) = Field(
+        None,
+        description="IP address and port where the worker, or the relay, serves Prometheus, such as 127.0.0.1:9464; without it "
+        "there is no endpoint",
+    )
 
 
 class DatabaseSettings(AdaptersSettings):
@@ -114,6 +121,40 @@ class DatabaseSettings(AdaptersSettings):
     database_prepare: bool = Field(
         default=False, description="let the driver prepare statements; a transaction-mode pooler may not bear it"
     )
+    search_attributes: Literal["ask", "yes", "no"] = Field(
+        "ask",
+        description="whether the namespace has our search attributes; “ask” asks Temporal when a worker starts, and lets "
+        "`setup` make them",
+    )
+    images_grace_s: Seconds = Field(
+        86_400, description="seconds between a client's first look for an image and its snapshot's commit, at the most"
+    )
+    images_late_s: Seconds = Field(
+        1200, description="seconds after which the store refuses a request as too old: S3's 15 minutes, and five for clocks"
+    )
+    images_reserved: bool = Field(
+        default=False,
+        description="true where every commit of a snapshot calls reserve_images (docs/images.md): hidden images are purged "
+        "without waiting for the grace. Needs a bucket with versions",
+    )
+    promised_days: Count = Field(
+        30, description="whole days within which customers are promised that a deletion is done; the GDPR gives a month"
+    )
+    receipt_key_file: Annotated[Path, AfterValidator(_file)] | None = Field(
+        None, description="PEM file with the Ed25519 private key that signs pages of `starter.py receipt`; read at each use"
+    )
+
+    @property
+    def promised(self) -> timedelta:
+        return timedelta(days=self.promised_days)
+
+    @property
+    def images_grace(self) -> timedelta:
+        return timedelta(seconds=self.images_grace_s)
+
+    @property
+    def images_late(self) -> timedelta:
+        return timedelta(seconds=self.images_late_s)
 
 
 class Settings(DatabaseSettings):
@@ -184,6 +225,17 @@ class Settings(DatabaseSettings):
         None,
         description="limit for deleted keys of all workers together; S3's guide is 3,500 a second for a prefix",
     )
+    images: Literal["auto", "markers", "copies", "keep"] = Field(
+        "auto",
+        description="how shared images are hidden: “markers” in a bucket that keeps versions, “copies” elsewhere, “auto” asks "
+        "the bucket; “keep” leaves them, and a deletion that asks for them has them left over",
+    )
+    images_catch_up_s: Seconds = Field(
+        15, description="seconds between two looks for new snapshots of a project, while any of its images is hidden"
+    )
+    images_quarantine: Annotated[str, _like(r"([A-Za-z0-9_.-]+/)+", "a prefix with a slash at its end")] = Field(
+        "quarantine/", description="prefix for copies of hidden images: no usecase's, and no reader of images may reach it"
+    )
     receipt_export: (
         Annotated[
             str,
@@ -201,19 +253,21 @@ class Settings(DatabaseSettings):
     max_keys_unconfirmed: PositiveInt | None = Field(
         None, description="a deletion of which more object keys are collected waits for `starter.py confirm` before it goes on"
     )
+    max_bulk_unconfirmed: PositiveInt | None = Field(
+        10_000,
+        description="of more artifacts than these, a deletion of a whole project or organization waits, before it deletes any, "
+        "for a second person's `starter.py confirm`",
+    )
+    bulk_deletions_at_once: Count = Field(
+        4, description="deletions of a whole project or organization at a time, each of up to CHUNK_ARTIFACTS artifacts"
+    )
     shutdown_grace_s: Seconds = Field(30, description="seconds that running activities get after SIGTERM")
     build_id: Annotated[str, Field(min_length=1)] | None = Field(
         None, description="worker versioning: the build of this worker, in its deployment"
     )
-    search_attributes: Literal["ask", "yes", "no"] = Field(
-        "ask", description="whether the namespace has our search attributes; “ask” asks Temporal when the worker starts"
-    )
     serves: Literal["all", "rows", "objects"] = Field(
         "all", description="“rows” takes workflows and steps that need the database alone, “objects” those that call the store"
     )
-    metrics_address: (
-        Annotated[str, _like(r"([0-9.]+|\[[0-9A-Fa-f:]+\]):[0-9]+", "an IP address and a port, such as 127.0.0.1:9464")] | None
-    ) = Field(None, description="IP address and port for Prometheus, such as 127.0.0.1:9464; without it there is no endpoint")
     metrics_ledger_every_s: Seconds = Field(15, description="seconds between two looks into the ledger for its metrics")
     log_format: Literal["text", "json"] = Field("text", description="“json” is one object a line, with the ids of the step")
 
@@ -223,7 +277,21 @@ class Settings(DatabaseSettings):
             raise ValueError("S3_ACCESS_KEY and S3_SECRET_KEY go together")
         if (self.trace_store == "snuba") != (self.snuba_url is not None):
             raise ValueError("TRACE_STORE=snuba and SNUBA_URL go together")
+        if self.images_reserved and self.images == "copies":
+            raise ValueError("IMAGES_RESERVED and IMAGES=copies do not go together: a late delete would hit a new upload")
         return self
+
+    @property
+    def bulk_artifacts_a_deletion(self) -> int:
+        """So many that none of a bulk's deletions needs to be confirmed by itself."""
+        return min(self.chunk_artifacts, self.max_artifacts_unconfirmed or self.chunk_artifacts)
+
+    @property
+    def hiding(self) -> Literal["auto", "markers", "copies"]:
+        """How images are hidden, and those that are hidden already are settled. Copies cannot be, where commits ask first."""
+        if self.images_reserved:
+            return "markers"
+        return "auto" if self.images == "keep" else self.images
 
     @property
     def quiet_period(self) -> timedelta:

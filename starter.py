@@ -13,36 +13,93 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from commands import images, retention, schedule
+from commands.cancel import cancel
 from commands.confirm import confirm
 from commands.delete import delete
+from commands.delete_organization import delete_organization
+from commands.delete_project import delete_project
 from commands.demo import demo
 from commands.doctor import doctor
 from commands.exit_codes import BAD_USAGE, DONE, EXPECTED, INTERRUPTED, OUTPUT_LOST, explained
 from commands.hold import hold
 from commands.holds import list_holds
+from commands.images.adopt import adopt
+from commands.images.index import index
+from commands.images.status import status as images_status
 from commands.lift import lift
 from commands.list import list_deletions
 from commands.output import OutputLost, say, warn
+from commands.pause import pause, unpause
 from commands.preview import preview
 from commands.reapply import reapply
 from commands.receipt import receipt
+from commands.reconcile import reconcile
 from commands.rerun import rerun
 from commands.resume import resume
+from commands.retention.list import list_policies
+from commands.retention.preview import preview as retention_preview
+from commands.retention.remove import remove as retention_remove
+from commands.retention.run import run as retention_run
+from commands.retention.set import set_policy
+from commands.schedule import change
+from commands.schedule.list import list_schedules
+from commands.schedule.reconcile import set_reconcile
+from commands.schedule.set import set_schedule
 from commands.schema import schema
 from commands.setup import setup
 from commands.status import status
+from commands.verify import verify
 from commands.version import version
 from temporal_client import send_traces
 
 _PROGRAM = "starter.py"
-COMMANDS: dict[str, dict[str, Callable[..., Any]]] = {
-    "Ask": {"delete": delete, "preview": preview},
-    "Follow": {"status": status, "list": list_deletions, "receipt": receipt},
+Command = Callable[..., Any]
+COMMANDS: dict[str, dict[str, Command | dict[str, Command]]] = {
+    "Ask": {
+        "delete": delete,
+        "preview": preview,
+        "cancel": cancel,
+        "delete-project": delete_project,
+        "delete-organization": delete_organization,
+        "retention": {
+            "set": set_policy,
+            "list": list_policies,
+            "remove": retention_remove,
+            "preview": retention_preview,
+            "run": retention_run,
+        },
+        "schedule": {
+            "set": set_schedule,
+            "reconcile": set_reconcile,
+            "list": list_schedules,
+            "pause": change.pause,
+            "unpause": change.unpause,
+            "run": change.run,
+            "remove": change.remove,
+        },
+    },
+    "Follow": {
+        "status": status,
+        "list": list_deletions,
+        "receipt": receipt,
+        "verify": verify,
+        "images": {"status": images_status, "index": index, "adopt": adopt},
+        "reconcile": reconcile,
+    },
     "Mend": {"rerun": rerun, "resume": resume, "doctor": doctor, "reapply": reapply},
-    "Emergencies": {"hold": hold, "holds": list_holds, "lift": lift, "confirm": confirm},
+    "Emergencies": {
+        "hold": hold,
+        "holds": list_holds,
+        "lift": lift,
+        "confirm": confirm,
+        "pause": pause,
+        "unpause": unpause,
+    },
     "Set up": {"setup": setup, "schema": schema, "demo": demo},
 }
-"""Commands, by the panel in which the help shows them."""
+"""Commands, by the panel in which the help shows them; those of a group have two words."""
+_GROUPS = {"images": images.__doc__, "retention": retention.__doc__, "schedule": schedule.__doc__}
 
 
 def _show_version(wanted: bool) -> None:  # noqa: FBT001  Typer's way to call it
@@ -69,8 +126,18 @@ def _app() -> typer.Typer:
     )
     for panel, commands in COMMANDS.items():
         for name, run in commands.items():
-            app.command(name, help=_in_paragraphs(run.__doc__ or ""), rich_help_panel=panel)(_with_exit_code(run))
+            if not isinstance(run, dict):
+                _add(app, name, run, panel)
+                continue
+            group = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
+            for second, of_group in run.items():
+                _add(group, second, of_group)
+            app.add_typer(group, name=name, help=_GROUPS[name], rich_help_panel=panel)
     return app
+
+
+def _add(app: typer.Typer, name: str, run: Command, panel: str | None = None) -> None:
+    app.command(name, help=_in_paragraphs(run.__doc__ or ""), rich_help_panel=panel)(_with_exit_code(run))
 
 
 def _in_paragraphs(docstring: str) -> str:

@@ -13,12 +13,17 @@ from types import TracebackType
 from typing import Any
 
 from temporalio import activity, workflow
+from temporalio.common import MetricMeter
 from temporalio.exceptions import FailureError
 from temporalio.runtime import LogForwardingConfig, LoggingConfig, PrometheusConfig, Runtime, TelemetryConfig, TelemetryFilter
 
+import activities.metrics
+import workflows.metrics
 from activities.gauges import LedgerGauges
+from artifact_deletion.bulk import BULK_WORKFLOW
 from artifact_deletion.errors import DeletionError, Misconfigured
-from settings import Settings
+from artifact_deletion.request import DELETE_WORKFLOW, TASK_QUEUE
+from workflows.steps import DELETE_OBJECTS, OBJECTS_TASK_QUEUE, SETTLE_IMAGES, SWEEP_PREFIXES
 
 ALIVE_EVERY_S = 5.0
 _DELETION = re.compile(r"(?:delete|preview)-artifacts/(?P<organization_id>[0-9]+)/(?P<deletion_id>[0-9a-f]{32})")
@@ -27,24 +32,45 @@ _STAGE_SECONDS = (0.1, 0.5, 1, 5, 15, 60, 300, 900, 3600, 4 * 3600, 24 * 3600, 7
 _log = logging.getLogger("artifact_deletion.telemetry")
 
 
-def runtime(settings: Settings) -> Runtime:
-    """The SDK's threads, with metrics of the SDK and of ours on one endpoint where one is set. Raises Misconfigured."""
-    metrics = settings.metrics_address and PrometheusConfig(
-        settings.metrics_address,
+def runtime(metrics_address: str | None = None, *, log_fields: bool = True) -> Runtime:
+    """The SDK's threads, with metrics of the SDK and of ours on one endpoint where one is set. Raises Misconfigured.
+
+    The SDK logs through `logging`: by itself it writes to standard output, where JSON and receipts go. `log_fields`: with where
+    a line comes from, and with fields that hold addresses.
+    """
+    metrics = metrics_address and PrometheusConfig(
+        metrics_address,
         counters_total_suffix=True,
         unit_suffix=True,
         durations_as_seconds=True,
         histogram_bucket_overrides={"artifact_deletion_stage": _STAGE_SECONDS},
     )
-    logs = LoggingConfig(
-        TelemetryFilter(core_level="WARN", other_level="ERROR"),
-        # By itself it goes to standard output, where receipts may go.
-        forwarding=LogForwardingConfig(logging.getLogger("temporalio.core")),
+    forwarding = LogForwardingConfig(
+        logging.getLogger("temporalio.core"),
+        append_target_to_name=log_fields,
+        prepend_target_on_message=log_fields,
+        append_log_fields_to_message=log_fields,
     )
+    logs = LoggingConfig(TelemetryFilter(core_level="WARN", other_level="ERROR"), forwarding)
     try:
         return Runtime(telemetry=TelemetryConfig(logging=logs, metrics=metrics or None, attach_service_name=False))
     except ValueError:
         raise Misconfigured("ARTIFACT_DELETION_METRICS_ADDRESS: no metrics can be served there") from None
+
+
+def begin_at_zero(meter: MetricMeter, namespace: str) -> None:
+    """Let each counter's series be there before it counts: Prometheus sees no increase in what begins at 1.
+
+    With the labels that the SDK adds to a workflow's meter and to a step's, so that these are the very same series.
+    """
+
+    def of(task_queue: str, **more: str) -> MetricMeter:
+        return meter.with_additional_attributes({"namespace": namespace, "task_queue": task_queue, **more})
+
+    workflows.metrics.begin_at_zero(of(TASK_QUEUE, workflow_type=DELETE_WORKFLOW))
+    workflows.metrics.bulk_at_zero(of(TASK_QUEUE, workflow_type=BULK_WORKFLOW))
+    steps = (DELETE_OBJECTS, SWEEP_PREFIXES, SETTLE_IMAGES)
+    activities.metrics.begin_at_zero(*(of(OBJECTS_TASK_QUEUE, activity_type=one.name) for one in steps))
 
 
 @contextlib.asynccontextmanager

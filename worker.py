@@ -27,15 +27,27 @@ from artifact_deletion.request import TASK_QUEUE
 from composition import Parts, open_parts, pace_of, warn_if_unavailable
 from migrations import check_version
 from settings import Settings, explained, load
-from telemetry import alive, log_lines, reported, runtime
+from telemetry import alive, begin_at_zero, log_lines, reported, runtime
 from temporal_client import connect, send_traces
 from workflows.delete_artifacts import DeleteArtifactsWorkflow
+from workflows.delete_in_bulk import DeleteInBulkWorkflow
 from workflows.inputs import OneInput
 from workflows.preview_deletion import PreviewDeletionWorkflow
+from workflows.reconcile import ReconcileWorkflow
+from workflows.run_retention import RunRetentionWorkflow
 from workflows.steps import OBJECTS_TASK_QUEUE
+from workflows.watch_project_images import WatchProjectImagesWorkflow
 
 _log = logging.getLogger("artifact_deletion.worker")
 DEPLOYMENT = "artifact-deletion"
+_WORKFLOWS = [
+    DeleteArtifactsWorkflow,
+    DeleteInBulkWorkflow,
+    PreviewDeletionWorkflow,
+    ReconcileWorkflow,
+    RunRetentionWorkflow,
+    WatchProjectImagesWorkflow,
+]
 _RUNNER = UnsandboxedWorkflowRunner()
 """The sandbox replaces isinstance and others for the whole process, steps too: a tenth of a small deletion's CPU
 (`python -m benchmarks.run choices`). Tests replay every recorded history inside it."""
@@ -51,7 +63,8 @@ async def running(settings: Settings, client: Client) -> AsyncIterator[None]:
             await stack.enter_async_context(_workers(parts, client))
             if settings.metrics_address:
                 meter = (client.service_client.config.runtime or Runtime.default()).metric_meter
-                gauges = LedgerGauges(meter, parts.database, parts.backend)
+                begin_at_zero(meter, client.namespace)
+                gauges = LedgerGauges(meter, parts.database, parts.backend, settings.promised, parts.images_within)
                 await stack.enter_async_context(reported(gauges, settings.metrics_ledger_every_s))
             if settings.health_file:
                 await stack.enter_async_context(alive(settings.health_file))
@@ -78,7 +91,7 @@ async def _workers(parts: Parts, client: Client) -> AsyncIterator[None]:
                 rows = Worker(
                     client,
                     task_queue=TASK_QUEUE,
-                    workflows=[DeleteArtifactsWorkflow, PreviewDeletionWorkflow],
+                    workflows=_WORKFLOWS,
                     activities=with_database,
                     workflow_runner=_RUNNER,
                     max_concurrent_activities=settings.database_steps,
@@ -121,8 +134,8 @@ async def _work(settings: Settings) -> None:
     asked_to_stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, asked_to_stop.set)
-    gc.freeze()  # imported modules stay: no collection need look through them again and again
-    async with running(settings, await connect(runtime(settings))):
+    async with running(settings, await connect(runtime(settings.metrics_address))):
+        gc.freeze()  # modules and clients stay: no collection need look through them again and again
         await asked_to_stop.wait()
         _log.info("stopping: running activities get %s", settings.shutdown_grace)
 

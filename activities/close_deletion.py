@@ -9,6 +9,7 @@ from temporalio import activity
 from activities.database import Database
 from activities.ledger import deletions, holds, overlaps
 from activities.ledger.deletions import Closing
+from activities.ledger.held import let_go
 from activities.ledger.overlaps import OtherDeletion
 from activities.living import Living
 from activities.receipt_of import receipt_of
@@ -32,7 +33,10 @@ class CloseDeletion:
     database: Database
     living: Living
     traces_configured: bool
+    promised_days: int
     receipts: Receipts | None = None
+    grace: timedelta = timedelta(0)
+    """From the time when an image is hidden to its purge."""
 
     @activity.defn(name=CLOSE_DELETION.name, no_thread_cancel_exception=True)
     def close_deletion(self, deletion: Deletion) -> DeletionReceipt:
@@ -55,7 +59,7 @@ class CloseDeletion:
                 receipt, waits = self._add_up(session, found)
                 if waits is None and (self.receipts is None or _same_but_for_the_time(receipt, kept)):
                     deletions.close(session, kept or receipt)
-                    if not receipt.artifacts.reappeared.count:
+                    if asks and not receipt.artifacts.reappeared.count and not let_go(session, found.id):
                         deletions.serve(session, asks)  # this receipt is their answer
                     return (kept or receipt).for_history()
             if waits is not None:
@@ -70,7 +74,14 @@ class CloseDeletion:
 
         A deletion with leftovers of its own waits for no other: so no two ever wait for each other.
         """
-        receipt = receipt_of(session, self.living, found, traces_configured=self.traces_configured)
+        receipt = receipt_of(
+            session,
+            self.living,
+            found,
+            traces_configured=self.traces_configured,
+            grace=self.grace,
+            promised_days=self.promised_days,
+        )
         others = (
             overlaps.deletions_owing(session, found.id, traces_configured=self.traces_configured) if receipt.complete else []
         )
@@ -100,6 +111,5 @@ class CloseDeletion:
 
 
 def _same_but_for_the_time(one: DeletionReceipt, other: DeletionReceipt | None) -> bool:
-    return other is not None and one == other.model_copy(
-        update={"times": other.times.model_copy(update={"closed": one.times.closed})}
-    )
+    now = {"closed": one.times.closed, "days": one.times.days}
+    return other is not None and one == other.model_copy(update={"times": other.times.model_copy(update=now)})

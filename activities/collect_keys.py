@@ -5,7 +5,7 @@ and seals anew.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from sqlalchemy.orm import Session
@@ -13,10 +13,13 @@ from temporalio import activity
 
 from activities.backend.contract import Places
 from activities.database import Database
+from activities.images import owed
 from activities.ledger import chunks, pages, prefixes
 from activities.ledger.chunks import ChunkArtifact
+from activities.ledger.held import held_among
 from activities.ledger.schema import ChunkState, DeletionChunk, PageSource, RowsState
-from activities.plan import PlannedKeys, Planner, Seen
+from activities.plan import Plan, PlannedKeys, Planner, Seen
+from activities.plan_of_report import plan_of_report
 from workflows.steps import COLLECT_KEYS, PAGE_KEYS, Chunk, Seal
 
 _PAGES_A_TRANSACTION = 20
@@ -80,17 +83,18 @@ class CollectKeys:
                 return Seal(epoch=epoch, pages=found.pages, digest=found.digest)
             if epoch > 1:
                 self._begin_anew(session, found)
-            known = chunks.artifacts_of(session, chunk)
-            plan = self.planner.plan(session, {one.id: one.project_id for one in known}, chunk.organization_id)
+            known, any_held = chunks.artifacts_and_holds(session, chunk)
+            plan, held = self._plan(session, chunk, known, any_held=any_held)
         sealing = Sealing(self.database, chunk, epoch, {named.key for named in plan.names.keys})
-        seen = Seen()
-        for planned in self.planner.keys(plan, seen):
+        seen = Seen(images={} if chunk.images else None)
+        for planned in self.planner.keys(plan, seen) if chunk.report is None else ():
             sealing.add(planned)
         with self.database.write() as session:
             found = chunks.lock_sealing(session, chunk, epoch)
             sealing.write(session, found, last=True)
             prefixes.seal_prefixes(session, found, plan.prefixes)
-            self._note_places(session, chunk, known, plan.places)
+            owed.seal(session, found, seen.images or {})
+            self._note_places(session, chunk, known, plan.places, held)
             heads = not self.planner.store.listable
             chunks.note_compared(session, chunk, plan.names.compared_with(plan.places.present, heads=heads))
             found.kinds = dict(sealing.kinds + seen.evicted)
@@ -101,20 +105,35 @@ class CollectKeys:
             found.names_digest = plan.names.digest
             return Seal(epoch=epoch, pages=found.pages, digest=found.digest)
 
+    def _plan(
+        self, session: Session, chunk: Chunk, known: Sequence[ChunkArtifact], *, any_held: bool
+    ) -> tuple[Plan, Mapping[int, int | None]]:
+        """And those that are held, with their projects: they are no part of the plan."""
+        backend, projects = self.planner.backend, {one.id: one.project_id for one in known}
+        held = held_among(session, backend, projects, chunk.organization_id) if any_held else {}
+        going = {one: project for one, project in projects.items() if one not in held}
+        if chunk.report is not None:
+            return plan_of_report(session, backend, chunk.report, going.keys()), held
+        return self.planner.plan(session, going, chunk.organization_id), held
+
     def _begin_anew(self, session: Session, found: DeletionChunk) -> None:
         """Forget what earlier attempts sealed. What only rows named stays: delete_rows decides whether it is still ours."""
         pages.drop_pages(session, found)
+        owed.drop(session, found)
         prefixes.begin_anew(session, found)
         found.pages = found.sealed = found.absent = 0
         found.digest, found.names_digest, found.kinds, found.manifests, found.strays = "", "", {}, {}, None
 
-    def _note_places(self, session: Session, chunk: Chunk, known: Sequence[ChunkArtifact], places: Places) -> None:
+    def _note_places(
+        self, session: Session, chunk: Chunk, known: Sequence[ChunkArtifact], places: Places, held: Mapping[int, int | None]
+    ) -> None:
         """Where each artifact is, unless the ledger says so already."""
         found: list[tuple[RowsState, int | None, int]]
         found = [(RowsState.PENDING, one.project_id, one.id) for one in places.present]
         found += [(RowsState.GONE, one.project_id, one.id) for one in places.gone]
         found += [(RowsState.GONE, None, one) for one in places.lost]
         found += [(RowsState.MOVED, None, one) for one in places.moved]
+        found += [(RowsState.HELD, project, one) for one, project in held.items()]
         before = {one.id: (one.rows_state, one.project_id) for one in known}
         changed = defaultdict[tuple[RowsState, int | None], list[int]](list)
         for state, project, artifact in found:

@@ -14,8 +14,10 @@ from temporalio import activity
 
 from activities.backend.contract import ArtifactRef, Backend, Locked, Names, Places, PrefixKind, places_of
 from activities.database import Database
+from activities.images import index
 from activities.ledger import chunks, deletions, holds, pages, prefixes
 from activities.ledger.chunks import ChunkArtifact
+from activities.ledger.held import held_among
 from activities.ledger.holds import Ceilings
 from activities.ledger.schema import ChunkState, DeletionChunk, PageSource, RowsState, clock
 from activities.one_of import slices
@@ -62,8 +64,10 @@ class DeleteRows:
         holds.lock_out_new_holds(session)
         state, is_held = deletions.lock_shared(session, sealed.deletion_id, sealed.fence)
         found = chunks.lock_chunk(session, sealed)
+        every = chunks.artifacts_of(session, sealed)
+        known = [artifact for artifact in every if artifact.rows_state is not RowsState.HELD]
         if found.state == ChunkState.ROWS_DELETED:
-            return chunks.released(found, pages.first_page(session, found))
+            return chunks.released(found, pages.first_page(session, found), len(every) - len(known))
         if state is not DeletionState.RUNNING:
             raise NotOpen(f"the deletion is {state}; nothing of this chunk was deleted")
         if is_held:
@@ -73,19 +77,28 @@ class DeleteRows:
         given = sealed.seal.epoch, sealed.seal.pages, sealed.seal.digest
         if not found.names_digest or given != (found.epoch, found.pages, found.digest):
             raise StaleSeal(f"chunk {sealed.chunk}: the ledger holds another seal; nothing was deleted")
-        known = chunks.artifacts_of(session, sealed)
         locked = self.backend.lock(session, [artifact.id for artifact in known], sealed.organization_id)
+        self._refuse_other_holds(session, sealed, every)
         present = self._present(sealed, known, locked)
         cascade = self.backend.delete(session, present, locked)
-        if found.epoch > 1 or cascade.names.digest != found.names_digest:
+        if sealed.report is None and (found.epoch > 1 or cascade.names.digest != found.names_digest):
             places = places_of(locked.places, {one.id: one.project_id for one in known}, sealed.organization_id)
             self._seal_the_rest(session, found, sealed, places, cascade.names)
         files = self.backend.delete_files(session, cascade, sealed.organization_id)
         self._release(session, found, sealed, known, present)
+        if sealed.images:
+            index.forget(session, [artifact.id for artifact in present])
         found.files = {"deleted": len(files.going), "kept": files.kept, "blobs": sorted(files.blobs)}
         found.rows = cascade.rows | files.rows
         session.flush()
-        return chunks.released(found, 0)
+        return chunks.released(found, 0, len(every) - len(known))
+
+    def _refuse_other_holds(self, session: Session, sealed: SealedChunk, known: Sequence[ChunkArtifact]) -> None:
+        """Raises StaleSeal unless holds keep the very artifacts that they kept when keys were collected."""
+        projects = {one.id: one.project_id for one in known}
+        held = held_among(session, self.backend, projects, sealed.organization_id)
+        if held.keys() != {one.id for one in known if one.rows_state is RowsState.HELD}:
+            raise StaleSeal(f"chunk {sealed.chunk}: an artifact was held, or let go, since; nothing was deleted")
 
     def _present(self, sealed: SealedChunk, known: Sequence[ChunkArtifact], locked: Locked) -> list[ArtifactRef]:
         """The artifacts whose rows are to go. Raises StaleSeal if one is not where its keys were collected."""
@@ -97,7 +110,7 @@ class DeleteRows:
             ours = organization == sealed.organization_id
             if ours and (artifact.rows_state, artifact.project_id) == (RowsState.PENDING, project):
                 present.append(ArtifactRef(organization, project, artifact.id))
-            elif ours or artifact.rows_state is not RowsState.MOVED:
+            elif artifact.rows_state is not RowsState.MOVED or (ours and sealed.report is None):
                 raise StaleSeal(
                     f"chunk {sealed.chunk}: an artifact is no longer where its keys were collected; nothing was deleted"
                 )
@@ -115,13 +128,19 @@ class DeleteRows:
         prefixes.seal_prefixes(session, found, own)
         chunks.note_compared(session, sealed, names.compared_with(places.present, heads=not self.listable))
         held = {page.scope + key for page in pages.read_pages(session, sealed, sources=_BY_COLUMNS) for key in page.keys}
-        added = []
-        for one in names.keys:
-            scopes, source = self.backend.scopes(one.artifact), PageSource.SHARED if one.is_shared else PageSource.COLUMN
-            if not any(scope + one.key in held for scope in scopes):
-                added.append(PlannedKeys(one.kind, scopes, source, [one.key]))
-        if added and not self.listable:
+        new = [one for one in names.keys if not any(scope + one.key in held for scope in self.backend.scopes(one.artifact))]
+        # Where the store lists, a prefix shows all but the images that a manifest names.
+        if any(sealed.images and one.is_manifest and not one.names_own for one in new) or (new and not self.listable):
             raise StaleSeal(f"chunk {found.chunk}: a row names a key that was not collected; nothing was deleted")
+        added = [
+            PlannedKeys(
+                one.kind,
+                self.backend.scopes(one.artifact),
+                PageSource.SHARED if one.is_shared else PageSource.COLUMN,
+                [one.key],
+            )
+            for one in new
+        ]
         shared = [one for one in still_ours if one.kind is PrefixKind.SHARED and one.name not in held]
         added += [PlannedKeys(self.backend.shared_kind, [one.scope], PageSource.SHARED, [one.prefix]) for one in shared]
         self._seal_keys(session, found, added)
@@ -153,5 +172,5 @@ class DeleteRows:
         chunks.set_artifacts(session, sealed, disappeared, rows_state=RowsState.GONE)
         found.state = ChunkState.ROWS_DELETED
         found.rows_deleted_at = clock()
-        if all(one.project_id is None or one.rows_state is RowsState.MOVED for one in known):
+        if sealed.report or all(one.project_id is None or one.rows_state is RowsState.MOVED for one in known):
             found.trace_items_confirmed_at = clock()  # there are none to ask for

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from os.path import commonprefix
 
-from activities.stores.objects import Found, ObjectStore, Outcome, Upload
+from activities.stores.objects import Found, Listings, Outcome, Upload
 from artifact_deletion.errors import StoreUnavailable
 
 DELETED_BUT_LISTED = "DeletedButListed"
@@ -64,7 +64,7 @@ class Seen:
 class Lister:
     """Asks one store. Sealed keys that are still in pages are left to those."""
 
-    store: ObjectStore
+    store: Listings
     in_pages: Collection[int] = frozenset()
     """Physical keys, by `short`."""
 
@@ -148,6 +148,26 @@ class Lister:
         except StoreUnavailable:
             return set()
         return quiet
+
+
+def lying_at(store: Listings, name: str, *, exact: bool) -> Iterator[Found]:
+    """What lies under a prefix, or at one exact key: of an object that has versions each, and each delete marker."""
+    return (one for page in store.list_under(name) for one in page if one.key == name or not exact)
+
+
+def refuse_cut_off(store: Listings, key: str, length: int) -> None:
+    """Raises StoreUnavailable if the store lists another length: what was read is not the object, or not all of it."""
+    if store.listable:
+        lengths = {one.size for one in lying_at(store, key, exact=True) if one.is_latest and not one.is_marker}
+        if lengths and length not in lengths:
+            raise StoreUnavailable("the object store's answer was cut off")
+
+
+def uploads_at(store: Listings, name: str, *, exact: bool) -> int:
+    """How many unfinished uploads there are; 0 where the store cannot say."""
+    if not store.lists_uploads:
+        return 0
+    return sum(one.key == name or not exact for page in store.uploads_under(name) for one in page)
 
 
 def worth_a_listing(names_by_scope: Iterable[tuple[str, str]]) -> list[list[str]]:

@@ -5,13 +5,14 @@ from collections.abc import Mapping
 from sqlalchemy.orm import Session
 
 from activities.backend.contract import Backend
+from artifact_deletion.bulk import BulkRequest
 from artifact_deletion.errors import ArtifactNotInOrganization, ProjectNotInOrganization
 from artifact_deletion.request import DeletionRequest
 
 _IDS_SHOWN = 10
 
 
-def refuse_foreign_project(session: Session, backend: Backend, request: DeletionRequest) -> None:
+def refuse_foreign_project(session: Session, backend: Backend, request: DeletionRequest | BulkRequest) -> None:
     """Raises ProjectNotInOrganization."""
     if request.project_id is None:
         return

@@ -14,7 +14,9 @@ from threading import BoundedSemaphore
 from sqlalchemy.orm import Session
 
 from activities.backend.contract import Backend, ManifestKeys, NamedKey, Names, OwnPrefix, Places, Stray, UnreadableManifest
+from activities.backend.shared_images import is_image
 from activities.ledger.schema import PageSource
+from activities.listing import refuse_cut_off
 from activities.run_all import between_requests
 from activities.stores.objects import ObjectAbsent, ObjectStore, ObjectTooLarge
 
@@ -52,6 +54,8 @@ class Seen:
     """Strays by why they are left alone."""
     strays: list[tuple[str, str]] = field(default_factory=list)
     """The first of them: (why, key). For a look, never to be acted on."""
+    images: dict[tuple[int, int], set[bytes]] | None = None
+    """By organization and project, hashes that are well-formed. None: they are not asked for."""
 
 
 @dataclass
@@ -98,7 +102,8 @@ class Planner:
         for named in plan.names.keys:
             if not named.is_manifest:
                 source = PageSource.SHARED if named.is_shared else PageSource.DERIVED if named.is_derived else PageSource.COLUMN
-                yield PlannedKeys(named.kind, self._where(named, found_in), source, [named.key])
+                if scopes := self._where(named, found_in):
+                    yield PlannedKeys(named.kind, scopes, source, [named.key])
 
     def _where(self, named: NamedKey, found_in: Mapping[int, str]) -> Sequence[str]:
         """In all usecases, unless a listing will look there: then where the artifact's manifest was found."""
@@ -110,7 +115,10 @@ class Planner:
 
     def _named_by(self, read: ReadManifest, seen: Seen) -> Iterator[PlannedKeys]:
         named, everywhere = read.named, self.backend.scopes(read.named.artifact)
-        seen.manifests["images_kept"] += read.keys.images
+        seen.manifests["images_kept"] += len(read.keys.images)
+        if seen.images is not None:
+            place = named.artifact.organization_id, named.artifact.project_id
+            seen.images.setdefault(place, set()).update(bytes.fromhex(one) for one in read.keys.images if is_image(one))
         for key in read.keys.strays:
             self._see(Stray(named.artifact, key), seen)
         if read.scope is None:
@@ -153,10 +161,7 @@ class Planner:
         read = ReadManifest(named)
         for scope in self.backend.scopes(named.artifact):
             try:
-                content = self.store.read(scope + named.key, self.manifest_limit_bytes)
-                with self.parsing:
-                    read.keys = self.backend.read_manifest(named, content)
-                    del content
+                read.keys = self._keys_in(named, scope + named.key)
             except ObjectAbsent:
                 continue
             except (ObjectTooLarge, UnreadableManifest):
@@ -164,3 +169,12 @@ class Planner:
             read.scope = scope
             break
         return read
+
+    def _keys_in(self, named: NamedKey, physical: str) -> ManifestKeys:
+        content = self.store.read(physical, self.manifest_limit_bytes)
+        try:
+            with self.parsing:
+                return self.backend.read_manifest(named, content)
+        except UnreadableManifest:
+            refuse_cut_off(self.store, physical, len(content))
+            raise

@@ -14,15 +14,17 @@ from temporalio import activity
 
 from activities.backend.contract import Cascade, Names
 from activities.database import Database
+from activities.images.preview import PreviewImages
 from activities.ledger import overlaps
+from activities.ledger.held import held_among
 from activities.ledger.prefixes import EXACT
-from activities.listing import short
+from activities.listing import lying_at, short, uploads_at
 from activities.permitted import refuse_foreign_artifacts, refuse_foreign_project
 from activities.plan import Plan, Planner, Seen
 from activities.run_all import between_requests, run_all
 from activities.stores.objects import ObjectStore
-from artifact_deletion.errors import DeletionError
-from artifact_deletion.receipt import Ids, ManifestsReceipt, ObjectsFound, Preview
+from artifact_deletion.errors import DeletionError, InvalidRequest
+from artifact_deletion.receipt import Ids, ImagesFound, ManifestsReceipt, ObjectsFound, Preview
 from artifact_deletion.request import DeletionRequest
 from workflows.steps import PREVIEW_DELETION
 
@@ -59,6 +61,7 @@ class PreviewDeletion:
     database: Database
     planner: Planner
     requests: Executor
+    images: PreviewImages
     chunk_size: int
 
     @property
@@ -68,21 +71,24 @@ class PreviewDeletion:
 
     @activity.defn(name=PREVIEW_DELETION.name, no_thread_cancel_exception=True)
     def preview_deletion(self, request: DeletionRequest) -> Preview:
-        """Returns counts alone."""
+        """Returns counts alone. Raises InvalidRequest for what a report lists: it is a preview of its own."""
+        if request.report is not None:
+            raise InvalidRequest("report: a report is a preview of its own")
         preview, _ = self.preview_with_strays(request)
         return preview
 
     def preview_with_strays(self, request: DeletionRequest) -> tuple[Preview, list[tuple[str, str]]]:
         """The same with the strays themselves, at most ten thousand: for the command line, never for history."""
-        backend, tally = self.planner.backend, Tally()
+        backend, tally = self.planner.backend, Tally(seen=Seen(images={} if request.images == "delete" else None))
         refused = self._refusals(request)
         with self.database.read(snapshot=True) as session:
             found = backend.find(session, request.artifact_ids)
-            known = overlaps.known_places(session, request)
+            last = dict.fromkeys(request.artifact_ids, request.project_id) | overlaps.known_places(session, request)
             overlapping = overlaps.open_deletions_of(session, request)
+            held = held_among(session, backend, last, request.organization_id)
         foreign = {one for one, (_, organization) in found.items() if organization != request.organization_id}
-        ours = [one for one in request.artifact_ids if one not in foreign]
-        places = {one: found[one][0] if one in found else known.get(one, request.project_id) for one in ours}
+        ours = [one for one in request.artifact_ids if one not in foreign | held.keys()]
+        places = {one: found[one][0] if one in found else last[one] for one in ours}
         ordered = sorted(ours, key=lambda one: (places[one] or 0, one))
         for start in range(0, len(ordered), self.chunk_size):
             between_requests(start, len(ordered))
@@ -90,7 +96,6 @@ class PreviewDeletion:
             self._preview_chunk(request, chunk, places.keys(), tally)
         with self.database.read(snapshot=True) as session:
             files = backend.judge_files(session, tally.cascade, request.organization_id)
-        rows = tally.cascade.rows | files.rows
         gone = [one for one in ours if one not in found]
         seen = tally.seen
         preview = Preview(
@@ -100,13 +105,15 @@ class PreviewDeletion:
             artifacts=Ids.of(one for one in ours if one in found).for_history(),
             gone_swept=Ids.of(one for one in gone if places[one] is not None).for_history(),
             gone_unchecked=Ids.of(one for one in gone if places[one] is None).for_history(),
+            held=Ids.of(held).for_history(),
             overlapping=tuple(overlapping),
-            rows={table: count for table, count in sorted(rows.items()) if count},
+            rows={table: count for table, count in sorted((tally.cascade.rows | files.rows).items()) if count},
             files_kept={reason: Ids.of(kept).for_history() for reason, kept in sorted(files.kept.items())},
             objects={kind: self._objects(tally, kind) for kind in sorted(tally.counts)},
             icons_kept=len(tally.icons_kept),
             unfinished_uploads=tally.uploads if self.store.lists_uploads else None,
             manifests=ManifestsReceipt(**+seen.manifests),
+            images=ImagesFound() if seen.images is None else self.images.preview(seen.images, frozenset(ours)),
             strays=dict(sorted(seen.reasons.items())),
         )
         return preview, seen.strays
@@ -185,19 +192,13 @@ class PreviewDeletion:
 
     def _list_prefix(self, prefix: str, kinds: Mapping[int, str]) -> Counted:
         counts, sizes = Counter[str](), Counter[str]()
-        for page in self.store.list_under(prefix):
-            for found in page:
-                kind = kinds.get(short(found.key), FOUND_BY_LISTING)
-                counts[kind] += 1
-                sizes[kind] += found.size
-        return counts, sizes, self._uploads(prefix)
+        for found in lying_at(self.store, prefix, exact=False):
+            kind = kinds.get(short(found.key), FOUND_BY_LISTING)
+            counts[kind] += 1
+            sizes[kind] += found.size
+        return counts, sizes, uploads_at(self.store, prefix, exact=False)
 
     def _list_key(self, key: str, kind: str) -> Counted:
-        found = [one for page in self.store.list_under(key) for one in page if one.key == key]
+        found = list(lying_at(self.store, key, exact=True))
         counts = Counter({kind: len(found)}) if found else Counter[str]()
-        return counts, Counter({kind: sum(one.size for one in found)}), self._uploads(key, exact=True)
-
-    def _uploads(self, prefix: str, *, exact: bool = False) -> int:
-        if not self.store.lists_uploads:
-            return 0
-        return sum(one.key == prefix or not exact for page in self.store.uploads_under(prefix) for one in page)
+        return counts, Counter({kind: sum(one.size for one in found)}), uploads_at(self.store, key, exact=True)

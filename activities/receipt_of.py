@@ -2,11 +2,14 @@
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import timedelta
 
 from sqlalchemy import bindparam, func, select
 from sqlalchemy.orm import Session
 
+from activities.images import owed
+from activities.images.owed import MANIFESTS_UNREADABLE
 from activities.ledger import overlaps, pages
 from activities.ledger.deletions import Closing
 from activities.ledger.prefixes import EXACT
@@ -25,6 +28,7 @@ from artifact_deletion.receipt import (
     FilesReceipt,
     GoneBefore,
     Ids,
+    ImagesReceipt,
     ManifestsReceipt,
     ObjectsReceipt,
     TimesReceipt,
@@ -33,6 +37,7 @@ from artifact_deletion.receipt import (
 
 NOT_LISTED = "PrefixNotListed"
 """The code of a prefix that was not listed empty before the deletion's time was over."""
+_HUNDREDTH_OF_A_DAY = timedelta(days=1) / 100
 _CHUNKS = select(DeletionChunk).where(DeletionChunk.deletion_id == bindparam("of")).order_by(DeletionChunk.chunk)
 _PAGES = select(DeletionPage.chunk, DeletionPage.count, DeletionPage.codes).where(DeletionPage.deletion_id == bindparam("of"))
 _PREFIXES = (
@@ -42,14 +47,21 @@ _PREFIXES = (
 )
 
 
-def receipt_of(session: Session, living: Living, deletion: Closing, *, traces_configured: bool) -> DeletionReceipt:
+def receipt_of(
+    session: Session,
+    living: Living,
+    deletion: Closing,
+    *,
+    traces_configured: bool,
+    grace: timedelta,
+    promised_days: int,
+) -> DeletionReceipt:
     """The receipt as it would be closed now."""
     request = deletion.request
     chunks = session.execute(_CHUNKS, {"of": deletion.id}).scalars().all()
     every = living.of_deletion(session, deletion.id)
     artifacts = _artifacts(session, deletion, chunks, every)
     manifests = _sum(chunk.manifests for chunk in chunks)
-    rows_deleted = [chunk.rows_deleted_at for chunk in chunks]
     receipt = DeletionReceipt(
         deletion_id=deletion.id,
         workflow_id=request.workflow_id,
@@ -57,18 +69,16 @@ def receipt_of(session: Session, living: Living, deletion: Closing, *, traces_co
         requested_artifacts=len(request.artifact_ids),
         requested_by=request.requested_by,
         reference=request.reference,
+        report=request.report,
         complete=False,
         artifacts=artifacts,
         rows=dict(_sum(chunk.rows for chunk in chunks)),
         files=_files(session, living, chunks),
         objects=_objects(session, deletion.id, chunks),
         manifests=ManifestsReceipt(**manifests),
-        trace_items=_trace_items(chunks, every, configured=traces_configured),
-        times=TimesReceipt(
-            accepted=deletion.accepted_at,
-            rows_deleted=max(at for at in rows_deleted if at) if all(rows_deleted) and rows_deleted else None,
-            closed=deletion.now,
-        ),
+        trace_items=_trace_items(chunks, every, configured=traces_configured and request.report is None),
+        images=_images(session, living, deletion, grace),
+        times=_times(deletion, chunks, promised_days, rows_stay=bool(artifacts.held.count)),
     )
     return receipt.model_copy(update={"complete": not receipt.left_over})
 
@@ -83,13 +93,18 @@ def _artifacts(
     for artifact in last.values():
         of_state[RowsState.PENDING if artifact.chunk in open_chunks else artifact.rows_state].add(artifact.id)
     gone = of_state[RowsState.GONE]
+    not_reached, held = Ids.of(of_state[RowsState.PENDING]), Ids.of(of_state[RowsState.HELD])
+    ended = of_state[RowsState.DELETED] | gone
+    reappeared = Ids.of(one for one in ended if last[one].organization_now == deletion.request.organization_id)
+    if deletion.request.report:
+        orphaned, living = Ids.of(gone), Ids.of(of_state[RowsState.MOVED])
+        return ArtifactsReceipt(orphaned=orphaned, living=living, not_reached=not_reached, held=held, reappeared=reappeared)
     by_deletion: dict[str, list[int]] = defaultdict(list)
     for id_, other in overlaps.deleted_by_others(session, deletion.id) if gone else ():
         if id_ in gone:
             by_deletion[other].append(id_)
     unanswered = gone.difference(*by_deletion.values())
     unchecked = {one for one in unanswered if last[one].project_id is None or last[one].chunk in unlisted}
-    ended = of_state[RowsState.DELETED] | gone
     return ArtifactsReceipt(
         deleted=Ids.of(of_state[RowsState.DELETED]),
         gone_before=GoneBefore(
@@ -98,8 +113,21 @@ def _artifacts(
             objects_unchecked=Ids.of(unchecked),
         ),
         moved=Ids.of(of_state[RowsState.MOVED]),
-        not_reached=Ids.of(of_state[RowsState.PENDING]),
-        reappeared=Ids.of(one for one in ended if last[one].organization_now == deletion.request.organization_id),
+        not_reached=not_reached,
+        held=held,
+        reappeared=reappeared,
+    )
+
+
+def _times(deletion: Closing, chunks: Sequence[DeletionChunk], promised_days: int, *, rows_stay: bool) -> TimesReceipt:
+    rows_deleted = [chunk.rows_deleted_at for chunk in chunks]
+    all_gone = all(rows_deleted) and rows_deleted and not rows_stay
+    return TimesReceipt(
+        accepted=deletion.accepted_at,
+        rows_deleted=max(at for at in rows_deleted if at) if all_gone else None,
+        closed=deletion.now,
+        days=-(-(deletion.now - deletion.accepted_at) // _HUNDREDTH_OF_A_DAY) / 100,
+        promised_days=promised_days,
     )
 
 
@@ -176,6 +204,32 @@ def _trace_items(chunks: Sequence[DeletionChunk], every: Sequence[Standing], *, 
         unconfirmed_artifacts=len(waiting),
         unchecked_artifacts=len({one.id for one in every if one.rows_state is RowsState.GONE and one.project_id is None}),
         confirmed_at=confirmed_at,
+    )
+
+
+def _images(session: Session, living: Living, deletion: Closing, grace: timedelta) -> ImagesReceipt:
+    if deletion.request.images == "keep":
+        return ImagesReceipt()
+    total = owed.total(session, deletion.id)
+    left_over = Counter(total.left_over)
+    left_over[pages.NOT_ATTEMPTED] += total.undecided
+    unreadable: Collection[int] = ()
+    if MANIFESTS_UNREADABLE in left_over:  # of artifacts that others have deleted since nothing is to be mended
+        unreadable = living.backend.find(session, owed.unreadable(session, deletion.id)).keys()
+    return ImagesReceipt(
+        policy="delete",
+        how=total.how,
+        named=total.named,
+        projects=Ids.of(total.projects),
+        absent=total.absent,
+        kept=total.kept,
+        hidden=total.hidden,
+        purged=total.purged,
+        restored=total.restored,
+        left_over=dict(+left_over),
+        hidden_from=total.hidden_from,
+        due=total.hidden_from + grace if total.hidden_from and total.hidden else None,
+        unreadable=Ids.of(unreadable),
     )
 
 

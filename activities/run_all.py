@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
@@ -31,6 +31,17 @@ def between_requests(done: int, total: int) -> None:
         activity.heartbeat({"done": done, "total": total})
     if activity.is_cancelled():
         raise CancelledError("stopped between two requests; the rest is written down")
+
+
+def ahead(executor: Executor, items: Iterator[T]) -> Iterator[T]:
+    """The same items: another thread asks for the next one while one is looked at."""
+    waiting = executor.submit(next, items, None)
+    try:
+        while (one := waiting.result()) is not None:
+            waiting = executor.submit(next, items, None)
+            yield one
+    finally:
+        wait([waiting])
 
 
 def run_of_step() -> str:

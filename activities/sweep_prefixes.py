@@ -22,15 +22,16 @@ from temporalio.common import MetricMeter
 
 from activities.backend.contract import PrefixKind
 from activities.database import Database
-from activities.ledger import chunks, pages, prefixes
+from activities.ledger import chunks, pages, prefixes, reports
 from activities.ledger.prefixes import Look, Prefix
-from activities.ledger.schema import PrefixState, clock
-from activities.listing import Lister, Listing, short, worth_a_listing
+from activities.ledger.schema import PrefixState, RowsState, clock
+from activities.listing import Lister, Listing, lying_at, short, worth_a_listing
 from activities.living import Living, ReleasedChunk
 from activities.metrics import count_keys, count_listed_bytes
 from activities.run_all import run_all, run_of_step
 from activities.stores.guards import Guard, guarded
-from activities.stores.objects import ObjectStore
+from activities.stores.objects import Listings, ObjectStore
+from activities.stores.written_before import WrittenBefore
 from artifact_deletion.errors import KeysNotDeletedYet, NotYet
 from workflows.steps import QUIET_PERIODS, SWEEP_PREFIXES, Chunk, Swept
 
@@ -68,20 +69,31 @@ class SweepPrefixes:
         Raises NotYet until the quiet period is over, KeysNotDeletedYet, StoreUnavailable: it is run again from where it was.
         """
         store = guarded(self.store, self.guard.before(chunk.organization_id, chunk.deletion_id))
+        listings: Listings = store if chunk.report is None else self._of_report(chunk, chunk.report, store)
+        run_id = run_of_step()
         while True:
             with self.database.read() as session:
                 found = self.living.read_released(session, chunk)
                 owed = prefixes.prefixes_to_sweep(session, chunk)
                 in_pages = _keys_in_pages(session, found, chunk)
-            waiting = [one for one in owed if not one.was_left_over_by(run_of_step())]
+            waiting = [one for one in owed if not one.was_left_over_by(run_id)]
             due = [one for one in waiting if self._due_in(one, found) <= timedelta(0)]
             if not due:
                 return self._ended(found, owed, waiting)
             due = [one for one in due if not _confirms(one)] or due  # then all that confirm can be written down at once
-            looked = self._look(chunk, Lister(store, in_pages), due)
+            looked = self._look(chunk, Lister(listings, in_pages), due)
             if len(due) == len(owed) and all(one.look.state is None for one in looked):
                 new = sum(one.listing.deleted for one in looked)
                 return Swept(found=found.listed.get(FOUND, 0) + new, left_over=0)
+
+    def _of_report(self, chunk: Chunk, report: str, store: ObjectStore) -> Listings:
+        """Only what was written before the report; and artifacts that have a row again stay with all they have."""
+        with self.database.write() as session:
+            found = chunks.lock_released(session, chunk)
+            living = self.living.backend.find(session, [one.id for one in chunks.artifacts_of(session, chunk)])
+            chunks.set_artifacts(session, chunk, living, rows_state=RowsState.MOVED)
+            prefixes.forget_artifacts(session, found, living)
+            return WrittenBefore(store, reports.get(session, report).written_before)
 
     def _due_in(self, prefix: Prefix, found: ReleasedChunk) -> timedelta:
         """When to look at it: at once the first time, then after a quiet period."""
@@ -119,7 +131,7 @@ class SweepPrefixes:
         proven = {one.prefix.name for group in quiet for one in group}
         jobs = [partial(self._look_at, lister, one) for one in due if one.name not in proven]
         looked = [one for of_job in (*quiet, *run_all(self.requests, jobs, settle)) for one in of_job]
-        not_yet = sum((one.listing.not_yet for one in looked), Counter[str]())
+        not_yet = Counter(code for one in looked for code in one.listing.not_yet.elements())
         if not_yet:
             codes = ", ".join(f"{code} {count}" for code, count in sorted(not_yet.items()))
             raise KeysNotDeletedYet(f"{not_yet.total()} listed objects are to be tried again ({codes})")
@@ -141,7 +153,7 @@ class SweepPrefixes:
     def _look_for_shared(self, lister: Lister, prefix: Prefix) -> Looked:
         """An icon that is there again may be another's: it goes only if a person runs the deletion again, and none names it."""
         listing = Listing(in_pages=int(short(prefix.name) in lister.in_pages))
-        there = [one for page in self.store.list_under(prefix.name) for one in page if one.key == prefix.name]
+        there = any(lying_at(self.store, prefix.name, exact=True))
         if there and not listing.in_pages:
             with self.database.read() as session:
                 named = self.living.backend.still_named(session, [prefix.prefix])
@@ -158,26 +170,28 @@ class SweepPrefixes:
         with self.database.write() as session:
             found = chunks.lock_released(session, chunk)
             settled = prefixes.settle_prefixes(session, found, [(one.prefix, one.look) for one in looked], run_id)
-            counts = sum((self._counts(one) for one in looked if one.prefix.name in settled), Counter[str]())
+            of_ours = [one for one in looked if one.prefix.name in settled]
+            counts = self._counts(of_ours)
             prefixes.count_listed(found, counts)
             if counts["prefixes_listed_empty"] and found.listed_empty_from is None:
                 found.listed_empty_from = clock()
-        of_ours = [one.listing for one in looked if one.prefix.name in settled]
-        count_keys(meter, "listing", deleted=sum(one.deleted for one in of_ours))
-        count_listed_bytes(meter, sum(one.size for one in of_ours))
+        count_keys(meter, "listing", deleted=counts[FOUND])
+        count_listed_bytes(meter, sum(one.listing.size for one in of_ours))
         if len(settled) < len(looked):
             raise KeysNotDeletedYet("another attempt is at work on the same prefixes; they are to be listed again")
 
-    def _counts(self, one: Looked) -> Counter[str]:
+    def _counts(self, looked: Sequence[Looked]) -> Counter[str]:
         """By the names of ObjectsReceipt's fields."""
-        counts = Counter({FOUND: one.listing.deleted, "uploads_aborted": one.listing.aborted or 0})
-        is_done, listable = one.look.state is None, self.store.listable
-        if one.prefix.is_exact:
-            counts["keys_listed_absent"] = is_done and listable
+        done = [one for one in looked if one.look.state is None]
+        prefixes_done = [one for one in done if not one.prefix.is_exact]
+        counts = Counter({FOUND: sum(one.listing.deleted for one in looked)})
+        counts["uploads_aborted"] = sum(one.listing.aborted or 0 for one in looked)
+        counts["uploads_unchecked"] = sum(one.listing.aborted is None for one in prefixes_done)
+        if self.store.listable:
+            counts["prefixes_listed_empty"] = len(prefixes_done)
+            counts["keys_listed_absent"] = len(done) - len(prefixes_done)
         else:
-            counts["prefixes_listed_empty"] = is_done and listable
-            counts["prefixes_unchecked"] = is_done and not listable
-            counts["uploads_unchecked"] = is_done and one.listing.aborted is None
+            counts["prefixes_unchecked"] = len(prefixes_done)
         return counts
 
 
@@ -188,7 +202,7 @@ def _confirms(prefix: Prefix) -> bool:
 
 def _judged(prefix: Prefix, listing: Listing) -> Look:
     """What a listing means for a prefix: pure, so that its rules can be read and tested as they stand."""
-    codes = dict(+(listing.codes + listing.not_yet))
+    codes = dict(+(listing.codes + listing.not_yet)) if listing.codes or listing.not_yet else {}
     if listing.not_yet:
         return Look(prefix.state, codes, is_unfinished=True)
     if not _confirms(prefix):

@@ -26,6 +26,7 @@ from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
 from artifact_deletion import errors
+from artifact_deletion.bulk import BULK_PRIORITY, BULK_WORKFLOW, BulkProgress, BulkReceipt, BulkRequest
 from artifact_deletion.converter import connect, unreachable
 from artifact_deletion.errors import DeletionError, RowsNotDeleted, TemporalUnreachable, WorkflowIdTaken
 from artifact_deletion.receipt import DeletionReceipt, Preview, Progress, RowsGone
@@ -86,6 +87,29 @@ def _start_options(request: DeletionRequest) -> dict[str, Any]:
         "static_summary": request.summary,
         "static_details": request.details,
     }
+
+
+async def start_bulk(client: Client, request: BulkRequest) -> WorkflowHandle[Any, BulkReceipt]:
+    """Start a bulk deletion, or find it running. One that has ended runs again and does the rest."""
+    return await client.start_workflow(
+        BULK_WORKFLOW,
+        request,
+        id=request.workflow_id,
+        task_queue=TASK_QUEUE,
+        result_type=BulkReceipt,
+        priority=Priority(priority_key=BULK_PRIORITY, fairness_key=str(request.organization_id)),
+        id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+        id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
+        static_summary=request.summary,
+        static_details=request.details,
+    )
+
+
+async def bulk_progress(client: Client, workflow: str) -> BulkProgress:
+    """How far a bulk deletion is, in counts. Raises RPCError as `progress` does."""
+    handle = client.get_workflow_handle(workflow)
+    answer: BulkProgress = await handle.query(PROGRESS_QUERY, result_type=BulkProgress, rpc_timeout=_ANSWERS_WITHIN)
+    return answer
 
 
 async def preview_deletion(client: Client, request: DeletionRequest) -> Preview:

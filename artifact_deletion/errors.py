@@ -81,6 +81,12 @@ class RowsNotDeleted(DeletionError):
     final = True
 
 
+class BulkNotComplete(DeletionError):
+    """A bulk deletion has come to its end: deletions of it are not complete, or artifacts are there that came meanwhile."""
+
+    final = True
+
+
 class Held(DeletionError):
     """A person holds deletions up: this one waits until the hold is lifted. This attempt deleted nothing since."""
 
@@ -93,7 +99,7 @@ class NotYet(DeletionError):
 
     benign = True
 
-    def __init__(self, message: str, retry_in: timedelta) -> None:
+    def __init__(self, message: str, retry_in: timedelta | None = None) -> None:
         super().__init__(message)
         self.retry_in = retry_in
 

@@ -106,33 +106,39 @@ def accept_deletion(session: Session | Connection, request: DeletionRequest, *, 
     never reaches Temporal. Once the caller has committed, the deletion will happen.
     """
     values = {"deletion_id": request.deletion_id, "request": request.model_dump(mode="json"), "reason": reason}
-    _execute(session, ask_table.insert().values(values))
+    execute(session, ask_table.insert().values(values))
     return request.workflow_id
 
 
 def recorded(session: Session | Connection, workflow: str) -> Recorded:
     """A deletion by its workflow id, or by the digest at its end. Raises NoSuchDeletion."""
     wanted = workflow.rpartition("/")[2]
-    asks = _execute(
+    asks = execute(
         session,
         select(ask_table.c.request, ask_table.c.asked_at, ask_table.c.served_at)
         .where(ask_table.c.deletion_id == wanted)
         .order_by(ask_table.c.id),
     ).all()
-    found = _execute(session, select(_deletion).where(_deletion.c.id == wanted)).one_or_none()
+    found = execute(session, select(_deletion).where(_deletion.c.id == wanted)).one_or_none()
     if found is None and not asks:
         raise NoSuchDeletion(f"the ledger knows no deletion {workflow!r}")
     requests = [ask.request for ask in asks] if found is None else [found.request]
     request = next(filter(None, (_readable(wanted, one) for one in requests)), None)
     if request is None:
         raise NoSuchDeletion(f"this version cannot read the request of deletion {wanted} in the ledger")
-    asked_anew = any(ask.served_at is None for ask in asks)
-    waits = found is None or (asked_anew and found.state != DeletionState.RUNNING)
+    anew = [ask.asked_at for ask in asks if ask.served_at is None]
+    waits = found is None or (anew and found.state != DeletionState.RUNNING)
+    if found is None:
+        accepted_at = asks[0].asked_at
+    elif waits and found.state != DeletionState.FAILED:  # it had ended: its time counts from the ask that is not served
+        accepted_at = anew[0]
+    else:
+        accepted_at = found.accepted_at
     receipt = None if found is None or found.receipt is None else DeletionReceipt.model_validate(found.receipt)
     return Recorded(
         request=request,
         state=DeletionState.ACCEPTED if found is None or waits else DeletionState(found.state),
-        accepted_at=_in_utc(asks[0].asked_at if found is None else found.accepted_at),
+        accepted_at=_in_utc(accepted_at),
         receipt=receipt,
     )
 
@@ -146,7 +152,7 @@ def deletions_to_start(session: Session | Connection) -> Iterator[DeletionReques
     each = each.group_by(ask_table.c.deletion_id, ask_table.c.request)
     asks = select(ask_table.c.deletion_id, ask_table.c.request).where(ask_table.c.id.in_(each)).order_by(ask_table.c.id)
     found = set[str]()
-    for deletion_id, asked in _execute(session, asks).all():
+    for deletion_id, asked in execute(session, asks).all():
         if deletion_id not in found and (request := _readable(deletion_id, asked)) is not None:
             found.add(deletion_id)
             yield request
@@ -165,7 +171,8 @@ def _readable(deletion_id: str, asked: object) -> DeletionRequest | None:
     return request
 
 
-def _execute(session: Session | Connection, statement: Any) -> Any:
+def execute(session: Session | Connection, statement: Any) -> Any:
+    """Run a statement about the service's tables, wherever they stand."""
     bind = session if isinstance(session, Connection) else session.get_bind()
     names = {} if bind.dialect.name == "postgresql" else {"schema_translate_map": {LEDGER_SCHEMA: None}}
     return session.execute(statement, execution_options=names)

@@ -62,8 +62,14 @@ class ArtifactsReceipt(Answer):
     """Belong to another organization by now: left alone, and left over."""
     not_reached: Ids = Ids()
     """A step before their rows' deletion did not succeed in its time."""
+    held: Ids = Ids()
+    """A hold on them, their project or an artifact that they were compared with keeps them: they are whole, and left over."""
     reappeared: Ids = Ids()
     """Have rows again, which came after this deletion had deleted or missed them: only a re-run deletes those."""
+    orphaned: Ids = Ids()
+    """Of a report's deletion: had no row. What the report listed of them was deleted; younger objects were left alone."""
+    living: Ids = Ids()
+    """Of a report's deletion: had a row by then, and were left alone."""
 
 
 class FilesReceipt(Answer):
@@ -130,6 +136,39 @@ class ManifestsReceipt(Answer):
     """References to images, which the project's snapshots share: kept for the store's expiry."""
 
 
+class ImagesReceipt(Answer):
+    """What became of the images that the artifacts' manifests named, as counts.
+
+    named = absent + kept + hidden + purged + restored + left over.
+    """
+
+    policy: str = "keep"
+    """"keep": they were not asked for; "delete"."""
+    how: str | None = None
+    """"markers" or "copies": how the store hides them."""
+    named: int = 0
+    projects: Ids = Ids()
+    """Whose images they are: after a restore of the database their hidden images are looked for."""
+    absent: int = 0
+    """The store had none of it."""
+    kept: int = 0
+    """Another snapshot of the project names it."""
+    hidden: int = 0
+    """Unreadable; the bytes stay until `due`, in case that a client skipped an upload because they existed."""
+    purged: int = 0
+    """Gone for good by the time that this was written."""
+    restored: int = 0
+    """Hidden, and readable again by then: a snapshot was uploaded that names it."""
+    left_over: Mapping[str, int] = {}
+    """Still readable, by the reason."""
+    hidden_from: datetime | None = None
+    """Since when all hidden ones are unreadable."""
+    due: datetime | None = None
+    """When the hidden ones are purged, unless a snapshot names them by then."""
+    unreadable: Ids = Ids()
+    """Artifacts of the same projects whose manifests say nothing: while they do, no image of their project goes."""
+
+
 class TraceItemsReceipt(Answer):
     """Trace items, as counts."""
 
@@ -146,8 +185,13 @@ class TimesReceipt(Answer):
     """When each claim became true, by the database's clock (UTC)."""
 
     accepted: datetime
+    """When it was asked for; of one that had ended, when it was asked for anew."""
     rows_deleted: datetime | None = None
     closed: datetime
+    days: float | None = None
+    """From `accepted` to `closed`, in hundredths of a day, rounded up: at most `promised_days` if and only if that was kept."""
+    promised_days: int | None = None
+    """Within how many days the deletion was promised to be done, by the worker's settings when it was closed."""
 
 
 class DeletionReceipt(Answer):
@@ -160,6 +204,8 @@ class DeletionReceipt(Answer):
     requested_artifacts: int
     requested_by: str | None
     reference: str | None
+    report: str | None = None
+    """Of `reconcile`: only objects that it listed and no row named were to go."""
     complete: bool
     """True if nothing is left over."""
     artifacts: ArtifactsReceipt
@@ -169,6 +215,7 @@ class DeletionReceipt(Answer):
     objects: ObjectsReceipt
     manifests: ManifestsReceipt
     trace_items: TraceItemsReceipt
+    images: ImagesReceipt = ImagesReceipt()
     owed_by_others: int = 0
     """Artifacts whose objects another deletion, named above, still owes."""
     times: TimesReceipt
@@ -176,9 +223,10 @@ class DeletionReceipt(Answer):
     @property
     def left_over(self) -> dict[str, int]:
         """All that is still there, by reason."""
-        counts = Counter(self.objects.left_over) + Counter(self.objects.found_left_over)
+        counts = Counter(self.objects.left_over) + Counter(self.objects.found_left_over) + Counter(self.images.left_over)
         counts += Counter(
             {
+                "Held": self.artifacts.held.count,
                 "MasksUnknown": self.manifests.masks_unknown,
                 "Moved": self.artifacts.moved.count,
                 "NamedElsewhere": self.manifests.named_elsewhere,
@@ -211,6 +259,8 @@ class Stage(StrEnum):
     """Where a deletion is. The order is that of the work."""
 
     OPENING = "opening"
+    WAITING = "waiting"
+    """For its time: nothing is deleted yet."""
     COLLECTING = "collecting keys"
     DELETING_ROWS = "deleting rows"
     """Some are gone: from here on there is no way back."""
@@ -238,6 +288,8 @@ class Progress(Answer):
     chunks: int = 0
     chunks_rows_deleted: int = 0
     rows_deleted: int = 0
+    artifacts_held: int = 0
+    """Artifacts that a hold keeps, with all that is theirs."""
     keys: int = 0
     keys_done: int = 0
     left_over: int = 0
@@ -249,8 +301,16 @@ class Progress(Answer):
     trace_chunks: int = 0
     trace_chunks_done: int = 0
     trace_chunks_confirmed: int = 0
+    images: bool = False
+    """Whether images go too, of which no other snapshot needs any."""
+    images_hidden: int | None = None
+    """Images that are unreadable by now; None until that is known, or where they stay."""
+    images_kept: int = 0
+    """Images that other snapshots show."""
     cancel_refused: bool = False
     """A cancel came after rows were deleted: the rest is finished all the same."""
+    waits_until: datetime | None = None
+    """Its time, while it waits for it; it begins sooner if one asks for that."""
     held: str | None = None
     """Why the deletion waits: a person has placed a hold, or has to lift one."""
     at_work: tuple[AtWork, ...] = ()
@@ -271,6 +331,28 @@ class ObjectsFound(Answer):
     """Bytes; None where the store cannot list."""
 
 
+class ImagesFound(Answer):
+    """What a deletion would do about images, as counts. named = named_by_others + to_hide + left over.
+
+    By the index of the projects' snapshots and by up to 200 manifests that it does not have yet.
+    """
+
+    policy: str = "keep"
+    """"keep": they were not asked for; "delete"."""
+    named: int = 0
+    """The artifacts' own manifests name them."""
+    named_by_others: int = 0
+    """Other snapshots of the same project name them too: they would stay."""
+    to_hide: int = 0
+    """They would be hidden, then purged after a grace. At most so many, unless `unknown` is 0."""
+    unknown: int = 0
+    """Other snapshots of these projects whose manifests were not looked at: `images index` reads them."""
+    left_over: Mapping[str, int] = {}
+    """They would stay, by the reason."""
+    closed: Mapping[str, Ids] = {}
+    """By project, artifacts whose manifests say nothing: while they do, no image of the project goes. At most 20 projects."""
+
+
 class Preview(Answer):
     """What a deletion would do if it ran now: counts alone. Nothing was changed, and nothing is kept."""
 
@@ -284,6 +366,8 @@ class Preview(Answer):
     """Have none; objects and trace items are looked for in the project that the request names, or that the ledger knows."""
     gone_unchecked: Ids = Ids()
     """Have none, in an unknown project."""
+    held: Ids = Ids()
+    """A hold on them, their project or an artifact that they were compared with would keep them: all else is about the rest."""
     overlapping: tuple[str, ...] = ()
     """Workflow ids of open deletions of the same artifacts, at most twenty."""
     rows: Mapping[str, int] = {}
@@ -294,5 +378,6 @@ class Preview(Answer):
     unfinished_uploads: int | None = None
     """None where the store cannot list them."""
     manifests: ManifestsReceipt = ManifestsReceipt()
+    images: ImagesFound = ImagesFound()
     strays: Mapping[str, int] = {}
     """Keys that are left alone, by the reason."""

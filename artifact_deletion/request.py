@@ -8,7 +8,8 @@ import hashlib
 import json
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
-from typing import Annotated, Any
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
 
 from annotated_types import Len
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
@@ -45,6 +46,21 @@ def _sorted_once(values: Any) -> tuple[int, ...]:
     return tuple(sorted({_whole(value) for value in values}))
 
 
+def utc_time(value: object) -> datetime:
+    """A time that says its zone, in UTC. Raises ValueError, which names no value."""
+    try:
+        found = datetime.fromisoformat(value) if isinstance(value, str) else value
+        if isinstance(found, datetime) and found.tzinfo is not None:
+            return found.astimezone(UTC)
+    except (ValueError, OverflowError):
+        pass
+    raise ValueError("must be a time with its zone, such as 2026-11-25T02:00:00Z")
+
+
+_IMAGES = {
+    "keep": "they stay, for the project's other snapshots and for the store's expiry.",
+    "delete": "those that no other snapshot shows are hidden, then purged (`python starter.py images status --project N`).",
+}
 Id = Annotated[int, Field(gt=0, lt=2**63), BeforeValidator(_whole)]
 OPAQUE_ID = r"^[A-Za-z0-9][A-Za-z0-9_.:/#-]{0,127}$"
 OpaqueId = Annotated[str, StringConstraints(pattern=OPAQUE_ID)]
@@ -65,6 +81,13 @@ class DeletionRequest(Message):
     """Who asked, as an id that means nothing outside the backend (no e-mail address): it stays in Temporal's history."""
     reference: OpaqueId | None = None
     """A ticket or request id. It stays in Temporal's history."""
+    images: Literal["keep", "delete"] = "keep"
+    """`delete`: the images that their snapshots show go too, as far as no other snapshot of the project shows them."""
+    report: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")] | None = None
+    """Of `reconcile`: only objects that it listed and no row names go, and no row. It must list all of the artifacts."""
+    not_before: Annotated[datetime, BeforeValidator(utc_time)] | None = None
+    """The deletion waits until this time, which says its zone; a cancel undoes it until then. It is no part of the deletion's
+    id. Where the same artifacts are asked for with several times, the earliest counts, and no time is at once."""
 
     @property
     def deletion_id(self) -> str:
@@ -72,7 +95,7 @@ class DeletionRequest(Message):
 
         The first half of the SHA-256 of JSON without spaces, names in order, ids sorted: other languages compute the same.
         """
-        return self._digest("delete")
+        return self._digest("delete" if self.report is None else f"report {self.report}")
 
     @property
     def workflow_id(self) -> str:
@@ -87,15 +110,18 @@ class DeletionRequest(Message):
     @property
     def summary(self) -> str:
         """One line for Temporal's list of workflows."""
-        count = len(self.artifact_ids)
-        return f"Delete {count:,} artifact{'s' * (count != 1)} of organization {self.organization_id}"
+        count, what = len(self.artifact_ids), "" if self.report is None else "what is left of "
+        return f"Delete {what}{count:,} artifact{'s' * (count != 1)} of organization {self.organization_id}"
 
     @property
     def details(self) -> str:
         """Markdown for the workflow's page: who asked, and how an operator follows it and runs it again."""
+        waits = [] if self.not_before is None else [f"- **Begins**: not before {self.not_before:%Y-%m-%d %H:%M:%S} UTC"]
         return "\n".join(
             [
+                *waits,
                 f"- **Asked by**: {self.requested_by or 'not said'}, **reference**: {self.reference or 'not said'}",
+                f"- **Images**: {_IMAGES[self.images]}",
                 f"- **Follow it**: `python starter.py status {self.workflow_id} --follow`",
                 f"- **When it has failed**: mend its failure's cause, then `python starter.py rerun {self.workflow_id}`.",
                 "- **In here**: *Reset* to the first workflow task does the same: the rest, and nothing else.",
@@ -109,7 +135,7 @@ class DeletionRequest(Message):
             "artifacts": self.artifact_ids,
             "project": self.project_id,
             "mode": mode,
-            "images": "keep",
+            "images": self.images,
         }
         return hashlib.sha256(json.dumps(asked, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:32]
 
@@ -121,12 +147,11 @@ def workflow_id(organization_id: int, deletion_id: str) -> str:
 
 def refused_fields(error: ValidationError) -> str:
     """Says of a request which fields are wrong, and never their values: "artifact_ids: List should have …"."""
-    known = set(DeletionRequest.model_fields)
     reasons: dict[str, str] = {}
     for problem in error.errors(include_input=False, include_url=False, include_context=False):
         name = problem["loc"][0] if problem["loc"] else "request"
         reason = problem["msg"].removeprefix("Value error, ")
-        reasons.setdefault(str(name) if name in known or name == "request" else "an unknown field", reason)
+        reasons.setdefault("an unknown field" if problem["type"] == "extra_forbidden" else str(name), reason)
     return "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
 
 

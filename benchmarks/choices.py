@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.empty import LOCAL_WORKFLOW, WORKFLOW, EmptyWorker, until_rows_deleted
-from benchmarks.measure import mean, percentile, table
-from benchmarks.small import Waits
+from benchmarks.measure import mean, percentile
+from benchmarks.small import RECEIPT, ROWS, Waits
 from benchmarks.stage import ROOT, Stage
 from demo.run import WorkerProcess
 
 ROUNDS = 4
-OUTSIDE, INSIDE = "outside the sandbox, as shipped", "inside"
-ORDINARY, LOCAL = "empty steps, as shipped", "the first and the last within the workflow task"
+OUTSIDE, INSIDE = "outside", "inside"
+ORDINARY, LOCAL = "ordinary", "local"
+UNTIL = (ROWS, RECEIPT)
 
 
 class SandboxedWorker(WorkerProcess):
@@ -29,25 +30,24 @@ async def choices(stage: Stage, *, deletions: int) -> dict[str, Any]:
     """In turns, so many each."""
     sandbox = await _sandbox(stage, deletions=deletions)
     local = await _local_steps(stage, deletions=deletions)
-    return {"sandbox": sandbox, "local steps": local}
+    return {"deletions": deletions, "sandbox": sandbox, "local": local}
 
 
 async def _sandbox(stage: Stage, *, deletions: int) -> dict[str, Any]:
     """Worker CPU and the whole wait, with workers that take turns: both would serve the same queues."""
     waits = Waits.on(stage)
-    for round_ in range(ROUNDS):
+    rounds = min(ROUNDS, deletions // 2)
+    for round_ in range(rounds):
         for name, kind in ((OUTSIDE, WorkerProcess), (INSIDE, SandboxedWorker)):
             variables = stage.worker_variables() | {"PYTHONPATH": str(ROOT)}
             with kind(stage.folder / f"worker-{kind.__name__}-{round_}".lower(), variables) as worker:
                 await waits.ours(worker.pid, "warming up")
-                for _ in range(deletions // ROUNDS):
+                for _ in range(deletions // rounds):
                     await waits.ours(worker.pid, name)
-    cpu = {name: mean(waits.costs[name]).client_cpu_s for name in (OUTSIDE, INSIDE)}
-    wait = {name: percentile(waits.seconds[name], 0.5) for name in (OUTSIDE, INSIDE)}
-    rows = [(name, 1000 * cpu[name], cpu[name] / cpu[OUTSIDE], 1000 * wait[name], wait[name] / wait[OUTSIDE]) for name in cpu]
-    head = ("workflows", "worker CPU ms", "over outside", "request to receipt p50 ms", "over outside")
-    print(f"\n### The sandbox: {deletions} deletions each\n\n{table(head, rows)}\n", flush=True)
-    return {"cpu_s": cpu, "wait_s": wait}
+    return {
+        name: {"cpu_s": mean(waits.costs[name]).client_cpu_s, "p50_s": percentile(waits.seconds[name], 0.5)}
+        for name in (OUTSIDE, INSIDE)
+    }
 
 
 async def _local_steps(stage: Stage, *, deletions: int) -> dict[str, Any]:
@@ -56,25 +56,16 @@ async def _local_steps(stage: Stage, *, deletions: int) -> dict[str, Any]:
     with stage.worker("worker-choices") as worker, EmptyWorker.of(stage, "worker-choices-empty"):
         await waits.ours(worker.pid, "warming up")
         for _ in range(deletions):
-            await waits.ours(worker.pid, "receipt", "rows")
+            await waits.ours(worker.pid, RECEIPT, ROWS)
             for name, workflow in ((ORDINARY, WORKFLOW), (LOCAL, LOCAL_WORKFLOW)):
                 began = time.perf_counter()
                 start = await until_rows_deleted(stage.client, workflow)
                 rows = time.perf_counter() - began
                 await (await start.workflow_handle()).result()
                 empty[name].append((rows, time.perf_counter() - began))
-    ours = [percentile(waits.seconds[name], 0.5) for name in ("rows", "receipt")]
-    median = {name: [percentile(times, 0.5) for times in zip(*found, strict=True)] for name, found in empty.items()}
-    saved = [ordinary - local for ordinary, local in zip(median[ORDINARY], median[LOCAL], strict=True)]
-    shown = [
-        (
-            f"to {what}",
-            *(1000 * median[name][place] for name in (ORDINARY, LOCAL)),
-            1000 * ours[place],
-            saved[place] / ours[place],
-        )
-        for place, what in enumerate(("rows", "the receipt"))
-    ]
-    head = ("p50 ms", ORDINARY, LOCAL, "ours, the whole wait", "saved / ours")
-    print(f"\n### Steps within the workflow task: {deletions} deletions each\n\n{table(head, shown)}\n", flush=True)
+    ours = {name: percentile(waits.seconds[name], 0.5) for name in UNTIL}
+    median = {
+        name: dict(zip(UNTIL, (percentile(times, 0.5) for times in zip(*found, strict=True)), strict=True))
+        for name, found in empty.items()
+    }
     return {"empty_s": median, "ours_s": ours}

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from sqlalchemy import insert, select
+from sqlalchemy import delete, insert, select
 from sqlalchemy.orm import Session
 
 from activities.backend import keys, tables
@@ -76,6 +76,10 @@ class Doomed:
             session.add(tables.Organization(id=project, slug="bulk"))
             session.add(tables.Project(id=project, slug="bulk", organization_id=project))
             session.flush()
+        # A benchmark that deletes nothing has left them.
+        session.execute(delete(tables.SnapshotComparison).where(tables.SnapshotComparison.head_snapshot_metrics_id == self.id))
+        session.execute(delete(tables.SnapshotMetrics).where(tables.SnapshotMetrics.id == self.id))
+        session.execute(delete(tables.Artifact).where(tables.Artifact.id == self.id))
         wanted = (self.id, *self.bases)
         there = set(session.execute(select(tables.Artifact.id).where(tables.Artifact.id.in_(wanted))).scalars())
         new = [one for one in wanted if one not in there]

@@ -5,13 +5,12 @@ sixteen of it at a time: so the wait is for turns, and not for this machine's pr
 """
 
 import asyncio
-import statistics
 import time
 from typing import Any
 
 from benchmarks.data import ORGANIZATION, Doomed
 from benchmarks.many import delete_all, other_temporal, small_ones
-from benchmarks.measure import ContenderFailed, table
+from benchmarks.measure import ContenderFailed
 from benchmarks.stage import Stage
 from benchmarks.store import InstantStore
 
@@ -20,7 +19,6 @@ LARGE = 16
 STORE_REQUESTS = 16
 """Of the store at a time: with as many as by default, all keys would be under way at once and none would wait."""
 FAIRNESS = "matching.enableFairness"
-HEAD = ("Temporal's " + FAIRNESS, "alone s", "beside s, median", "worst", "beside / alone", "the other's whole s")
 
 
 async def fairness(stage: Stage, *, keys: int, small: int, pause_s: float) -> dict[str, Any]:
@@ -51,16 +49,7 @@ async def fairness(stage: Stage, *, keys: int, small: int, pause_s: float) -> di
                     await work
                     whole = time.perf_counter() - began
         results["on" if switch else "off"] = {"alone": alone, "beside": took, "whole_s": whole}
-    rows = [
-        (
-            *(name, statistics.median(found["alone"]), statistics.median(found["beside"]), max(found["beside"])),
-            *(statistics.median(found["beside"]) / statistics.median(found["alone"]), found["whole_s"]),
-        )
-        for name, found in results.items()
-    ]
-    title = f"Fairness: one small deletion beside {keys:,} keys of another organization"
-    print(f"\n### {title}\n\n{table(HEAD, rows)}\n", flush=True)
-    return results
+    return {"keys": keys, "pause_s": pause_s, "requests_at_once": STORE_REQUESTS, "switch": results}
 
 
 async def _seconds(stage: Stage, doomed: Doomed) -> float:

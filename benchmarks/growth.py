@@ -7,21 +7,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import psycopg
 from sqlalchemy import text
 
 from artifact_deletion.request import DeletionRequest
 from benchmarks.bulk import delete_ours
 from benchmarks.data import Doomed
-from benchmarks.measure import ContenderFailed, cpu_s, table
+from benchmarks.measure import ContenderFailed, cpu_s
 from benchmarks.stage import Stage
 from benchmarks.store import InstantStore
 from demo.servers import POLL_INTERVAL
 from tests.stack import recorded
 
-HEAD = (
-    *("keys", "s", "s a 1000 keys", "worker CPU s, whole process", "worker peak MB", "Temporal and PostgreSQL CPU s"),
-    *("events", "history KB", "longest event KB", "ledger bytes a key", "on disk", "ledger rows after"),
-)
 _SIZE = text(
     "SELECT COALESCE(SUM(octet_length(keys)), 0), pg_total_relation_size('artifact_deletion.artifact_deletion_page') "
     "FROM artifact_deletion.artifact_deletion_page"
@@ -65,17 +62,15 @@ async def growth(stage: Stage, *, sizes: Sequence[int], rounds: int) -> dict[str
     }
     if any(run["rows_left"] for of_size in runs.values() for run in of_size):
         raise ContenderFailed("ours: the ledger still has pages or prefixes")
-    shown = table(HEAD, [_row(*one) for one in results.items()])
-    print(f"\n### Growth: against a store that answers at once, medians of {rounds}\n\n{shown}\n", flush=True)
-    return results
+    return {"rounds": rounds, "sizes": results}
 
 
 async def _grown(stage: Stage, store: InstantStore, doomed: Doomed) -> dict[str, float]:
     """By a worker of its own, whose peak of memory is then that of this size."""
     store.hold(doomed)
     stage.insert_rows(doomed)
-    with stage.database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(text("VACUUM FULL artifact_deletion.artifact_deletion_page"))
+    with psycopg.connect(stage.dsn, autocommit=True) as connection:
+        connection.execute("VACUUM FULL artifact_deletion.artifact_deletion_page")
     most = {"packed": 0, "on_disk": 0}
     with stage.worker(f"worker-{doomed.keys}", s3_endpoint=store.endpoint) as worker:
         with ledger_watched(stage, most):
@@ -97,21 +92,3 @@ async def history_of(stage: Stage, request: DeletionRequest) -> dict[str, int]:
     info = (await handle.describe()).raw_description.workflow_execution_info
     _, *events = [event.ByteSize() async for event in handle.fetch_history_events()]
     return {"events": info.history_length, "history_bytes": info.history_size_bytes, "longest_event_bytes": max(events)}
-
-
-def _row(size: str, found: dict[str, Any]) -> list[object]:
-    keys = int(size)
-    return [
-        f"{keys:,}",
-        found["wall_s"],
-        found["wall_s"] / keys * 1000,
-        found["whole_cpu_s"],
-        found["peak_mb"],
-        found["other_cpu_s"],
-        found["events"],
-        found["history_bytes"] / 1024,
-        found["longest_event_bytes"] / 1024,
-        found["packed"] / keys,
-        found["on_disk"] / keys,
-        found["rows_left"],
-    ]

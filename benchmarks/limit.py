@@ -5,11 +5,8 @@ from typing import Any
 
 from benchmarks.bulk import delete_ours
 from benchmarks.data import Doomed
-from benchmarks.measure import table
 from benchmarks.stage import Stage
 from benchmarks.store import InstantStore, most_in_a_second, steady_rate
-
-HEAD = ("worker processes", "pages an activity", "s", "keys a second, steady", "of the limit", "most in any one second")
 
 
 async def limit(stage: Stage, *, seconds: int, keys_per_second: int = 2000) -> dict[str, Any]:
@@ -34,7 +31,4 @@ async def limit(stage: Stage, *, seconds: int, keys_per_second: int = 2000) -> d
             "of_limit": steady_rate(asked) / keys_per_second,
             "most": most_in_a_second(asked),
         }
-    rows = [list(found.values()) for found in results.values()]
-    title = f"Limit: {keys_per_second:,} keys a second, {doomed.keys:,} keys, a store that answers at once"
-    print(f"\n### {title}\n\n{table(HEAD, rows)}\n", flush=True)
-    return results
+    return {"keys_per_second": keys_per_second, "keys": doomed.keys, "runs": list(results.values())}

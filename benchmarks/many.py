@@ -13,20 +13,14 @@ from artifact_deletion.outbox import accept_deletion
 from benchmarks.data import ORGANIZATION, Doomed
 from benchmarks.empty import EmptyWorker, until_empty
 from benchmarks.growth import history_of
-from benchmarks.measure import ContenderFailed, Cost, measured, table
+from benchmarks.measure import ContenderFailed, Cost, measured
 from benchmarks.reference import delete_snapshot
 from benchmarks.stage import BUCKET, Stage, connect
 from demo.servers import TemporalServer
 from demo.world import SNAPSHOTS, Place, Snapshot, World
 
 MASKS = 50
-REFERENCE = "the reference's way, one after another"
-EMPTY = "Temporal alone in memory, empty steps"
-HEAD = (
-    *("contender", "deletions a second", "over the reference's", "s", "client CPU s a deletion"),
-    *("store CPU s a deletion", "Temporal and PostgreSQL CPU s a deletion", "peak MB"),
-    *("Temporal events a deletion", "objects left"),
-)
+REFERENCE, EMPTY = "reference", "empty"
 
 
 def small_ones(count: int, organization: int = ORGANIZATION) -> list[Doomed]:
@@ -65,31 +59,23 @@ async def many(stage: Stage, *, deletions: int) -> dict[str, Any]:
                 with measured(cost, worker=worker.pid, store=stage.objects.pid, others=beside.others):
                     await delete_all(beside, doomed)
             events = (await history_of(beside, doomed[0].request))["events"]
-            name = f"ours, Temporal {'in memory' if in_memory else 'on its file'}"
+            name = "in_memory" if in_memory else "on_file"
             results[name] = vars(cost) | {"events": events, "left": _left(stage, doomed)}
     async with other_temporal(stage, in_memory=True) as beside:
         with EmptyWorker.of(beside, "worker-many-empty") as worker:
             cost = Cost()
             with measured(cost, worker=worker.pid, store=stage.objects.pid, others=beside.others):
                 await asyncio.gather(*(until_empty(beside.client) for _ in doomed))
-        results[EMPTY] = vars(cost) | {"events": "", "left": ""}
+        results[EMPTY] = vars(cost) | {"events": None, "left": None}
     stage.fill(*doomed)
     stage.insert_rows(*doomed)
-    cost = await asyncio.to_thread(_the_reference_s_way, stage, doomed)
+    cost = await asyncio.to_thread(the_reference_s_way, stage, doomed)
     results[REFERENCE] = vars(cost) | {"events": 0, "left": _left(stage, doomed)}
-    rows = [
-        (
-            *(name, deletions / found["wall_s"], results[REFERENCE]["wall_s"] / found["wall_s"], found["wall_s"]),
-            *(found[cost] / deletions for cost in ("client_cpu_s", "store_cpu_s", "other_cpu_s")),
-            *(found["peak_mb"] or "", found["events"], found["left"]),
-        )
-        for name, found in results.items()
-    ]
-    print(f"\n### Many: {deletions} deletions of {MASKS} masks each, asked for at once\n\n{table(HEAD, rows)}\n", flush=True)
-    return results
+    return {"deletions": deletions, "masks": MASKS, "contenders": results}
 
 
-def _the_reference_s_way(stage: Stage, doomed: Sequence[Doomed]) -> Cost:
+def the_reference_s_way(stage: Stage, doomed: Sequence[Doomed]) -> Cost:
+    """A loop over them, in this process."""
     world, cost = World(stage.database.engine, stage.s3, BUCKET), Cost()
     with measured(cost, worker=os.getpid(), store=stage.objects.pid, others=[stage.postgres.pid]):
         for one in doomed:

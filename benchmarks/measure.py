@@ -1,4 +1,4 @@
-"""What a piece of work costs: wall time, CPU of the process that works, peak memory; and tables of it."""
+"""What a piece of work costs: wall time, CPU of the process that works, peak memory."""
 
 import os
 import statistics
@@ -125,13 +125,6 @@ def percentile(values: Sequence[float], share: float) -> float:
     return ordered[max(0, -int(-share * len(ordered) // 1) - 1)]
 
 
-def peak(costs: Iterable[Cost]) -> float | str:
-    """The highest of them, for a table."""
-    return max((cost.peak_mb for cost in costs), default=0) or ""
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Markdown."""
-    shown = [[f"{value:.2f}" if isinstance(value, float) else str(value) for value in row] for row in rows]
-    lines = [" | ".join(row) for row in [head, ["---", *["---:"] * (len(head) - 1)], *shown]]
-    return "\n".join(f"| {line} |" for line in lines)
+def average(costs: Sequence[Cost]) -> dict[str, float]:
+    """The mean of each figure, for runs that are shorter than the clocks are fine; of memory the highest."""
+    return vars(mean(costs)) | {"peak_mb": max(cost.peak_mb for cost in costs)}

@@ -2,13 +2,12 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 _WIDTH, _HEIGHT, _MARGIN = 640, 360, 60
 _COLORS = ("#1f6feb", "#bf3989", "#2da44e")
 
 
-def write(path: Path, title: str, lines: Mapping[str, Sequence[tuple[int, float]]]) -> None:
+def svg(title: str, lines: Mapping[str, Sequence[tuple[int, float]]]) -> str:
     """Lines of (keys, cost), both axes logarithmic; costs are positive."""
     points = [point for line in lines.values() for point in line]
     (left, right), (low, high) = (_decades([point[axis] for point in points]) for axis in (0, 1))
@@ -31,7 +30,7 @@ def write(path: Path, title: str, lines: Mapping[str, Sequence[tuple[int, float]
         drawn.append(f'<polyline points="{path_of}" fill="none" stroke="{color}" stroke-width="2"/>')
         drawn.append(f'<text x="{_WIDTH - _MARGIN}" y="{44 + 16 * number}" text-anchor="end" fill="{color}">{name}</text>')
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" font-family="sans-serif" font-size="12">'
-    path.write_text("\n".join([head, '<rect width="100%" height="100%" fill="white"/>', *drawn, "</svg>", ""]))
+    return "\n".join([head, '<rect width="100%" height="100%" fill="white"/>', *drawn, "</svg>", ""])
 
 
 def _decades(values: Sequence[float]) -> tuple[int, int]:

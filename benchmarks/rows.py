@@ -4,7 +4,6 @@ import asyncio
 import itertools
 import json
 import os
-import statistics
 import sys
 import threading
 import time
@@ -25,20 +24,14 @@ from artifact_deletion.client import start_deletion, wait_rows_deleted
 from artifact_deletion.outbox import accept_deletion
 from artifact_deletion.request import DeletionRequest
 from benchmarks.empty import EmptyWorker, until_chunks_empty
-from benchmarks.measure import ContenderFailed, Cost, cpu_s, measured, peak, table
+from benchmarks.measure import ContenderFailed, Cost, cpu_s, measured
 from benchmarks.stage import BUCKET, Stage
 from settings import Settings
-from workflows.steps import COLLECT_KEYS, DELETE_ROWS
 
 ORGANIZATION = PROJECT = 9001
 WARMING_UP, BASES = 10, 10
 ROWS_AN_ARTIFACT = 17
-OURS, SQL = "ours, request to rows gone", "SQL by hand, one transaction"
-MANIFESTS, EMPTY = "reading the manifests alone, boto3, 8 threads", "Temporal alone, empty steps up to the rows"
-HEAD = (
-    *("contender", "wall s", "rows a second", "wall / SQL by hand", "longest lock on rows ms"),
-    *("client CPU s", "store CPU s", "PostgreSQL CPU s", "Temporal CPU s", "peak MB"),
-)
+OURS, SQL, MANIFESTS, EMPTY = "ours", "sql", "manifests", "empty"
 _FILL, _CASCADE = ((Path(__file__).parent / name).read_text() for name in ("rows.sql", "cascade.sql"))
 _LOCKED_SINCE = """
 SELECT max(extract(epoch FROM clock_timestamp() - xact_start)) FROM pg_stat_activity JOIN pg_locks USING (pid)
@@ -66,7 +59,7 @@ def watched(stage: Stage, run: Run, client: int) -> Iterator[None]:
     ended = threading.Event()
 
     def sample() -> None:
-        with psycopg.connect(_dsn(stage), autocommit=True) as connection:
+        with psycopg.connect(stage.dsn, autocommit=True) as connection:
             while not ended.wait(0.01):
                 found = connection.execute(_LOCKED_SINCE).fetchone()
                 run.locked_s = max(run.locked_s, float(found[0] or 0) if found else 0)
@@ -97,9 +90,9 @@ def fill(stage: Stage, count: int, *, objects: bool) -> range:
     with stage.database.engine.begin() as connection:
         for statement in _FILL.split(";\n")[:-1]:
             connection.execute(text(statement), values)
-    with stage.database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(text("VACUUM ANALYZE"))
-        connection.execute(text("CHECKPOINT"))
+    with psycopg.connect(stage.dsn, autocommit=True) as plain:
+        plain.execute("VACUUM ANALYZE")
+        plain.execute("CHECKPOINT")
     if objects:
         put_objects(stage, ids)
     return ids
@@ -121,7 +114,7 @@ def put_objects(stage: Stage, ids: range) -> None:
 def delete_by_hand(stage: Stage, ids: range) -> Run:
     """See cascade.sql."""
     run = Run(rows=ROWS_AN_ARTIFACT * len(ids))
-    with psycopg.connect(_dsn(stage)) as connection, watched(stage, run, os.getpid()):
+    with psycopg.connect(stage.dsn) as connection, watched(stage, run, os.getpid()):
         began = time.thread_time()
         for statement in _CASCADE.split(";\n")[:-1]:
             connection.execute(statement, {"ids": list(ids)})
@@ -204,36 +197,7 @@ async def rows(stage: Stage, *, sizes: Sequence[tuple[int, int]], receipts: int)
                     flush=True,
                 )
         results[str(size)] = {name: [vars(run) for run in of_name] for name, of_name in runs.items()}
-        print(
-            f"\n### Rows: {size:,} artifacts of {ROWS_AN_ARTIFACT} rows, 10 of them comparisons, medians of {rounds}\n\n"
-            f"{table(HEAD, _shown(runs))}\n",
-            flush=True,
-        )
     return results
-
-
-def _shown(runs: dict[str, list[Run]]) -> Iterator[Sequence[object]]:
-    def middle(name: str, what: str) -> float:
-        return float(statistics.median(getattr(run, what) for run in runs[name]))
-
-    rows, theirs = runs[SQL][0].rows, middle(SQL, "wall_s")
-    for name in (SQL, OURS, MANIFESTS, EMPTY):
-        wall, deletes = middle(name, "wall_s"), bool(runs[name][0].rows)
-        lock = 1000 * middle(name, "locked_s") if deletes else ""
-        costs = [middle(name, what) for what in ("client_cpu_s", "store_cpu_s", "other_cpu_s", "temporal_cpu_s")]
-        yield name, wall, round(rows / wall) if deletes else "", wall / theirs, lock, *costs, peak(runs[name])
-    for step in (COLLECT_KEYS, DELETE_ROWS):
-        took = statistics.median(run.steps_s[step.name] for run in runs[OURS])
-        yield f"ours, all {step.name} steps added up", took, round(rows / took), took / theirs, *[""] * 6
-    for run in runs[OURS]:
-        if run.receipt_s is not None:
-            yield (
-                "ours, request to receipt (1 run)",
-                run.receipt_s,
-                round(rows / run.receipt_s),
-                run.receipt_s / theirs,
-                *[""] * 6,
-            )
 
 
 async def _steps(handle: Any) -> dict[str, float]:
@@ -261,7 +225,3 @@ def _objects(ids: range) -> Iterator[tuple[str, bytes]]:
             manifest = {"head_artifact_id": head, "base_artifact_id": base, "images": images}
             yield f"{scope}{home}comparison.json", json.dumps(manifest).encode()
             yield f"{scope}{home}diff/home.png", b"\x89PNG"
-
-
-def _dsn(stage: Stage) -> str:
-    return stage.database.engine.url.render_as_string(hide_password=False).replace("+psycopg", "", 1)

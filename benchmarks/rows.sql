@@ -3,7 +3,7 @@ TRUNCATE sentry_organization, sentry_project, sentry_preprodartifact, sentry_pre
   sentry_preprodsnapshotcomparison, sentry_preprodartifactsizemetrics, sentry_preprodartifactsizecomparison,
   sentry_installablepreprodartifact, sentry_preprodartifactmobileappinfo, sentry_preprodcomparisonapproval,
   artifact_deletion.artifact_deletion, artifact_deletion.artifact_deletion_artifact, artifact_deletion.artifact_deletion_chunk,
-  artifact_deletion.artifact_deletion_page, artifact_deletion.artifact_deletion_prefix;
+  artifact_deletion.artifact_deletion_page, artifact_deletion.artifact_deletion_prefix CASCADE;
 INSERT INTO sentry_organization (id, slug) VALUES (:organization, 'rows');
 INSERT INTO sentry_project (id, slug, organization_id) VALUES (:project, 'rows', :organization);
 INSERT INTO sentry_preprodartifact (id, project_id, state)

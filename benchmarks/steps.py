@@ -15,8 +15,8 @@ from activities.stores.s3 import S3Objects
 from activities.stores.turns import Turns
 from artifact_deletion.outbox import accept_deletion
 from benchmarks.data import Doomed
-from benchmarks.many import small_ones
-from benchmarks.measure import ContenderFailed, table
+from benchmarks.many import MASKS, small_ones
+from benchmarks.measure import ContenderFailed
 from benchmarks.stage import BUCKET, Stage
 from composition import open_parts
 from settings import Settings
@@ -41,7 +41,7 @@ from workflows.steps import (
 
 WARMING_UP = 5
 COSTS = ("CPU ms", "statements", "transactions", "requests of the store", "wall ms")
-HEAD = ("step", *COSTS)
+ALL = "all of them"
 ASK = "ask"
 """What the backend's own transaction does, beside the steps."""
 
@@ -126,10 +126,9 @@ def steps(stage: Stage, *, deletions: int) -> dict[str, Any]:
             measured.delete(one)
         measured.database.dispose()
     total = sum(measured.costs.values(), Counter[str]())
-    results = {
+    found = {**measured.costs, ALL: total}
+    by_step = {
         name: {what: of_step[what] / deletions / (1000 if what.endswith(" ms") else 1) for what in COSTS}
-        for name, of_step in {**measured.costs, "all of them": total}.items()
+        for name, of_step in found.items()
     }
-    rows = [(name, *of_step.values()) for name, of_step in results.items()]
-    print(f"\n### Steps: {deletions} deletions of 50 masks each, without Temporal\n\n{table(HEAD, rows)}\n", flush=True)
-    return results
+    return {"deletions": deletions, "masks": MASKS, "steps": by_step}

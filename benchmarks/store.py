@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.data import Doomed
-from demo.servers import Server, _listens
+from demo.servers import Server, listens
 from workflows.steps import PAGE_KEYS
 
 _SPAN = 4
@@ -50,7 +50,7 @@ class InstantStore(Server):
         return [sys.executable, _SCRIPT, str(self._ports[0]), self.folder, *self._options]
 
     def _answers(self) -> bool:
-        return _listens(self._ports[0])
+        return listens(self._ports[0])
 
 
 def steady_rate(asked: Sequence[Asked]) -> float:

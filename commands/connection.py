@@ -1,19 +1,23 @@
-"""The two connections of a command: to the ledger in the backend's database, and to Temporal."""
+"""The connections of a command: to the ledger in the backend's database, to the backend's rows beside it, and to Temporal."""
 
 import contextlib
 import functools
-import logging
 from collections.abc import Iterator
 
 from sqlalchemy import make_url
 from temporalio.client import Client
-from temporalio.runtime import LogForwardingConfig, LoggingConfig, Runtime, TelemetryConfig, TelemetryFilter
+from temporalio.runtime import Runtime
 
 import temporal_client
+from activities.backend.contract import Backend
+from activities.backend.keys import Scopes
+from activities.backend.sentry import SentryBackend
 from activities.database import Database
+from adapters import adapters
 from artifact_deletion.errors import DatabaseUnavailable
 from migrations import check_version
-from settings import DatabaseSettings, load
+from settings import DatabaseSettings, Settings, load
+from telemetry import runtime
 
 _NO_RIGHT = " 42501)"
 """SQLSTATE of a statement that a role may not run."""
@@ -48,22 +52,21 @@ def open_ledger() -> Iterator[Database]:
         database.dispose()
 
 
-async def connect() -> Client:
-    """Connect to Temporal. Raises TemporalUnreachable, Misconfigured."""
-    return await temporal_client.connect(_runtime())
+def open_rows(database: Database) -> Backend:
+    """Open the backend, of which only rows are asked for. Only an adapter needs more settings than the database's."""
+    adapter = adapters().backend
+    return SentryBackend(database, Scopes("", ())) if adapter is None else adapter(load(Settings), database)
+
+
+async def connect(metrics_address: str | None = None) -> Client:
+    """Connect to Temporal, and serve metrics where an address is given. Raises TemporalUnreachable, Misconfigured."""
+    return await temporal_client.connect(sdk(metrics_address))
 
 
 @functools.cache
-def _runtime() -> Runtime:
-    """Make the SDK log through `logging`: by itself it writes to standard output, where JSON and receipts go.
+def sdk(metrics_address: str | None = None) -> Runtime:
+    """Make the SDK's threads. Raises Misconfigured.
 
     A process keeps one runtime to its end. It cannot wait for threads of the SDK that wait to log.
     """
-    forwarding = LogForwardingConfig(
-        logging.getLogger("temporalio.core"),
-        append_target_to_name=False,
-        prepend_target_on_message=False,
-        append_log_fields_to_message=False,  # they hold addresses
-    )
-    logs = LoggingConfig(TelemetryFilter(core_level="WARN", other_level="ERROR"), forwarding)
-    return Runtime(telemetry=TelemetryConfig(logging=logs))
+    return runtime(metrics_address, log_fields=False)

@@ -19,6 +19,7 @@ Rows = Sequence[tuple[str, object]]
 NOTHING = "-"
 """A cell that has nothing to say."""
 _ANY_WIDTH = 10_000
+_SHOWN = 20
 _CONTROL = dict.fromkeys((*range(32), *range(127, 160)), "�")
 
 
@@ -85,14 +86,24 @@ def print_line(line: Text) -> None:
 def print_columns(lines: Rows) -> None:
     """Print names and values, as receipts and previews have them; on a terminal red where something is wrong."""
     for line in columns_text(lines).split("\n"):
-        bad = line.startswith(("REFUSED", "  why")) or "LEFT OVER" in line
+        bad = line.startswith(("REFUSED", "  why")) or "LEFT OVER" in line or "STILL THERE" in line
         good = line.startswith("State") and "complete" in line
         style = "red" if bad else "bold green" if good else "dim" if line.startswith(" ") else ""
         print_line(Text(line, style=style))
 
 
+def some(things: Sequence[object]) -> str:
+    """The first of them, for a line."""
+    return ", ".join(map(str, things[:_SHOWN])) + (" …" if len(things) > _SHOWN else "")
+
+
+def said(lines: Rows) -> Rows:
+    """Leave out indented lines that have no value."""
+    return [(name, value) for name, value in lines if value or not name.startswith(" ")]
+
+
 def columns_text(lines: Rows) -> str:
     """Put names and values in two columns. An indented line that has no value is left out."""
-    shown = [(name, value) for name, value in lines if value or not name.startswith(" ")]
+    shown = said(lines)
     width = max(len(name) for name, _ in shown) + 2
     return "\n".join(f"{name:<{width}}{value}" for name, value in shown)

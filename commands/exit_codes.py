@@ -3,7 +3,7 @@
 import typer
 from pydantic import ValidationError
 from temporalio.client import RPCTimeoutOrCancelledError
-from temporalio.service import RPCError
+from temporalio.service import RPCError, RPCStatusCode
 
 from artifact_deletion.converter import unreachable
 from artifact_deletion.errors import DeletionError, Misconfigured
@@ -38,6 +38,8 @@ def explained(error: BaseException) -> tuple[str, int]:
             return str(error), BAD_USAGE
         case DeletionError():
             return str(error), UNREACHABLE
+        case RPCError(status=RPCStatusCode.NOT_FOUND) if "amespace" not in error.message:
+            return "Temporal has nothing of that name at work: it has ended, or was never begun", BAD_USAGE
         case RPCError() | RPCTimeoutOrCancelledError():
             return str(unreachable(error)), UNREACHABLE
     return "interrupted; a deletion that was started goes on", INTERRUPTED

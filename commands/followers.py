@@ -159,14 +159,14 @@ def _drawn(now: Now, rate: Rate, *, utc: bool) -> RenderableType:
         table.add_row(Text(part, style=style), bar, Text(said, style=style))
     held = [Text(f"  {_plain(progress.held)}", style="yellow")] if progress.held else []
     at_work = [Text(f"  {at_work_line(step, utc=utc)}", style="dim") for step in progress.at_work]
-    return Group(Text(f"{progress.stage}", style="bold cyan"), table, *held, *at_work, *again)
+    return Group(Text(text.stage_line(progress), style="bold cyan"), table, *held, *at_work, *again)
 
 
 def progress_line(progress: Progress, rate: Rate | None = None) -> str:
     """A deletion's progress on one line."""
     speed = _speed(progress, rate) if rate and progress.stage is Stage.DELETING_OBJECTS else ""
     return (
-        f"{progress.stage}: {progress.rows_deleted:,} rows, {progress.keys_done:,} of {progress.keys:,} keys"
+        f"{text.stage_line(progress)}: {progress.rows_deleted:,} rows, {progress.keys_done:,} of {progress.keys:,} keys"
         f"{f' ({speed})' if speed else ''}, {progress.found_by_listing:,} found by listing"
         f"{f', {progress.left_over:,} left over' if progress.left_over else ''}"
         f"{f'; {_plain(progress.held)}' if progress.held else ''}"

@@ -1,10 +1,11 @@
-"""`hold`: stop deletions within seconds. They wait, and none fails."""
+"""`hold`: stop deletions within seconds, or keep an artifact or a project out of all of them."""
 
 from typing import Annotated
 
 import typer
 
-from activities.ledger import holds
+from activities.database import Database
+from activities.ledger import held, holds
 from activities.ledger.holds import On
 from commands import options
 from commands.connection import open_ledger
@@ -21,6 +22,10 @@ Everything = Annotated[bool, typer.Option("--everything", help="all deletions, e
 OfDeletion = Annotated[
     str | None, typer.Option(parser=options.text, metavar="ID", help="one deletion: its workflow id, digest, or first 8 digits")
 ]
+OfArtifact = Annotated[int | None, typer.Option(parser=options.number, metavar="N", help="keep one artifact; the rest goes on")]
+OfProject = Annotated[
+    int | None, typer.Option(parser=options.number, metavar="N", help="keep a project's artifacts and images; the rest goes on")
+]
 
 
 def hold(
@@ -30,26 +35,52 @@ def hold(
     everything: Everything = False,
     organization: options.OneOrganization = None,
     deletion: OfDeletion = None,
+    artifact: OfArtifact = None,
+    project: OfProject = None,
     utc: options.Utc = False,
 ) -> int:
-    """Stop all deletions, one organization's or one within seconds.
+    """Stop all deletions, one organization's or one within seconds. They wait, and none fails.
 
-    They wait, and none fails. It waits for transactions that delete rows at this moment.
+    On an artifact or a project it stops none: what it is on is kept, and the rest of each deletion goes on.
+
+    It waits for transactions that delete rows at this moment.
     """
-    if [everything, organization is not None, deletion is not None].count(True) != 1:
-        raise BadUsage("name one of --everything, --organization and --deletion")
+    given = {
+        On.EVERYTHING: "" if everything else None,
+        On.ORGANIZATION: organization,
+        On.DELETION: deletion,
+        On.ARTIFACT: artifact,
+        On.PROJECT: project,
+    }
+    if len(named := [(on, str(one)) for on, one in given.items() if one is not None]) != 1:
+        raise BadUsage("name one of --everything, --organization, --deletion, --artifact and --project")
+    return _hold(*named[0], reason=reason, by=by, utc=utc)
+
+
+def _hold(on: On, on_id: str, *, reason: str, by: str, utc: bool) -> int:
     with open_ledger() as database:
-        on, on_id = On.EVERYTHING, ""
-        if organization is not None:
-            on, on_id = On.ORGANIZATION, str(organization)
-        if deletion is not None:
+        if on is On.DELETION:
             with database.read() as session:
-                on, on_id = On.DELETION, find(session, deletion).request.deletion_id
+                on_id = find(session, on_id).request.deletion_id
         warn("placing it, and waiting for transactions that delete rows at this moment")
         try:
             placed = holds.place(database, on, on_id, reason=reason, by=by)
         except KeyboardInterrupt:
             warn("interrupted: `python starter.py holds` says whether it is placed, which it is once that wait has begun")
             return INTERRUPTED
+        late = _came_too_late(database, on, on_id)
     say(f"hold {placed.id} on {on_what(placed)} since {at(placed.placed_at, utc=utc)}; it ends with: {way_out(placed)}")
+    for digest in late:
+        warn(
+            f"too late for rows that deletion {digest} has deleted; to keep their objects from being deleted: "
+            f"python starter.py hold --deletion {digest} --reason TEXT --by WHO"
+        )
     return DONE
+
+
+def _came_too_late(database: Database, on: On, on_id: str) -> list[str]:
+    """Return the deletions that have deleted rows of what is held, and still owe its objects."""
+    if on not in {On.ARTIFACT, On.PROJECT}:
+        return []
+    with database.read() as session:
+        return held.came_too_late(session, on, int(on_id))

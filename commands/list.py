@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Collection, Iterable, Iterator
+from datetime import datetime, timedelta
 from typing import Annotated, Any
 
 import typer
@@ -9,7 +10,9 @@ from pydantic import ValidationError
 from sqlalchemy import BigInteger, Select, String, and_, case, cast, exists, func, literal, null, select, type_coerce, union_all
 from sqlalchemy.orm import Session
 
-from activities.ledger.schema import Ask, Deletion, UtcDateTime
+from activities.ledger import deletions
+from activities.ledger.deletions import UNFINISHED
+from activities.ledger.schema import Ask, Deletion, UtcDateTime, clock
 from artifact_deletion.outbox import DeletionState, Json, Recorded
 from artifact_deletion.receipt import DeletionReceipt, Stage
 from artifact_deletion.request import DELETE_WORKFLOW, DeletionRequest
@@ -19,6 +22,7 @@ from commands.display import NOTHING, at, in_utc, print_table
 from commands.exit_codes import DONE
 from commands.output import say, warn
 from commands.which import ENDED, left_over, shortened
+from settings import DatabaseSettings, load
 from workflows.text import NOTHING_DELETED, PAST_RETURN, counted
 
 
@@ -32,13 +36,18 @@ LIST_FILTERS = {
     "all of organization 42": 'OrganizationId = "42"',
     "all that run, past the point of no return": f'ExecutionStatus = "Running" AND DeletionStage IN {_stages(PAST_RETURN)}',
     "nothing deleted in this run yet": f'ExecutionStatus = "Running" AND DeletionStage IN {_stages(NOTHING_DELETED)}',
+    "all that wait for their time": f'ExecutionStatus = "Running" AND DeletionStage = "{Stage.WAITING}"',
     "all that failed": f'WorkflowType = "{DELETE_WORKFLOW}" AND ExecutionStatus = "Failed"',
 }
 """For the Web UI's list of workflows, and for `temporal workflow list --query`."""
 _COLUMNS = ("deletion", "organization", "accepted", "state", "artifacts", "left over", "reference")
+_DAY = timedelta(days=1)
 _STYLES: dict[str, str] = {DeletionState.FAILED: "red", DeletionState.CLOSED: "green", DeletionState.RUNNING: "cyan"}
 
 State = Annotated[DeletionState | None, typer.Option(case_sensitive=False, help="those in this state")]
+Overdue = Annotated[
+    bool, typer.Option("--overdue", help="those beyond the days that were promised (PROMISED_DAYS), the oldest first")
+]
 Limit = Annotated[int, typer.Option(parser=options.positive, metavar="N", help="so many at most")]
 Filters = Annotated[bool, typer.Option("--filters", help="print filters for the list in Temporal's Web UI instead")]
 
@@ -47,6 +56,7 @@ def list_deletions(
     *,
     organization: options.OneOrganization = None,
     state: State = None,
+    overdue: Overdue = False,
     limit: Limit = 50,
     filters: Filters = False,
     as_json: options.Json = False,
@@ -62,31 +72,53 @@ def list_deletions(
         for what, query in LIST_FILTERS.items():
             say(f"{what}:\n  {query}")
         return DONE
+    promised = load(DatabaseSettings).promised
     with open_ledger() as database, database.read() as session:
-        found = list(listed(session, organization=organization, state=state, limit=limit))
+        now = session.execute(select(clock())).scalar_one()
+        before = now - promised if overdue else None
+        found = list(listed(session, organization=organization, state=state, limit=limit, asked_before=before))
         if not as_json:
-            print_list(session, found, utc=utc)
+            print_list(session, found, utc=utc, now=now if overdue else None)
             return DONE
+        waiting = _waiting(session, found)
     for one in found:
-        answer = {
-            "workflow_id": one.request.workflow_id,
-            "organization_id": one.request.organization_id,
-            "state": one.state,
-            "artifacts": len(one.request.artifact_ids),
-            "accepted": in_utc(one.accepted_at),
-            "reference": one.request.reference,
-            "left_over": left_over(one),
-        }
-        say(json.dumps(answer))
+        say(json.dumps(_as_json(one, now, promised, waiting.get(one.request.deletion_id))))
     return DONE
 
 
+def _as_json(one: Recorded, now: datetime, promised: timedelta, waits_until: datetime | None) -> dict[str, Any]:
+    age = now - one.accepted_at if one.state in UNFINISHED else None
+    return {
+        "workflow_id": one.request.workflow_id,
+        "organization_id": one.request.organization_id,
+        "state": one.state,
+        "waits_until": waits_until and in_utc(waits_until),
+        "artifacts": len(one.request.artifact_ids),
+        "accepted": in_utc(one.accepted_at),
+        "age_days": None if age is None else round(age / _DAY, 2),
+        "overdue": age is not None and age > promised,
+        "reference": one.request.reference,
+        "left_over": left_over(one),
+    }
+
+
 def listed(
-    session: Session, *, organization: int | None = None, state: DeletionState | None = None, limit: int | None = None
+    session: Session,
+    *,
+    organization: int | None = None,
+    state: DeletionState | None = None,
+    limit: int | None = None,
+    asked_before: datetime | None = None,
 ) -> Iterator[Recorded]:
-    """Read deletions, newest first. A row that this version cannot read is named on standard error, and left out."""
+    """Read deletions, newest first; `asked_before`: unfinished ones that were asked for before that, oldest first.
+
+    A row that this version cannot read is named on standard error, and left out.
+    """
     every = union_all(_opened(organization), _asked(organization)).subquery()
-    statement = select(every).order_by(every.c.accepted_at.desc(), every.c.id).limit(limit)
+    first = every.c.accepted_at.desc() if asked_before is None else every.c.accepted_at
+    statement = select(every).order_by(first, every.c.id).limit(limit)
+    if asked_before is not None:
+        statement = statement.where(every.c.accepted_at < asked_before, every.c.state.in_(UNFINISHED))
     if state is not None:
         statement = statement.where(every.c.state == state)
     for row in session.execute(statement):
@@ -102,13 +134,14 @@ def listed(
 
 
 def _opened(organization: int | None) -> Select[Any]:
-    """Select the deletions that a run has begun. They may have been asked for anew since."""
-    anew = exists().where(Ask.c.deletion_id == Deletion.id, Ask.c.served_at.is_(None))
-    waits = and_(anew, Deletion.state != DeletionState.RUNNING)
+    """Select the deletions that a run has begun. They may have been asked for anew since; then the time is that of the ask."""
+    asks = Ask.c.deletion_id == Deletion.id, Ask.c.served_at.is_(None)
+    waits = and_(exists().where(*asks), Deletion.state != DeletionState.RUNNING)
     state = case((waits, literal(DeletionState.ACCEPTED.value, String())), else_=Deletion.state)
-    found = select(
-        Deletion.id, Deletion.organization_id, Deletion.request, state.label("state"), Deletion.receipt, Deletion.accepted_at
-    )
+    anew = select(type_coerce(func.min(Ask.c.asked_at), UtcDateTime)).where(*asks).scalar_subquery()
+    accepted_at = case((and_(waits, Deletion.state != DeletionState.FAILED), anew), else_=Deletion.accepted_at)
+    columns = Deletion.id, Deletion.organization_id, Deletion.request, state.label("state"), Deletion.receipt
+    found = select(*columns, accepted_at.label("accepted_at"))
     return found if organization is None else found.where(Deletion.organization_id == organization)
 
 
@@ -130,19 +163,26 @@ def _asked(organization: int | None) -> Select[Any]:
     return found.where(cast(Ask.c.request["organization_id"].as_string(), String) == str(organization))
 
 
-def print_list(session: Session, found: Collection[Recorded], *, utc: bool) -> None:
-    """Print deletions for a person."""
+def _waiting(session: Session, found: Iterable[Recorded]) -> dict[str, datetime]:
+    return deletions.waiting(session, [one.request.deletion_id for one in found])
+
+
+def print_list(session: Session, found: Collection[Recorded], *, utc: bool, now: datetime | None = None) -> None:
+    """Print deletions for a person; `now`: with the days since each was asked for."""
     digests = shortened(session, [one.request.deletion_id for one in found])
+    until = {id_: f"waits until {at(time, utc=utc, seconds=False)}" for id_, time in _waiting(session, found).items()}
     rows = [
         (
             digests[one.request.deletion_id],
             str(one.request.organization_id),
             at(one.accepted_at, utc=utc, seconds=False),
-            one.state,
+            *(() if now is None else (f"{(now - one.accepted_at) / _DAY:.1f}",)),
+            until.get(one.request.deletion_id, one.state),
             f"{len(one.request.artifact_ids):,}",
             counted(left_over(one)) or NOTHING,
             one.request.reference or NOTHING,
         )
         for one in found
     ]
-    print_table(_COLUMNS, rows, styles=_STYLES)
+    columns = _COLUMNS if now is None else (*_COLUMNS[:3], "days", *_COLUMNS[3:])
+    print_table(columns, rows, styles=_STYLES)

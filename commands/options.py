@@ -3,9 +3,9 @@
 import re
 import sys
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -14,7 +14,8 @@ from commands.exit_codes import BadUsage
 
 _LARGEST = 2**63
 _SEPARATORS = re.compile(r"[\s,]+")
-_SECONDS = {"s": 1, "m": 60, "h": 3600}
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+_LATEST = timedelta(days=90)
 
 
 class Ids(tuple[int, ...]):
@@ -55,10 +56,27 @@ def opaque_id(value: str) -> str:
 
 
 def seconds(value: str) -> float:
-    found = re.fullmatch(r"([0-9]{1,6}(?:\.[0-9]{1,3})?)([smh])", value, re.ASCII)
+    found = re.fullmatch(r"([0-9]{1,6}(?:\.[0-9]{1,3})?)([smhd])", value, re.ASCII)
     if not found or (duration := float(found[1]) * _SECONDS[found[2]]) == 0:
         raise typer.BadParameter("must be a time such as 30s, 5m or 1h")
     return duration
+
+
+def age(value: str | timedelta) -> timedelta:
+    return value if isinstance(value, timedelta) else timedelta(seconds=seconds(value))
+
+
+def delay(value: str) -> timedelta:
+    """Bounded, since a mistyped number would ask for a deletion that never begins."""
+    if (found := age(value)) > _LATEST:
+        raise typer.BadParameter("must be 90d at most")
+    return found
+
+
+def percent(value: str | int) -> int:
+    if not 1 <= (found := number(str(value))) <= 100:  # noqa: PLR2004  all
+        raise typer.BadParameter("must be 1 to 100")
+    return found
 
 
 def moment(value: str) -> datetime:
@@ -82,7 +100,12 @@ OneOrganization = Annotated[int | None, typer.Option(parser=number, metavar="N",
 Project = Annotated[
     int | None, typer.Option(parser=number, metavar="N", help="where artifacts lay whose rows are already gone")
 ]
+OneProject = Annotated[int, typer.Option("--project", parser=number, metavar="N", help="the project")]
 RequestedBy = Annotated[str | None, typer.Option(metavar="ID", help="opaque id of the one who asks, such as user:7")]
+Images = Annotated[
+    Literal["delete", "keep"],
+    typer.Option(case_sensitive=False, help="whether the images go too that no other snapshot of their project shows"),
+]
 Reference = Annotated[str | None, typer.Option(metavar="ID", help="ticket or request id")]
 By = Annotated[str, typer.Option(parser=opaque_id, metavar="ID", help="your opaque id, such as user:7; stays in the ledger")]
 Yes = Annotated[bool, typer.Option("--yes", help="ask no question")]

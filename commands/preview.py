@@ -35,6 +35,7 @@ async def preview(
     organization: options.Organization,
     ids_from: options.IdsFrom = None,
     project: options.Project = None,
+    images: options.Images = "delete",
     requested_by: options.RequestedBy = None,
     reference: options.Reference = None,
     strays: Strays = False,
@@ -48,11 +49,22 @@ async def preview(
 
     Where the store cannot list, keys are counted instead, once for each usecase in which they could lie: with four usecases
     up to four times as many as there are objects.
+
+    Images are counted by the index of their projects' snapshots, and by up to 200 manifests that it does not have yet.
     """
     ids = options.artifact_ids(artifacts, ids_from)
     request = DeletionRequest(
-        organization_id=organization, artifact_ids=ids, project_id=project, requested_by=requested_by, reference=reference
+        organization_id=organization,
+        artifact_ids=ids,
+        project_id=project,
+        requested_by=requested_by,
+        reference=reference,
+        images=images,
     )
+    return await _preview(request, strays=strays, as_json=as_json)
+
+
+async def _preview(request: DeletionRequest, *, strays: bool, as_json: bool) -> int:
     named: list[tuple[str, str]] = []
     try:
         if strays:
@@ -78,14 +90,12 @@ def _show(found: Preview, named: Iterable[tuple[str, str]]) -> None:
 
 def _preview_here(request: DeletionRequest) -> tuple[Preview, list[tuple[str, str]]]:
     """Do the same dry run in this process, with the worker's settings: keys may not travel through Temporal."""
-    from activities.preview_deletion import PreviewDeletion  # noqa: PLC0415  slow to import, and rarely asked for
-    from composition import open_parts  # noqa: PLC0415
+    from composition import open_parts  # noqa: PLC0415  slow to import, and rarely asked for
 
     settings = load(Settings)
     parts = open_parts(settings)
     try:
         with ThreadPoolExecutor(settings.store_requests) as requests, ThreadPoolExecutor(settings.manifest_readers) as reads:
-            step = PreviewDeletion(parts.database, parts.planner(reads), requests, settings.chunk_artifacts)
-            return step.preview_with_strays(request)
+            return parts.previewing(parts.planner(reads), requests).preview_with_strays(request)
     finally:
         parts.database.dispose()

@@ -1,17 +1,25 @@
 """Receipts and previews for a person. docs/receipt.md explains each field of a receipt."""
 
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+from activities.images.owed import Total
 from artifact_deletion.receipt import DeletionReceipt, Preview
-from commands.display import Rows, at, print_columns
+from commands.display import Rows, at, in_utc, print_columns
 from commands.output import say
+from commands.proof import IMAGES_NOW
 from workflows.text import counted, rerun_command, why_left_over
 
 
-def print_receipt(receipt: DeletionReceipt, *, as_json: bool, utc: bool) -> None:
-    """Print a receipt on standard output."""
+def print_receipt(receipt: DeletionReceipt, *, as_json: bool, utc: bool, images: Total | None = None) -> None:
+    """Print a receipt on standard output, and below it what has become of its images since."""
     if as_json:
-        say(receipt.model_dump_json(indent=2))
+        since = {} if images is None else {IMAGES_NOW: images_json(images, receipt)}
+        say(json.dumps(receipt.model_dump(mode="json") | since, indent=2))
     else:
-        print_columns(receipt_lines(receipt, utc=utc))
+        since_then = images_since(images, receipt, utc=utc) if images is not None else ()
+        print_columns([*receipt_lines(receipt, utc=utc), *since_then])
 
 
 def receipt_lines(receipt: DeletionReceipt, *, utc: bool) -> Rows:
@@ -29,6 +37,7 @@ def receipt_lines(receipt: DeletionReceipt, *, utc: bool) -> Rows:
         ("Files", f"{receipt.files.deleted:,} deleted; {receipt.files.blobs_left:,} blobs stay"),
         *((f"  kept: {reason}", ids.count) for reason, ids in receipt.files.kept.items()),
         *_objects(receipt, utc=utc),
+        *_images(receipt, utc=utc),
         *_manifests(receipt),
         *_times(receipt, utc=utc),
     ]
@@ -42,8 +51,11 @@ def _artifacts(receipt: DeletionReceipt) -> Rows:
         ("  gone before", "; ".join(gone)),
         ("  gone, swept", artifacts.gone_before.swept.count),
         ("  gone, objects unchecked", artifacts.gone_before.objects_unchecked.count),
+        ("  had no row", artifacts.orphaned.count),
+        ("  have a row, left alone", artifacts.living.count),
         ("  moved away", artifacts.moved.count),
         ("  not reached", artifacts.not_reached.count),
+        ("  held", artifacts.held.count),
         ("  have rows again", artifacts.reappeared.count),
         ("  owed by others", receipt.owed_by_others),
     ]
@@ -70,10 +82,56 @@ def _objects(receipt: DeletionReceipt, *, utc: bool) -> Rows:
     ]
 
 
+def _images(receipt: DeletionReceipt, *, utc: bool) -> Rows:
+    images = receipt.images
+    if images.policy != "delete":
+        return [("Images kept for expiry", receipt.manifests.images_kept)]
+    since = f", all of them unreadable from {at(images.hidden_from, utc=utc)} on" if images.hidden_from else ""
+    due = f"{at(images.due, utc=utc)}, unless a snapshot names them by then" if images.due and images.hidden else ""
+    return [
+        ("Images", f"{images.named:,} named{f', hidden by {images.how}' if images.how else ''}"),
+        ("  hidden", f"{images.hidden:,}{since}" if images.hidden else ""),
+        ("  to be purged by", due),
+        ("  kept, other snapshots show them", images.kept),
+        ("  absent before", images.absent),
+        ("  purged", images.purged),
+        ("  restored for an upload", images.restored),
+        ("  left over", counted(images.left_over)),
+        ("  kept for these artifacts' manifests", ", ".join(map(str, images.unreadable.ids))),
+    ]
+
+
+def images_since(images: Total, receipt: DeletionReceipt | None, *, utc: bool) -> Rows:
+    """What has become of images by now. `receipt`: of the deletion that named them, once it has one."""
+    last = f", the last at {at(images.settled_at, utc=utc)}" if images.settled_at else ""
+    return [
+        ("Images by now", f"{images.hidden:,} hidden, {images.purged:,} purged, {images.restored:,} restored{last}"),
+        ("  not purged in time: see images status", _overdue(images, receipt)),
+        ("  not decided yet", images.undecided),
+    ]
+
+
+def _overdue(images: Total, receipt: DeletionReceipt | None) -> int:
+    """How many are still hidden after the time by which the receipt says that they are purged."""
+    due = receipt and receipt.images.due
+    return images.hidden if due and due < datetime.now(UTC) else 0
+
+
+def images_json(images: Total, receipt: DeletionReceipt | None) -> dict[str, Any]:
+    """The same for scripts."""
+    return {
+        "hidden": images.hidden,
+        "purged": images.purged,
+        "restored": images.restored,
+        "overdue": _overdue(images, receipt),
+        "undecided": images.undecided,
+        "settled_at": in_utc(images.settled_at) if images.settled_at else None,
+    }
+
+
 def _manifests(receipt: DeletionReceipt) -> Rows:
     manifests, items = receipt.manifests, receipt.trace_items
     return [
-        ("Images kept for expiry", manifests.images_kept),
         ("Manifests", f"{manifests.read:,} read"),
         ("  evicted", manifests.evicted),
         ("  unreadable", manifests.unreadable),
@@ -86,7 +144,11 @@ def _manifests(receipt: DeletionReceipt) -> Rows:
 def _times(receipt: DeletionReceipt, *, utc: bool) -> Rows:
     times = receipt.times
     each = (("Accepted", times.accepted), ("Rows gone", times.rows_deleted), ("Closed", times.closed))
-    return [(name, at(moment, utc=utc) if moment else "no") for name, moment in each]
+    of_promised = f" of {times.promised_days} promised" if times.promised_days else ""
+    return [
+        *((name, at(moment, utc=utc) if moment else "no") for name, moment in each),
+        ("  after", f"{times.days:g}{of_promised} days" if times.days is not None else ""),
+    ]
 
 
 def preview_lines(preview: Preview) -> Rows:
@@ -99,6 +161,7 @@ def preview_lines(preview: Preview) -> Rows:
         ("Artifacts", f"{preview.artifacts.count:,} of {preview.requested_artifacts:,} would be deleted"),
         ("  gone, would be swept", preview.gone_swept.count),
         ("  gone, objects unchecked", preview.gone_unchecked.count),
+        ("  held, would stay", preview.held.count),
         *(("  in open deletion", other) for other in preview.overlapping),
         ("Rows", f"{sum(preview.rows.values()):,}"),
         *((f"  {table}", f"{count:,}") for table, count in preview.rows.items()),
@@ -107,12 +170,27 @@ def preview_lines(preview: Preview) -> Rows:
         *((f"  {kind}", f"{found.count:,}{_bytes(found.size)}") for kind, found in preview.objects.items()),
         ("  icons kept, still named", preview.icons_kept),
         ("  unfinished uploads", "not known: the store cannot list them" if uploads is None else uploads),
-        ("Images kept for expiry", preview.manifests.images_kept),
+        *_images_found(preview),
         ("Manifests", f"{preview.manifests.read:,} read"),
         ("  evicted", preview.manifests.evicted),
         ("  unreadable", preview.manifests.unreadable),
         ("Keys left alone", f"{preview.manifests.strays:,}"),
         *((f"  {reason}", f"{count:,}") for reason, count in preview.strays.items()),
+    ]
+
+
+def _images_found(preview: Preview) -> Rows:
+    images = preview.images
+    if images.policy != "delete":
+        return [("Images kept for expiry", preview.manifests.images_kept)]
+    most = "at most " if images.unknown else ""
+    closed = [f"{', '.join(map(str, artifacts.ids))} of project {project}" for project, artifacts in images.closed.items()]
+    return [
+        ("Images", f"{images.named:,} named, {most}{images.to_hide:,} would be hidden, then purged"),
+        ("  kept, other snapshots show them", images.named_by_others),
+        ("  snapshots that are not in the index", images.unknown),
+        ("  would be left over", counted(images.left_over)),
+        ("  kept for these artifacts' manifests", "; ".join(closed)),
     ]
 
 

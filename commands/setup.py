@@ -12,6 +12,7 @@ from commands.connection import connect, open_ledger
 from commands.exit_codes import DONE
 from commands.output import say
 from migrations import as_sql, migrate
+from settings import DatabaseSettings, load
 
 _TYPES = {"Keyword": IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD, "Int": IndexedValueType.INDEXED_VALUE_TYPE_INT}
 Sql = Annotated[
@@ -22,7 +23,7 @@ Sql = Annotated[
 async def setup(*, sql: Sql = None) -> int:
     """Create or update the ledger's tables and Temporal's search attributes.
 
-    Safe to repeat.
+    Safe to repeat. With SEARCH_ATTRIBUTES=yes or no the ledger alone, without Temporal.
     """
     if sql is not None:
         say(as_sql(sql))
@@ -30,6 +31,9 @@ async def setup(*, sql: Sql = None) -> int:
     with open_ledger() as database:
         migrate(database)
     say("the ledger is up to date")
+    if (known := load(DatabaseSettings).search_attributes) != "ask":
+        say(f"search attributes: not asked for (SEARCH_ATTRIBUTES={known})")
+        return DONE
     added = await register_search_attributes(await connect())
     say(f"search attributes: {', '.join(added) or 'all there already'}")
     return DONE

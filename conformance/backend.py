@@ -103,6 +103,13 @@ class BackendConformance(ABC):
         assert added.keys() == set(OF_OURS)
         assert all(abs(datetime.now(UTC) - at) < timedelta(minutes=5) for at in added.values())
 
+    def test_each_artifact_has_a_kind_and_an_age(self, backend: Backend, refs: dict[int, ArtifactRef]) -> None:
+        """Retention looks at these, and deletes what has expired by them."""
+        with backend.database.read() as session:
+            aged = {row[0]: row for row in session.execute(backend.bulk.aged(backend.artifacts))}
+        assert aged.keys() >= refs.keys()
+        assert all(row[4] in (backend.bulk.kinds or {""}) and row[5] >= row[3] for row in aged.values())
+
     def test_a_survey_knows_present_gone_lost_and_moved(self, backend: Backend, refs: dict[int, ArtifactRef]) -> None:
         ours, theirs = refs[OF_OURS[0]], refs[OF_THEIRS[0]]
         gone = ArtifactRef(OURS, ours.project_id, NEVER)
@@ -175,6 +182,14 @@ class BackendConformance(ABC):
             others = [name for other, theirs in own.items() if other != one for name in theirs]
             assert [(mine, name) for mine in names for name in others if name.startswith(mine)] == []
 
+    def test_a_listed_key_is_its_own_artifact_s_or_no_one_s(self, backend: Backend, refs: dict[int, ArtifactRef]) -> None:
+        """What is under no row's artifact is reported as an orphan."""
+        for ref in refs.values():
+            key = f"{backend.prefix_of(ref)}a.png"
+            assert backend.owner_of(key, ref.organization_id, ref.project_id).artifact in {ref.id, 0}
+            assert backend.owner_of(key, NEVER, NEVER).artifact == 0
+            assert backend.owner_of(f"x/{key}", ref.organization_id, ref.project_id).artifact == 0
+
     def test_an_artifact_that_is_gone_is_looked_for_in_its_own_organization(
         self, backend: Backend, refs: dict[int, ArtifactRef]
     ) -> None:
@@ -242,6 +257,17 @@ class BackendConformance(ABC):
         assert all(before[table][one] == row for table, rows in after.items() for one, row in rows.items())
         left = [str(row) for rows in after.values() for row in rows.values()]
         assert not [key for one in deleted for key in keys[one] for row in left if key in row]
+
+    def test_a_row_that_goes_with_two_artifacts_ties_them(self, backend: Backend, keys: dict[int, set[str]]) -> None:
+        """Where a hold keeps the one, the other's deletion would take the row, so it is kept too: `ties` of the part."""
+        assert keys
+        with backend.database.read() as session:
+            living = [ArtifactRef(row[2], row[1], row[0]) for row in session.execute(backend.living)]
+            looked = {one.id: backend.look(session, [one]).ids for one in living}
+            ties = [part.ties for part in backend.parts if part.ties is not None]
+            tied = {(one, other) for tie in ties for one, other in session.execute(tie, {"artifacts": list(looked)})}
+        rows = {one: {(table, row) for table, ids in found.items() for row in ids} for one, found in looked.items()}
+        assert {(one, other) for one in rows for other in rows if one != other and rows[one] & rows[other]} <= tied
 
     def test_artifacts_whose_rows_are_gone_are_gone(self, backend: Backend, refs: dict[int, ArtifactRef]) -> None:
         """And deleting them again is no trouble."""

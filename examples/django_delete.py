@@ -70,7 +70,9 @@ def decide(request: DeletionRequest) -> None:
 def delete_artifact(http: HttpRequest, organization_id: int, artifact_id: int) -> HttpResponse:
     caller = may_delete(http, organization_id)
     try:
-        request = DeletionRequest(organization_id=organization_id, artifact_ids=[artifact_id], requested_by=caller)
+        request = DeletionRequest(
+            organization_id=organization_id, artifact_ids=[artifact_id], requested_by=caller, images="delete"
+        )
     except ValidationError as error:
         return JsonResponse({"detail": refused_fields(error)}, status=400)
     decide(request)

@@ -75,7 +75,9 @@ def create_app(engine: Engine | None = None, deadline: timedelta = DEADLINE) -> 
         responses={status.HTTP_202_ACCEPTED: {"model": Accepted}},
     )
     async def delete_artifact(organization_id: Id, artifact_id: Id, caller: Annotated[str, Depends(may_delete)]) -> Response:
-        request = DeletionRequest(organization_id=organization_id, artifact_ids=[artifact_id], requested_by=caller)
+        request = DeletionRequest(
+            organization_id=organization_id, artifact_ids=[artifact_id], requested_by=caller, images="delete"
+        )
         await run_in_threadpool(decide, backend, request)
         try:
             done = await deletions.rows_deleted(request, within=deadline)

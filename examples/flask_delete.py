@@ -66,7 +66,9 @@ def create_app(engine: Engine | None = None) -> Flask:
     def delete_artifact(organization_id: int, artifact_id: int) -> Response:
         caller = may_delete(organization_id)
         try:
-            request = DeletionRequest(organization_id=organization_id, artifact_ids=[artifact_id], requested_by=caller)
+            request = DeletionRequest(
+                organization_id=organization_id, artifact_ids=[artifact_id], requested_by=caller, images="delete"
+            )
         except ValidationError as error:
             abort(400, refused_fields(error))
         decide(backend, request)

@@ -85,7 +85,7 @@ class _Answer(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(reply.body)
 
-    do_GET = do_POST = do_DELETE = do_PUT = answer  # noqa: N815  the base class's names
+    do_GET = do_HEAD = do_POST = do_DELETE = do_PUT = answer  # noqa: N815  the base class's names
 
     def log_message(self, *_: object) -> None:
         """Say nothing."""

@@ -97,6 +97,14 @@ class MissesRows(OwnBackend):
         return cascade
 
 
+@found_by("test_a_row_that_goes_with_two_artifacts_ties_them")
+class TiesNone(OwnBackend):
+    def look(self, session: Session, artifacts: Sequence[ArtifactRef]) -> Cascade:
+        cascade = super().look(session, artifacts)
+        cascade.ids["comparisons"] = {1}
+        return cascade
+
+
 @found_by("test_a_transaction_that_fails_leaves_everything")
 class Commits(OwnBackend):
     def delete(self, session: Session, artifacts: Sequence[ArtifactRef], locked: Locked) -> Cascade:

@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
-from demo.servers import S3Server, Server, ServerError, _http_status, _listens
+from demo.servers import S3Server, Server, ServerError, _http_status, listens
 
 _CONFIG = """\
 [global]
@@ -75,7 +75,7 @@ class _Monitor(Server):
         return _line(self.folder, "ceph-mon", "-i", "a", "-f")
 
     def _answers(self) -> bool:
-        return _listens(self._port)
+        return listens(self._port)
 
 
 class _Osd(Server):

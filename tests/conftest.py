@@ -1,34 +1,60 @@
-"""The servers that all tests share, started once, and a stack of its own for each test."""
+"""The servers that all tests share, and a stack of its own for each test.
+
+There is one server of each kind for all processes of a run. Where pytest-xdist runs several, the one that started them starts
+the servers too, and hands them on. Else a server starts when the first test asks for it.
+"""
 
 import contextlib
+import functools
 import itertools
+import pickle
 import shutil
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 
+import composition
 from activities.database import Database
 from activities.stores.s3 import S3Objects
+from activities.stores.s3_wire import s3_client
 from artifact_deletion.request import SEARCH_ATTRIBUTES
-from demo.servers import ObjectStoreServer, PostgresServer, S3Server, TemporalServer
+from demo.servers import ObjectStoreServer, PostgresServer, S3Server, Server, TemporalServer
+from tests.backups import RestorePoint, of_postgresql, of_sqlite
 from tests.ceph import CephGateway
-from tests.stack import Stack, connect, prepare_database, s3_of
+from tests.fault_proxy import FaultProxy
+from tests.hidden_images import VERSIONINGS, bucket_of, new_hash, new_place
+from tests.image_steps import ImageSteps, image_steps
+from tests.stack import PROCESS, Stack, connect, prepare_database, s3_of
+from tests.tiers import left_to_test_all
+from tests.uploader import Uploader
 
-_buckets = (f"bucket-{number}" for number in itertools.count(1))
-_databases = (f"backend_{number}" for number in itertools.count(1))
-
-
+_buckets = (f"bucket-{PROCESS}-{number}" for number in itertools.count(1))
+_databases = (f"backend_{PROCESS}_{number}" for number in itertools.count(1))
 _OBJECT_STORES: dict[str, Callable[[Path], S3Server]] = {"seaweedfs": ObjectStoreServer, "ceph": CephGateway}
+_RUNNING, _HANDED_ON = pytest.StashKey[ExitStack](), pytest.StashKey[Mapping[str, bytes]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--all", action="store_true", help="run all tests in all of their worlds (make test-all)")
     parser.addoption("--screenshots", default="build/screenshots", help="folder for the browser tests' pictures")
     parser.addoption("--object-store", choices=_OBJECT_STORES, default="seaweedfs", help="the S3 server to test on")
     parser.addoption("--backend-python", default=sys.executable, help="the interpreter that runs backends' own programs")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what `make test-all` has besides, unless all was asked for."""
+    if not config.getoption("--all"):
+        others = left_to_test_all(items)
+        config.hook.pytest_deselected(items=others)
+        items[:] = [item for item in items if item not in set(others)]
 
 
 @pytest.fixture(scope="session")
@@ -37,32 +63,13 @@ def backend_python(pytestconfig: pytest.Config) -> str:
     return str(Path(pytestconfig.getoption("--backend-python")).absolute())
 
 
-@pytest.fixture(scope="session")
-def temporal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TemporalServer]:
-    with TemporalServer(
-        tmp_path_factory.mktemp("temporal"), in_memory=True, ui=False, search_attributes=SEARCH_ATTRIBUTES
-    ) as server:
-        yield server
-
-
-@pytest.fixture(scope="session")
-def object_store_server(pytestconfig: pytest.Config) -> Callable[[Path], S3Server]:
-    """The server that the tests were asked to run on: one that a test may kill is made of it."""
-    return _OBJECT_STORES[pytestconfig.getoption("--object-store")]
-
-
-@pytest.fixture(scope="session")
-def object_store(
-    object_store_server: Callable[[Path], S3Server], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[S3Server]:
-    with object_store_server(tmp_path_factory.mktemp("objects")) as server:
-        yield server
-
-
-@pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
-    with postgres_with_template(tmp_path_factory.mktemp("postgres")) as server:
-        yield server
+def _kinds(config: pytest.Config, processes: Sequence[str]) -> Mapping[str, Callable[[Path], AbstractContextManager[Server]]]:
+    """How each server is made. Temporal's has a namespace for each process: no worker meets another process's deletions."""
+    temporal = functools.partial(
+        TemporalServer, in_memory=True, ui=False, search_attributes=SEARCH_ATTRIBUTES, namespaces=processes
+    )
+    store = _OBJECT_STORES[config.getoption("--object-store")]
+    return {"temporal": temporal, "object_store": store, "postgres": postgres_with_template}
 
 
 @contextlib.contextmanager
@@ -73,6 +80,68 @@ def postgres_with_template(folder: Path) -> Iterator[PostgresServer]:
         yield server
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes(config: pytest.Config, specs: Sequence[Any]) -> None:
+    running = config.stash[_RUNNING] = ExitStack()
+    folder = Path(running.enter_context(tempfile.TemporaryDirectory(prefix="servers-")))
+    kinds = _kinds(config, [spec.id for spec in specs])
+    with ThreadPoolExecutor() as pool:
+        started = pool.map(lambda kind: running.enter_context(kinds[kind](folder / kind)), kinds)
+    config.stash[_HANDED_ON] = {kind: pickle.dumps(server) for kind, server in zip(kinds, started, strict=True)}
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    node.workerinput.update(node.config.stash[_HANDED_ON])
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if _RUNNING in config.stash:
+        config.stash[_RUNNING].close()
+
+
+@pytest.fixture(scope="session")
+def shared(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Any]]:
+    """The server of a kind."""
+    with ExitStack() as running:
+
+        def server(kind: str) -> Any:
+            if handed_on := getattr(pytestconfig, "workerinput", None):
+                return pickle.loads(handed_on[kind])
+            return running.enter_context(_kinds(pytestconfig, [PROCESS])[kind](tmp_path_factory.mktemp(kind)))
+
+        yield server
+
+
+@pytest.fixture(scope="session")
+def temporal(shared: Callable[[str], TemporalServer]) -> TemporalServer:
+    return shared("temporal")
+
+
+@pytest.fixture(scope="session")
+def object_store(shared: Callable[[str], S3Server]) -> S3Server:
+    return shared("object_store")
+
+
+@pytest.fixture(scope="session")
+def postgres(shared: Callable[[str], PostgresServer]) -> PostgresServer:
+    return shared("postgres")
+
+
+@pytest.fixture(scope="session")
+def object_store_server(pytestconfig: pytest.Config) -> Callable[[Path], S3Server]:
+    """The server that the tests were asked to run on: one that a test may kill is made of it."""
+    return _OBJECT_STORES[pytestconfig.getoption("--object-store")]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_s3_client_for_the_same_settings() -> Iterator[None]:
+    """To make one takes longer than a step does."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(composition, "s3_client", functools.cache(s3_client))
+        yield
+
+
 @pytest.fixture(scope="session")
 def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("sqlite") / "template.db"
@@ -81,14 +150,16 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """A backend's database with its schema and an empty ledger. A test about one kind alone names it by a parameter."""
     if request.param == "sqlite":
         template: Path = request.getfixturevalue("sqlite_template")
         shutil.copy(template, tmp_path / "backend.db")
-        return f"sqlite:///{tmp_path / 'backend.db'}"
+        yield f"sqlite:///{tmp_path / 'backend.db'}"
+        return
     server: PostgresServer = request.getfixturevalue("postgres")
-    return server.create_database(next(_databases), template="template_backend")
+    yield server.create_database(name := next(_databases), template="template_backend")
+    server.drop_database(name)
 
 
 @pytest.fixture
@@ -100,7 +171,6 @@ def database(database_url: str) -> Iterator[Database]:
 
 @pytest.fixture(scope="session")
 def shared_bucket(object_store: S3Server) -> str:
-    # SeaweedFS reserves volumes for every bucket, and has no more after some two hundred.
     name = next(_buckets)
     s3_of(object_store).create_bucket(Bucket=name)
     return name
@@ -128,7 +198,7 @@ def locking_bucket(object_store: S3Server) -> str:
 @pytest.fixture
 async def client(temporal: TemporalServer) -> AsyncIterator[Client]:
     """A client; at the end nothing of the test is left running for the next test's worker to find."""
-    connected = await connect(temporal.address)
+    connected = await connect(temporal.address, PROCESS)
     yield connected
     async for found in connected.list_workflows('ExecutionStatus = "Running"'):
         try:
@@ -154,6 +224,54 @@ async def stack(
     )
     yield made
     made.stop_processes()
+
+
+@pytest.fixture
+def restore_point(stack: Stack, request: pytest.FixtureRequest, tmp_path: Path) -> RestorePoint:
+    """Takes a dump of the stack's database; what it returns restores it."""
+    if not stack.database.is_postgresql:
+        return lambda: of_sqlite(stack, tmp_path)
+    server: PostgresServer = request.getfixturevalue("postgres")
+    return lambda: of_postgresql(stack, tmp_path, server)
+
+
+@pytest.fixture(scope="session")
+def image_buckets(object_store: S3Server) -> dict[str, str]:
+    """A bucket of each kind. No test empties them: each has an organization of its own."""
+    return {kind: bucket_of(object_store, kind).bucket for kind in VERSIONINGS}
+
+
+@pytest.fixture(params=["folder", "bare"])
+def place(request: pytest.FixtureRequest) -> str:
+    """Images lie in their project's folder; older ones have their digest alone for a key."""
+    return new_hash() if request.param == "bare" else new_place()
+
+
+@pytest.fixture
+def faults(object_store: S3Server) -> Iterator[FaultProxy]:
+    """Before the store: a test goes through it where it wants faults."""
+    with FaultProxy(object_store.endpoint) as proxy:
+        yield proxy
+
+
+@pytest.fixture(params=["enabled", "never", pytest.param("suspended", marks=pytest.mark.thorough)])
+def versioning(request: pytest.FixtureRequest, stack: Stack, image_buckets: dict[str, str]) -> str:
+    """The stack's bucket is of this kind."""
+    stack.use_bucket(image_buckets[request.param])
+    return str(request.param)
+
+
+@pytest.fixture
+def images(stack: Stack, versioning: str) -> Iterator[ImageSteps]:
+    """The steps about the images of a project, in a bucket of each kind."""
+    with image_steps(stack) as steps:
+        yield steps
+
+
+@pytest.fixture
+def uploader(images: ImageSteps) -> Uploader:
+    """A client that uploads snapshots of that project."""
+    return Uploader(images.stack, images.project)
 
 
 Command = Callable[..., tuple[int, str]]

@@ -5,11 +5,15 @@
 is an ordinary worker, until it comes there: then it makes the marker, and is gone by SIGKILL. With the marker there already it
 goes on. The boundaries are found by wrapping what the worker really calls: a step, a transaction or a request of a store that
 was added without a point here ends every worker of the test build with exit code 70.
+
+Beside it a `Death`, for single steps in a test's own process: there a point is passed by an error that nothing catches, and
+from then on no boundary is passed any more. What has no boundary leaves nothing behind, so the step is as dead as by SIGKILL.
 """
 
 import contextlib
 import dataclasses
 import functools
+import inspect
 import multiprocessing
 import os
 import signal
@@ -38,9 +42,13 @@ from activities.backend.sentry import SentryBackend
 from activities.backend.trace_items import SqlTraces
 from activities.database import Database
 from activities.delete_rows import DeleteRows
+from activities.images.decisions import Decisions
+from activities.images.requests import ImageRequests
 from activities.ledger.prefixes import Prefix
 from activities.listing import Lister
 from activities.stores.s3 import S3Objects
+from activities.stores.s3_copies import CopyImages
+from activities.stores.s3_markers import MarkerImages
 from activities.stores.turns import Turns
 from activities.sweep_prefixes import Looked, SweepPrefixes
 from artifact_deletion.errors import NotYet
@@ -54,11 +62,15 @@ from workflows.steps import (
     DELETE_OBJECTS,
     DELETE_ROWS,
     DELETE_TRACE_ITEMS,
+    HIDE_IMAGES,
     OPEN_DELETION,
     PREVIEW_DELETION,
+    SETTLE_IMAGES,
     STEPS,
     SWEEP_PREFIXES,
+    WAIT_TO_BEGIN,
     WAIT_WHILE_HELD,
+    WATCH_IMAGES,
     Chunk,
 )
 
@@ -74,9 +86,11 @@ QUIET_PERIOD_S, TRACE_ITEMS_PAUSE_S = 0.4, 0.2
 _FIRST, _LATER = "its first COMMIT", "a later COMMIT"
 CONFIRMING = f"{SWEEP_PREFIXES.name} to confirm"
 """The look at prefixes after their quiet period, which does more than the one before."""
+_OF_IMAGES = ("the store's restore", "the store's clear", "its decision", "the store's look", "the store's purge", "its end")
 # What lies inside a step. A point before and one after each of these.
 _INSIDE: Mapping[str, tuple[str, ...]] = {
     OPEN_DELETION.name: (_FIRST,),
+    WAIT_TO_BEGIN.name: (_FIRST,),
     COLLECT_KEYS.name: (_FIRST, "the store's read", _LATER),
     DELETE_ROWS.name: ("its locks", "its cascade", "its release", _FIRST),
     DELETE_OBJECTS.name: ("the store's delete", _FIRST, _LATER),
@@ -84,6 +98,9 @@ _INSIDE: Mapping[str, tuple[str, ...]] = {
     SWEEP_PREFIXES.name: ("the store's delete_found", _FIRST, _LATER),
     CONFIRMING: ("the store's abort_uploads", "the store's delete_found", _FIRST, _LATER),
     CANCEL_DELETION.name: (_FIRST,),
+    WATCH_IMAGES.name: (),
+    HIDE_IMAGES.name: (_FIRST, "the store's read", _LATER, "its decision", "the store's hide", "its end"),
+    SETTLE_IMAGES.name: (_FIRST, "the store's read", _LATER, *_OF_IMAGES),
     CLOSE_DELETION.name: (_FIRST,),
     PREVIEW_DELETION.name: ("the store's read",),
 }
@@ -93,7 +110,7 @@ _COMMANDS = {
     "complete_workflow_execution": f"{_TASK} ends",
     "fail_workflow_execution": f"{_TASK} ends",
     "cancel_workflow_execution": f"{_TASK} ends",
-    # There are none of these: a workflow that began to use one would have no point for it.
+    # Only a bulk deletion has these, which no crashing worker runs: a deletion that used one would have no point for it.
     "start_timer": f"{_TASK} starts a timer",
     "start_child_workflow_execution": f"{_TASK} starts another deletion",
     "schedule_local_activity": f"{_TASK} runs a step itself",
@@ -110,7 +127,12 @@ def _wait_of(step: str) -> str:
 # Before: Temporal does not know yet that a step waits, and why. After: no worker has it, and it comes back by itself.
 FOR_TRACES, FOR_QUIET = _wait_of(DELETE_TRACE_ITEMS.name), _wait_of(SWEEP_PREFIXES.name)
 FOR_OTHERS, FOR_A_HOLD = _wait_of(CLOSE_DELETION.name), _wait_of(WAIT_WHILE_HELD.name)
-_WAITS = (FOR_TRACES, FOR_QUIET, FOR_OTHERS, FOR_A_HOLD)
+FOR_UPLOADS, FOR_ITS_TIME = _wait_of(SETTLE_IMAGES.name), _wait_of(WAIT_TO_BEGIN.name)
+_WAITS = (FOR_TRACES, FOR_QUIET, FOR_OTHERS, FOR_A_HOLD, FOR_UPLOADS, FOR_ITS_TIME)
+# It waits only while a snapshot is committed at that moment, or an image is being purged: no test here comes to it at will.
+_WITHOUT_A_POINT = {HIDE_IMAGES.name}
+# Only of images that a step which died has left for a minute: `hide_images` has the points of the same requests.
+_WITHOUT_A_POINT_WITHIN = {(SETTLE_IMAGES.name, "the store's hide")}
 
 
 def points_of(boundary: str, inside: tuple[str, ...] = ()) -> list[str]:
@@ -147,13 +169,33 @@ def come_to(point: str) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+class Died(BaseException):
+    """In a test's own process, what stands for SIGKILL."""
+
+
+@dataclasses.dataclass
+class Death:
+    """Takes the place of `come_to`: a step dies at a point, once, and does nothing more."""
+
+    point: str
+    struck: bool = False
+    is_dead: bool = False
+
+    def come_to(self, point: str) -> None:
+        assert point in POINTS, point
+        if point == self.point and not self.struck:
+            self.struck = self.is_dead = True
+        if self.is_dead:
+            raise Died(point)
+
+
 def come_within(when: str, what: str) -> None:
     """Come to a point within the step of this thread; the world's own doings, outside of any step, have none."""
-    if boundary := _boundary.get(None):
+    if (boundary := _boundary.get(None)) and (boundary, what) not in _WITHOUT_A_POINT_WITHIN:
         come_to(f"{boundary}, {when} {what}")
 
 
-class _Threads(ThreadPoolExecutor):
+class Threads(ThreadPoolExecutor):
     """Threads that know which step they work for."""
 
     def submit(self, job: Callable[..., Any], /, *given: Any, **named: Any) -> Future[Any]:
@@ -195,15 +237,29 @@ def _around(owner: type, name: str, what: str) -> None:
         come_within("after", what)
         return done
 
-    _replace(owner, name, around)
+    replace(owner, name, around)
 
 
-def _replace(owner: object, name: str, by: object) -> None:
-    """For good: this process lives no longer than its worker."""
+def replace(owner: object, name: str, by: object) -> None:
+    """For good: this process lives no longer than its worker. A test that puts points into its own process undoes it."""
     setattr(owner, name, by)
 
 
+def _around_async_step(step: Step) -> Step:
+    @functools.wraps(step)
+    async def around(given: Any) -> Any:
+        come_to(f"{step.__name__}, before")
+        done = await step(given)
+        come_to(f"{step.__name__}, after")
+        return done
+
+    return around
+
+
 def _around_step(step: Step) -> Step:
+    if inspect.iscoroutinefunction(step):
+        return _around_async_step(step)
+
     @functools.wraps(step)
     def around(given: Any) -> Any:
         boundary = step.__name__
@@ -213,7 +269,8 @@ def _around_step(step: Step) -> Step:
         try:
             done = step(given)
         except NotYet:
-            _waiting[activity.info().task_token] = boundary
+            if boundary not in _WITHOUT_A_POINT:
+                _waiting[activity.info().task_token] = boundary
             raise
         come_to(f"{boundary}, after")
         return done
@@ -238,7 +295,17 @@ def _around_confirming_looks() -> None:
         _commits.reset(commits)
         return looked
 
-    _replace(SweepPrefixes, whole.__name__, look)
+    replace(SweepPrefixes, whole.__name__, look)
+
+
+def _around_images() -> None:
+    for store in (MarkerImages, CopyImages):
+        for name in ("hide", "restore", "clear", "look", "purge"):
+            _around(store, name, f"the store's {name}")
+    for name in ("begin", "take_due"):
+        _around(Decisions, name, "its decision")
+    _around(Decisions, "end", "its end")
+    _around(ImageRequests, "_end", "its end")
 
 
 def _around_commits() -> None:
@@ -255,7 +322,7 @@ def _around_commits() -> None:
             come_within("before", which)
         come_within("after", which)
 
-    _replace(Database, whole.__name__, write)
+    replace(Database, whole.__name__, write)
 
 
 def _around_workflow_tasks() -> None:
@@ -269,7 +336,7 @@ def _around_workflow_tasks() -> None:
         for task in tasks:
             come_to(f"{task}, after")
 
-    _replace(Bridge, whole.__name__, complete)
+    replace(Bridge, whole.__name__, complete)
 
 
 def _named(command: WorkflowCommand) -> str | None:
@@ -287,7 +354,7 @@ def _around_waits() -> None:
         if step:
             come_to(f"{_wait_of(step)}, after")
 
-    _replace(Bridge, whole.__name__, complete)
+    replace(Bridge, whole.__name__, complete)
 
 
 def _wait_for_one(futures: set[Future[Any]], **options: Any) -> tuple[set[Future[Any]], set[Future[Any]]]:
@@ -298,48 +365,54 @@ def _wait_for_one(futures: set[Future[Any]], **options: Any) -> tuple[set[Future
 
 _BUDGETS = (
     *(budgets.LEDGER, budgets.READS, budgets.ROWS, budgets.OBJECTS, budgets.TRACE_ITEMS, budgets.SWEEPS, budgets.CLOSING),
-    *(budgets.PREVIEWS, budgets.HELD),
+    *(budgets.PREVIEWS, budgets.UNLIMITED, budgets.HIDING, budgets.IMAGES),
 )
 
 
 def install() -> None:
     """Make this process's worker one of the test build."""
+    install_in_steps()
     soon = timedelta(milliseconds=50)
     for options in _BUDGETS:
-        if options is not budgets.HELD:
+        if options is not budgets.UNLIMITED:
             options["heartbeat_timeout"] = LOST_AFTER
         policy = options["retry_policy"] or RetryPolicy()
         options["retry_policy"] = dataclasses.replace(policy, initial_interval=soon, maximum_interval=LOST_AFTER)
-    budgets.HELD["start_to_close_timeout"] = LOST_AFTER
-    _replace(interceptors, "SOONEST", soon)
-    _replace(interceptors, "LATEST", LOST_AFTER)
+    budgets.UNLIMITED["start_to_close_timeout"] = LOST_AFTER
+    replace(interceptors, "SOONEST", soon)
+    replace(interceptors, "LATEST", LOST_AFTER)
     # Uncached, or the workflow's next task would wait for the dead worker.
-    _replace(worker, "Worker", functools.partial(Worker, max_cached_workflows=0))
-    _replace(worker, "ThreadPoolExecutor", _Threads)
-    _replace(worker, "Turns", _Turns)
+    replace(worker, "Worker", functools.partial(Worker, max_cached_workflows=0))
+    replace(worker, "ThreadPoolExecutor", Threads)
+    replace(worker, "Turns", _Turns)
+    if os.environ.get(CRASH_POINT) in points_of(FOR_TRACES):
+        replace(SqlTraces, "delete", _delete_later(SqlTraces.delete))
+    _around_workflow_tasks()
+    _around_waits()
+
+
+def install_in_steps() -> None:
+    """Put a point before and after each step, and before and after whatever it does within."""
     for name in ("read", "delete", "delete_found", "abort_uploads"):
         _around(S3Objects, name, f"the store's {name}")
-    if os.environ.get(CRASH_POINT) in points_of(FOR_TRACES):
-        _replace(SqlTraces, "delete", _delete_later(SqlTraces.delete))
+    _around_images()
     _around(SqlTraces, "delete", "the trace store's delete")
     _around(SentryBackend, "lock", "its locks")
     _around(SentryBackend, "delete", "its cascade")
     _around(DeleteRows, "_release", "its release")
     _around_confirming_looks()
     _around_commits()
-    _around_workflow_tasks()
-    _around_waits()
     # Each page has its own request and each answer its own commit: as shipped, a small deletion has one of both.
-    _replace(delete_objects, "MAX_KEYS", 1)
-    _replace(run_all, "SETTLED_WITHIN_S", 0.0)
-    _replace(run_all, "wait", _wait_for_one)
+    replace(delete_objects, "MAX_KEYS", 1)
+    replace(run_all, "SETTLED_WITHIN_S", 0.0)
+    replace(run_all, "wait", _wait_for_one)
     whole = Parts.steps
 
     def steps(*given: Any, **named: Any) -> tuple[list[Step], list[Step]]:
         with_database, with_store = whole(*given, **named)
         return [_around_step(step) for step in with_database], [_around_step(step) for step in with_store]
 
-    _replace(Parts, whole.__name__, steps)
+    replace(Parts, whole.__name__, steps)
 
 
 def crashing(point: str, marker: Path) -> dict[str, str]:

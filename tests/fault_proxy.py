@@ -118,6 +118,8 @@ class Fault:
     times: int | None
     struck: list[Request] = field(default_factory=list)
     """The requests that it struck."""
+    has_struck: threading.Event = field(default_factory=threading.Event)
+    """Set with the first of them."""
     over: threading.Event = field(default_factory=threading.Event)
 
     def end(self) -> None:
@@ -205,6 +207,7 @@ class FaultProxy:
                 spent = fault.times is not None and len(fault.struck) >= fault.times
                 if not fault.over.is_set() and not spent and fault.only(request):
                     fault.struck.append(request)
+                    fault.has_struck.set()
                     return fault
         return None
 

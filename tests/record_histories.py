@@ -11,6 +11,7 @@ import json
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +26,20 @@ from activities.stores import guards
 from activities.stores.s3 import S3Objects
 from activities.stores.snuba import SnubaTraces
 from activities.sweep_prefixes import SweepPrefixes
-from artifact_deletion.client import preview_deletion, progress, wait_rows_deleted
+from artifact_deletion.bulk import CONFIRM_UPDATE, PAUSE_SIGNAL, UNPAUSE_SIGNAL, BulkRequest
+from artifact_deletion.client import preview_deletion, progress, start_bulk, wait_rows_deleted
 from artifact_deletion.converter import data_converter
 from artifact_deletion.errors import DeletionError, StaleSeal, StoreUnavailable
-from artifact_deletion.request import SEARCH_ATTRIBUTES
+from artifact_deletion.request import SEARCH_ATTRIBUTES, TASK_QUEUE
 from demo.servers import ObjectStoreServer, TemporalServer
 from demo.world import create_schema, sample_world
 from migrations import migrate
 from tests.snuba_server import SnubaServer
 from tests.stack import Held, Stack, eventually, pending_failures, s3_of
-from tests.test_reruns import reset
-from workflows.steps import CLOSE_DELETION, DELETE_TRACE_ITEMS, OPEN_DELETION, PAGE_KEYS, Chunk, Swept
+from tests.workflow.test_reruns import reset
+from workflows.bulk_steps import WAIT_FOR_OTHERS
+from workflows.reconcile_steps import RECONCILE_WORKFLOW, Reconcile
+from workflows.steps import CLOSE_DELETION, DELETE_TRACE_ITEMS, OPEN_DELETION, PAGE_KEYS, WAIT_TO_BEGIN, Chunk, Swept
 
 HISTORIES = Path(__file__).with_name("histories")
 Handle = WorkflowHandle[Any, Any]
@@ -187,6 +191,30 @@ async def reset_after_cancel(stack: Stack, changed: pytest.MonkeyPatch) -> Recor
     return {"reset_after_cancel": again}
 
 
+async def waited_for_its_time(stack: Stack, _: pytest.MonkeyPatch) -> Recorded:
+    """A second is waited for, by the database's clock."""
+    (one,) = stack.snapshots("one")
+    async with stack.worker():
+        handle = await stack.start([one.id], not_before=datetime.now(UTC) + timedelta(seconds=1))
+        await handle.result()
+    return {"waited_for_its_time": handle}
+
+
+async def cancelled_in_time(stack: Stack, _: pytest.MonkeyPatch) -> Recorded:
+    """While it waits for its time."""
+    (one,) = stack.snapshots("one")
+    async with stack.worker():
+        handle = await stack.start([one.id], not_before=datetime.now(UTC) + timedelta(days=1))
+
+        async def waits() -> bool:
+            return WAIT_TO_BEGIN.name in await pending_failures(handle)
+
+        await eventually(waits)
+        await handle.cancel()
+        await _failed(handle)
+    return {"cancelled_in_time": handle}
+
+
 async def cancel_refused(stack: Stack, changed: pytest.MonkeyPatch) -> Recorded:
     """After rows were deleted."""
     (one,) = stack.snapshots("one")
@@ -327,6 +355,57 @@ async def swept_again(stack: Stack, changed: pytest.MonkeyPatch) -> Recorded:
     return {"swept_again": handle}
 
 
+async def bulk(stack: Stack, _: pytest.MonkeyPatch) -> Recorded:
+    """Confirmed by a second person, paused and gone on with, with a limit an hour; one of its deletions is not complete."""
+    _use_locking_bucket(stack)
+    one = stack.snapshots("one", "two", "three")[0]
+    _hold(stack, one.id, "ON")
+    request = BulkRequest(
+        organization_id=stack.organization_id,
+        project_id=one.artifact.project_id,
+        requested_by="user:7",
+        artifacts_an_hour=36_000,
+    )
+    async with stack.worker(chunk_artifacts=1, bulk_deletions_at_once=1, max_bulk_unconfirmed=2):
+        handle = await start_bulk(stack.client, request)
+        await handle.signal(PAUSE_SIGNAL)
+        await handle.execute_update(CONFIRM_UPDATE, "user:8")
+        await handle.signal(UNPAUSE_SIGNAL)
+        await _failed(handle)
+    return {"bulk": handle}
+
+
+async def bulk_handed_on(stack: Stack, changed: pytest.MonkeyPatch) -> Recorded:
+    """A deletion runs when the first run hands on to the next, which waits for it."""
+    one = stack.snapshots(*"abcdefgh")[0]
+    held = Held(changed, S3Objects, "delete", only=lambda _, keys: any(one.artifact.prefix in key for key in keys))
+    async with stack.worker(chunk_artifacts=1, bulk_deletions_at_once=2):
+        first = await start_bulk(stack.client, BulkRequest(organization_id=stack.organization_id))
+        last = stack.client.get_workflow_handle(first.id)
+
+        async def waits() -> bool:
+            return WAIT_FOR_OTHERS.name in await pending_failures(last)
+
+        await eventually(waits)
+        held.let_go()
+        await first.result()
+    handed_on = stack.client.get_workflow_handle(first.id, run_id=first.first_execution_run_id)
+    return {"bulk_handed_on": handed_on, "bulk_taken_up": last}
+
+
+async def reconcile(stack: Stack, _: pytest.MonkeyPatch) -> Recorded:
+    """Ten projects of an organization: the second run takes up what the first counted."""
+    (one,) = stack.snapshots("one")
+    for number in range(9):
+        stack.world.project(one.artifact.organization_id, f"app-{number}")
+    async with stack.worker():
+        given, name = Reconcile(organization_id=one.artifact.organization_id), "reconcile"
+        first = await stack.client.start_workflow(RECONCILE_WORKFLOW, given, id=name, task_queue=TASK_QUEUE)
+        await first.result()
+    handed_on = stack.client.get_workflow_handle(name, run_id=first.first_execution_run_id)
+    return {"reconcile_handed_on": handed_on, "reconcile_taken_up": stack.client.get_workflow_handle(name)}
+
+
 SCENARIOS: tuple[Callable[[Stack, pytest.MonkeyPatch], Awaitable[Recorded]], ...] = (
     plain,
     rows_by_chunk,
@@ -341,6 +420,8 @@ SCENARIOS: tuple[Callable[[Stack, pytest.MonkeyPatch], Awaitable[Recorded]], ...
     refused,
     cancelled,
     reset_after_cancel,
+    waited_for_its_time,
+    cancelled_in_time,
     cancel_refused,
     held_twice,
     held_trace_items,
@@ -349,6 +430,9 @@ SCENARIOS: tuple[Callable[[Stack, pytest.MonkeyPatch], Awaitable[Recorded]], ...
     collected_again,
     never_collected,
     swept_again,
+    bulk,
+    bulk_handed_on,
+    reconcile,
 )
 
 _DOWN = StoreUnavailable("the object store could not be reached (EndpointConnectionError)")
@@ -427,7 +511,13 @@ async def main() -> None:
     """Run every scenario, and write down what it left in Temporal."""
     with (
         tempfile.TemporaryDirectory() as name,
-        TemporalServer(Path(name) / "temporal", in_memory=True, ui=False, search_attributes=SEARCH_ATTRIBUTES) as temporal,
+        TemporalServer(
+            Path(name) / "temporal",
+            in_memory=True,
+            ui=False,
+            search_attributes=SEARCH_ATTRIBUTES,
+            dynamic_config={"limit.historyCount.suggestContinueAsNew": 40},
+        ) as temporal,
         ObjectStoreServer(Path(name) / "objects") as store,
     ):
         wanted = [scenario for scenario in SCENARIOS if not sys.argv[1:] or scenario.__name__ in sys.argv[1:]]

@@ -31,21 +31,26 @@ from sqlalchemy import text
 from temporalio.client import Client, Interceptor, OutboundInterceptor, StartWorkflowInput, WorkflowHandle
 from temporalio.service import RPCError
 
+from activities.backend.tables import Artifact
 from activities.database import Database
+from activities.images import owed
 from activities.ledger import holds
 from activities.stores.s3 import S3Objects
-from artifact_deletion.client import is_running, start_deletion
+from activities.watch_images import watch_unwatched
+from artifact_deletion.client import is_running, start_deletion, trying_again
 from artifact_deletion.converter import data_converter
 from artifact_deletion.errors import DatabaseUnavailable
 from artifact_deletion.outbox import DeletionState
 from artifact_deletion.request import SEARCH_ATTRIBUTES, DeletionRequest
 from demo.servers import ObjectStoreServer, PostgresServer, Server, TemporalServer
-from demo.world import Build, Snapshot, screen
+from demo.world import Build, Project, Snapshot, screen
 from settings import PREFIX
 from tests import crash_points, fault_proxy
 from tests.crash_points import POINTS
 from tests.fault_proxy import FaultProxy, answering, operation, refusing_keys
+from tests.images_oracle import image_violations, without_images
 from tests.oracle import Evidence, violations
+from tests.soak_uploads import CATCH_UP_S, GRACE_S, LATE_S, Uploads
 from tests.stack import Stack, prepare_database, resume, s3_of
 from workflows.steps import PREVIEW_DELETION
 
@@ -82,6 +87,7 @@ class Figures:
     rounds: Counter[str] = field(default_factory=Counter)
     faults: Counter[str] = field(default_factory=Counter)
     ended: Counter[str] = field(default_factory=Counter)
+    uploads: Counter[str] = field(default_factory=Counter)
     artifacts: int = 0
     workers: int = 0
 
@@ -93,6 +99,7 @@ class Figures:
         return (
             f"rounds: {self.rounds.total()} ({counts(self.rounds)})\n"
             f"deletions: {self.ended.total()} ({counts(self.ended)}) of {self.artifacts} artifacts\n"
+            f"uploads meanwhile: {self.uploads.total()} ({counts(self.uploads)})\n"
             f"worker processes: {self.workers}\n"
             f"faults: {self.faults.total()}\n{faults}"
         )
@@ -118,12 +125,18 @@ class Round:
     figures: Figures
     quiet_period_s: float
     projects: list[list[Snapshot | Build]] = field(default_factory=list)
+    places: list[Project] = field(default_factory=list)
     uploads: dict[str, int] = field(default_factory=dict)
     """Artifact by the key of an upload that was begun for it."""
     requests: dict[str, DeletionRequest] = field(default_factory=dict)
     workers: list[Worker] = field(default_factory=list)
     later: set[asyncio.Task[None]] = field(default_factory=set)
     broken: list[str] = field(default_factory=list)
+    uploading: Uploads = field(init=False)
+    clients: set[asyncio.Task[None]] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.uploading = Uploads(self.stack)
 
     # The world ------------------------------------------------------------------------------------------------------------
 
@@ -165,6 +178,8 @@ class Round:
                     self.stack.s3.create_multipart_upload(Bucket=self.stack.bucket, Key=key)
                     self.uploads[key] = place.id
                 self.projects.append([*snapshots, *builds])
+                self.places.append(project)
+                self.uploading.images.snapshots += snapshots
 
     # Deletions ------------------------------------------------------------------------------------------------------------
 
@@ -176,8 +191,27 @@ class Round:
         if self.draw.random() < 0.1:
             chosen.append(self.draw.choice(self.projects[2 - first]))
         organization = ours[0].artifact.organization_id
-        request = DeletionRequest(organization_id=organization, artifact_ids=tuple(one.id for one in chosen))
+        request = DeletionRequest(
+            organization_id=organization,
+            artifact_ids=tuple(one.id for one in chosen),
+            images=self.draw.choice(["delete", "delete", "keep"]),
+        )
         await self._start(request)
+
+    async def upload(self) -> None:
+        """A client begins to upload a snapshot, and goes on beside all else."""
+        number, usecase = self.draw.randrange(len(self.places)), self.draw.choice(["preprod", "snapshots"])
+        draw = random.Random(self.draw.random())
+
+        async def to_the_end() -> None:
+            made = await asyncio.to_thread(self.uploading.upload, self.places[number], usecase, draw)
+            self.figures.uploads["gave up" if made is None else "committed"] += 1
+            if made is not None:
+                self.projects[number].append(made)
+
+        task = asyncio.create_task(to_the_end())
+        self.clients.add(task)
+        task.add_done_callback(self.clients.discard)
 
     async def ask_again(self) -> None:
         if self.requests:
@@ -212,7 +246,7 @@ class Round:
             self.figures.faults[what] += 1
 
     async def hold(self) -> None:
-        """A person holds one deletion, an organization or everything, and lets it go a while later."""
+        """A person holds a deletion, an organization or everything, or keeps an artifact, and lets it go a while later."""
         if not self.requests:
             return
         request = self.draw.choice(list(self.requests.values()))
@@ -221,6 +255,8 @@ class Round:
                 (holds.On.EVERYTHING, ""),
                 (holds.On.ORGANIZATION, str(request.organization_id)),
                 (holds.On.DELETION, request.deletion_id),
+                (holds.On.ARTIFACT, str(self.draw.choice(request.artifact_ids))),
+                (holds.On.PROJECT, str(self.draw.choice(self.draw.choice(self.projects)).artifact.project_id)),
             ]
         )
         try:
@@ -229,7 +265,21 @@ class Round:
         except DatabaseUnavailable:
             return  # it may stand all the same, and is lifted when all comes to rest
         self.figures.faults[f"hold on {on}"] += 1
-        self._later(self.draw.uniform(0.2, 4), lambda: self._lift([placed.id]))
+        kept = int(which) if on is holds.On.ARTIFACT and self._is_there(int(which)) else None
+
+        def lift() -> None:
+            if kept is not None and self._is_there(kept, while_held=placed.id) is False:
+                self.broken.append(f"artifact {kept} was deleted while it was held")
+            self._lift([placed.id])
+
+        self._later(self.draw.uniform(0.2, 4), lift)
+
+    def _is_there(self, artifact: int, while_held: int | None = None) -> bool | None:
+        """Whether it has a row. None: the database does not say, or the hold is lifted by now."""
+        with contextlib.suppress(DatabaseUnavailable), self.stack.database.read() as session:
+            if while_held is None or while_held in {one.id for one in holds.placed(session)}:
+                return session.get(Artifact, artifact) is not None
+        return None
 
     def _lift(self, ids: list[int]) -> None:
         with contextlib.suppress(DatabaseUnavailable), self.stack.database.write() as session:
@@ -256,9 +306,15 @@ class Round:
 
     async def restart(self, server: Server) -> None:
         self.figures.faults[f"{server.name} killed and started again"] += 1
-        await asyncio.to_thread(server.kill)
-        await asyncio.sleep(self.draw.uniform(0, 1.5))
-        await asyncio.to_thread(server.start)
+        length = self.draw.uniform(0, 1.5)
+
+        def kill_and_start() -> None:
+            with self.uploading.servers_up:
+                server.kill()
+                time.sleep(length)
+                server.start()
+
+        await asyncio.to_thread(kill_and_start)
 
     async def forget(self) -> None:
         self.figures.faults["temporal emptied"] += 1
@@ -269,8 +325,12 @@ class Round:
             return
         self.figures.faults["postgres backends terminated"] += 1
         others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> "
-        with self.stack.database.write() as session:
-            session.execute(text(f"{others}pg_backend_pid()"))
+
+        def terminate() -> None:
+            with self.uploading.servers_up, self.stack.database.write() as session:
+                session.execute(text(f"{others}pg_backend_pid()"))
+
+        await asyncio.to_thread(terminate)
 
     async def spoil_requests(self) -> None:
         """A fault of the proxy, for a while and for some requests."""
@@ -343,6 +403,9 @@ class Round:
             "STORE_STEPS": "4",
             "STORE_REQUESTS": "6",
             "QUIET_PERIOD_S": str(self.quiet_period_s),
+            "IMAGES_GRACE_S": str(GRACE_S),
+            "IMAGES_LATE_S": str(LATE_S),
+            "IMAGES_CATCH_UP_S": str(CATCH_UP_S),
         }
         environment = self.stack.environment(**{f"{PREFIX}{name}": value for name, value in changes.items()})
         if point:
@@ -382,7 +445,9 @@ class Round:
         finally:
             self.end_workers()
         also_owned = {key for key, artifact in self.uploads.items() if artifact not in after.artifacts}
-        self.broken += violations(self.stack, before, after, list(self.requests.values()), also_owned)
+        asked = list(self.requests.values())
+        self.broken += violations(self.stack, without_images(before), without_images(after), asked, also_owned)
+        self.broken += image_violations(self.uploading.images, before, after, asked)
         self.figures.ended.update(self._states().values())
         self.figures.artifacts += len({one for request in self.requests.values() for one in request.artifact_ids})
         return self.broken
@@ -392,6 +457,7 @@ class Round:
         actions: list[tuple[int, Callable[[], Awaitable[None]]]] = [
             (16, self.ask),
             (6, self.ask_again),
+            (12, self.upload),
             (2, self.cancel),
             (2, self.terminate),
             (2, self.hold),
@@ -418,8 +484,8 @@ class Round:
 
     async def _come_to_rest(self) -> None:
         """What is open is resumed, what failed is run again, until all have ended; only workers still die, at their points."""
-        while self.later:
-            await asyncio.wait(self.later)
+        while waiting_for := self.later | self.clients:
+            await asyncio.wait(waiting_for)
         self.servers.proxy.clear()
         reruns: Counter[str] = Counter()
         until = time.monotonic() + REST_S
@@ -437,6 +503,22 @@ class Round:
             await self.resume()
             if time.monotonic() > until:
                 self.broken.append(f"not at rest after {REST_S:.0f} s: {waiting}")
+                self.broken += [str(one) for workflow in waiting for one in await trying_again(self.servers.client, workflow)]
+                return
+            await asyncio.sleep(0.3)
+        await self._until_no_image_is_on_its_way(until)
+
+    async def _until_no_image_is_on_its_way(self, until: float) -> None:
+        while True:
+            with self.stack.database.read() as session:
+                projects = owed.to_watch(session)
+            if not projects:
+                return
+            self.replace_the_dead(crashing=False)
+            with contextlib.suppress(RPCError, TimeoutError):
+                await asyncio.wait_for(watch_unwatched(self.servers.client, projects), 5)
+            if time.monotonic() > until:
+                self.broken.append(f"images are on their way after {REST_S:.0f} s, in projects {projects}")
                 return
             await asyncio.sleep(0.3)
 

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import dataclasses
 import functools
+import hashlib
 import itertools
 import os
 import signal
@@ -37,6 +38,7 @@ from activities.ledger.schema import Deletion as DeletionRow
 from activities.ledger.schema import DeletionPrefix
 from activities.stores.objects import ObjectStore
 from activities.stores.s3 import S3Objects
+from activities.verify_deletion import Verified
 from artifact_deletion import outbox
 from artifact_deletion.client import start_deletion
 from artifact_deletion.converter import data_converter
@@ -72,7 +74,9 @@ from workflows.steps import (
 )
 
 ROOT = Path(__file__).parents[1]
-# Every test has organizations of its own, so that no two ask for the same deletion of the Temporal server that they share.
+PROCESS = os.environ.get("PYTEST_XDIST_WORKER", "main")
+"""Which of the test run's processes this is. They share servers: a bucket, database or role there bears this name."""
+# Every test has organizations of its own, so that no two ask for the same deletion of the namespace that they share.
 _numbers = itertools.count(1)
 _PATIENCE_S = 40
 _NOT_IN_TIME = {RPCStatusCode.CANCELLED, RPCStatusCode.DEADLINE_EXCEEDED}
@@ -151,6 +155,15 @@ class Stack:
         """A deletion as the ledger has it."""
         return recorded(self.database, workflow)
 
+    def verify(self, request: DeletionRequest, **changes: Any) -> Verified:
+        """What is there now of a deletion."""
+        parts = composition.open_parts(self.settings(**changes))
+        try:
+            with ThreadPoolExecutor(4) as requests:
+                return parts.verifying(requests).verify(request)
+        finally:
+            parts.database.dispose()
+
     @contextlib.asynccontextmanager
     async def worker(self, **changes: Any) -> AsyncIterator[None]:
         """A worker in this process."""
@@ -199,6 +212,17 @@ class Stack:
             for seed, name in enumerate(names)
         ]
 
+    def image_keys(self, snapshot: Snapshot) -> dict[str, str]:
+        """The physical key of each of a snapshot's images, by name."""
+        at = snapshot.artifact
+        organization, project = at.organization_id, at.project_id
+        return {
+            name: self.world.physical(
+                snapshot.usecase, organization, project, f"{organization}/{project}/{hashlib.sha256(png).hexdigest()}"
+            )
+            for name, png in snapshot.images.items()
+        }
+
     def environment(self, **changes: str) -> dict[str, str]:
         """The environment of a worker or command of its own, as settings name it."""
         settings = self.settings()
@@ -212,9 +236,16 @@ class Stack:
             "quiet_period_s": "0",
         }
         named = {f"{PREFIX}{name.upper()}": value for name, value in values.items()}
-        return (
-            {"PATH": os.environ["PATH"], "HOME": str(self.folder), "TEMPORAL_ADDRESS": self.temporal_address} | named | changes
-        )
+        around = {"PATH": os.environ["PATH"], "HOME": str(self.folder)}
+        return around | self.temporal_environment() | named | changes
+
+    def temporal_environment(self) -> dict[str, str]:
+        """Where its Temporal is, as every client is told."""
+        return {"TEMPORAL_ADDRESS": self.temporal_address, "TEMPORAL_NAMESPACE": self.client.namespace}
+
+    async def another_client(self) -> Client:
+        """Of the same namespace, by a connection of its own."""
+        return await connect(self.temporal_address, self.client.namespace)
 
     def worker_process(self, *command: str, **changes: str) -> subprocess.Popen[bytes]:
         """A worker as a process of its own, which the test may kill; its output goes to a file."""
@@ -260,15 +291,26 @@ class Stack:
             crashing.process.join()
 
     def assert_only_these_are_gone(
-        self, artifact_ids: Iterable[int], before: "Seen", *, left: Iterable[str] = (), also_gone: Iterable[str] = ()
+        self,
+        artifact_ids: Iterable[int],
+        before: "Seen",
+        *,
+        left: Iterable[str] = (),
+        also_gone: Iterable[str] = (),
+        hidden: Iterable[Snapshot] = (),
     ) -> None:
-        """Exactly the rows and objects that belong to these artifacts are gone, and all else is byte for byte as it was."""
+        """Exactly the rows and objects that belong to these artifacts are gone, and all else is byte for byte as it was.
+
+        `hidden`: snapshots whose images are hidden too. Their copies are in quarantine.
+        """
         ids = list(artifact_ids)
         now = Seen.of(self.world)
         gone_objects = before.objects.keys() - now.objects.keys()
         expected = (self.world.objects_of(ids) - set(left)) | set(also_gone)
+        expected |= {key for snapshot in hidden for key in self.image_keys(snapshot).values()}
+        there = {key: found for key, found in now.objects.items() if not key.startswith("quarantine/")}
         assert gone_objects == expected & before.objects.keys()
-        assert {key: before.objects[key] for key in now.objects} == now.objects
+        assert {key: before.objects[key] for key in there} == there
         gone_rows = {(table, row) for table, rows in before.rows.items() for row in rows if row not in now.rows.get(table, {})}
         assert gone_rows == self.world.rows_of(ids)
         assert all(now.rows[table][row] == before.rows[table][row] for table, rows in now.rows.items() for row in rows)
@@ -280,6 +322,14 @@ class CrashingWorker:
 
     process: ForkServerProcess
     log: Path
+
+    async def is_up(self) -> None:
+        """Return when it asks for work."""
+
+        async def says_so() -> bool:
+            return self.log.exists() and "worker is up" in self.log.read_text()
+
+        await eventually(says_so)
 
     async def is_killed(self) -> None:
         """Return when it has died at its point, and of nothing else."""
@@ -299,8 +349,8 @@ class Seen:
         return cls(world.rows(), dict(world.objects()))
 
 
-async def connect(address: str) -> Client:
-    return await Client.connect(address, data_converter=data_converter)
+async def connect(address: str, namespace: str = "default") -> Client:
+    return await Client.connect(address, namespace=namespace, data_converter=data_converter)
 
 
 def lines(output: str) -> Iterator[str]:
@@ -402,7 +452,13 @@ class Steps:
 
 def deletion_of(request: DeletionRequest, fence: int = 0) -> Deletion:
     """A step's input."""
-    return Deletion(deletion_id=request.deletion_id, organization_id=request.organization_id, fence=fence)
+    return Deletion(
+        deletion_id=request.deletion_id,
+        organization_id=request.organization_id,
+        fence=fence,
+        images=request.images == "delete",
+        report=request.report,
+    )
 
 
 def plain(chunk: Chunk) -> dict[str, Any]:

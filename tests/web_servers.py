@@ -1,14 +1,13 @@
 """The examples of handlers as a stranger serves them: copied, with a check of who may delete, and no packages but theirs."""
 
 import shutil
-import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from sqlalchemy import make_url
 
-from demo.servers import Server
+from demo.servers import Server, listens
 from tests.environments import make_environment
 from tests.stack import ROOT, Stack
 
@@ -124,12 +123,8 @@ class WebServer(Server):
 
     def _command(self) -> Sequence[str | Path]:
         url = make_url(self._stack.database_url).render_as_string(hide_password=False)
-        variables = [f"DATABASE_URL={url}", f"TEMPORAL_ADDRESS={self._stack.temporal_address}"]
+        variables = [f"DATABASE_URL={url}", *(f"{name}={value}" for name, value in self._stack.temporal_environment().items())]
         return ["env", *variables, self._python, "-m", *(part.format(port=self._ports[0]) for part in self._site.serve)]
 
     def _answers(self) -> bool:
-        try:
-            socket.create_connection(("127.0.0.1", self._ports[0]), timeout=1).close()
-        except OSError:
-            return False
-        return True
+        return listens(self._ports[0])

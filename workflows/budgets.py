@@ -4,12 +4,13 @@ Budgets are in time. A step that waits or fails raises an error that says when t
 retry policy here is for attempts that are lost without a word. Nothing deletes rows behind a sweep that could wait.
 """
 
-from dataclasses import replace
 from datetime import timedelta
 
+from temporalio import workflow
 from temporalio.common import Priority, RetryPolicy
 from temporalio.workflow import ActivityConfig
 
+from artifact_deletion.bulk import BULK_PRIORITY
 from artifact_deletion.request import TASK_QUEUE
 from workflows.steps import OBJECTS_TASK_QUEUE
 
@@ -43,12 +44,25 @@ OBJECTS = _budget(timedelta(days=3), timedelta(hours=6), OBJECTS_NEXT, task_queu
 TRACE_ITEMS = _budget(timedelta(days=3), timedelta(minutes=30), OBJECTS_NEXT)
 # The same; on top come the quiet periods, of which a prefix that is written to has several.
 SWEEPS = _budget(timedelta(days=3), timedelta(hours=6), SWEEPS_LAST, task_queue=OBJECTS_TASK_QUEUE)
+# Manifests of a project's snapshots are read first, all of them the first time; the store may be down all weekend.
+HIDING = _budget(timedelta(days=3), timedelta(hours=6), ROWS_FIRST, task_queue=OBJECTS_TASK_QUEUE)
+# Hidden images wait for as long as snapshots are uploaded that need them: no limit but that of one look.
+IMAGES = ActivityConfig(
+    task_queue=OBJECTS_TASK_QUEUE,
+    start_to_close_timeout=timedelta(hours=6),
+    heartbeat_timeout=LOST_AFTER,
+    retry_policy=AGAIN,
+    priority=Priority(priority_key=OBJECTS_NEXT),
+)
 # Another deletion may owe objects for a day, and the database may be down for as long again.
 CLOSING = _budget(timedelta(days=3), timedelta(minutes=10), OBJECTS_NEXT)
+# The next run of a schedule looks again; a large project takes hours, and all else goes first.
+LOOKS = _budget(timedelta(days=1), timedelta(hours=12), BULK_PRIORITY, task_queue=OBJECTS_TASK_QUEUE)
 # A person waits for the answer: a store that does not come back within hours is reported.
 PREVIEWS = _budget(timedelta(hours=4), timedelta(hours=2), ROWS_FIRST, task_queue=OBJECTS_TASK_QUEUE)
-# A hold lasts as long as a person wants it to, so this step alone has no limit.
-HELD = ActivityConfig(
+# A hold lasts as long as a person wants it to, and so does a deletion that is held; one may begin when a person wants it to.
+# These waits have no limit.
+UNLIMITED = ActivityConfig(
     task_queue=TASK_QUEUE, start_to_close_timeout=LOST_AFTER, retry_policy=AGAIN, priority=Priority(priority_key=ROWS_FIRST)
 )
 
@@ -61,7 +75,8 @@ def longer(budget: ActivityConfig, by: timedelta) -> ActivityConfig:
 
 
 def fair(budget: ActivityConfig, organization_id: int) -> ActivityConfig:
-    """The same budget, with the organizations served in turns."""
+    """The same budget, with the organizations served in turns; in a bulk's deletion behind what people wait for."""
     made = budget.copy()
-    made["priority"] = replace(budget["priority"], fairness_key=str(organization_id))
+    behind = max(budget["priority"].priority_key or 0, workflow.info().priority.priority_key or 0)
+    made["priority"] = Priority(priority_key=behind, fairness_key=str(organization_id))
     return made

@@ -18,9 +18,9 @@ from temporalio.workflow import ActivityConfig
 with workflow.unsafe.imports_passed_through():
     from artifact_deletion.errors import Held, RowsNotDeleted, StaleSeal, to_application_error
     from artifact_deletion.receipt import DeletionReceipt, Progress, RowsGone
-    from artifact_deletion.request import DELETE_WORKFLOW
+    from artifact_deletion.request import DELETE_WORKFLOW, DeletionRequest
     from workflows import metrics
-    from workflows.budgets import CLOSING, HELD, LEDGER, OBJECTS, READS, ROWS, SWEEPS, TRACE_ITEMS, fair, longer
+    from workflows.budgets import CLOSING, HIDING, LEDGER, OBJECTS, READS, ROWS, SWEEPS, TRACE_ITEMS, UNLIMITED, fair, longer
     from workflows.failures import leftovers, log_failure, named
     from workflows.inputs import NO_REQUEST, validated
     from workflows.page import Page
@@ -31,12 +31,15 @@ with workflow.unsafe.imports_passed_through():
         DELETE_OBJECTS,
         DELETE_ROWS,
         DELETE_TRACE_ITEMS,
+        HIDE_IMAGES,
         MAX_OBJECT_STEPS,
         OPEN_DELETION,
         PAGE_KEYS,
         QUIET_PERIODS,
         SWEEP_PREFIXES,
+        WAIT_TO_BEGIN,
         WAIT_WHILE_HELD,
+        WATCH_IMAGES,
         Chunk,
         Deletion,
         In,
@@ -73,7 +76,7 @@ class DeleteArtifactsWorkflow:
         receipt: DeletionReceipt | None = None
         failure: BaseException | None = None
         try:
-            self._request = validated(raw, lambda request: request.workflow_id)
+            self._request = validated(raw, DeletionRequest, lambda request: request.workflow_id)
             receipt = await self._finish(asyncio.create_task(self._delete()))
             failure = None if receipt.complete else leftovers(receipt)
         except ActivityError as error:
@@ -125,7 +128,8 @@ class DeleteArtifactsWorkflow:
         self._chunks_at_once = asyncio.Semaphore(opened.pace.chunks_at_once)
         self._object_steps_at_once = asyncio.Semaphore(opened.pace.object_steps_at_once)
         self._object_steps_a_chunk = MAX_OBJECT_STEPS // max(1, len(opened.chunks))
-        await _all(self._delete_chunk(left) for left in opened.chunks)
+        self._chunks_with_rows = sum(left.released is None for left in opened.chunks)
+        await _all([*(self._delete_chunk(left) for left in opened.chunks), self._hide_images()])
         self._page.closing()
         return await self._step(CLOSE_DELETION, self._deletion, CLOSING, "add up the receipt")
 
@@ -136,10 +140,17 @@ class DeleteArtifactsWorkflow:
         opening = Opening(request=self._request, fresh=fresh)
         opened = await self._step(OPEN_DELETION, opening, LEDGER, "write the request down")
         self._deletion = Deletion(
-            deletion_id=self._request.deletion_id, organization_id=self._request.organization_id, fence=opened.fence
+            deletion_id=self._request.deletion_id,
+            organization_id=self._request.organization_id,
+            fence=opened.fence,
+            images=self._request.images == "delete",
+            report=self._request.report,
         )
         self._opened = opened
         self._page.opened(opened)
+        if opened.begins_at is not None:
+            await self._once(WAIT_TO_BEGIN, self._deletion, UNLIMITED, "wait for its time")
+            self._page.begins(opened)
         return opened
 
     async def _delete_chunk(self, left: UnfinishedChunk) -> None:
@@ -147,8 +158,11 @@ class DeleteArtifactsWorkflow:
         chunk = Chunk(**self._deletion.model_dump(), chunk=left.chunk)
         released = left.released
         if released is None:
-            async with self._chunks_at_once:
-                released = await self._delete_rows(chunk)
+            try:
+                async with self._chunks_at_once:
+                    released = await self._delete_rows(chunk)
+            finally:
+                self._chunks_with_rows -= 1
             if released is None:
                 return
         self._page.rows_deleted(released, now=left.released is None)
@@ -188,6 +202,13 @@ class DeleteArtifactsWorkflow:
         async with self._object_steps_at_once:
             self._page.objects_deleted(pages.chunk, await self._try(DELETE_OBJECTS, pages, OBJECTS, label))
 
+    async def _hide_images(self) -> None:
+        """Once no row of the deletion names them any more: one step knows of each image whether another snapshot needs it."""
+        if self._deletion.images:
+            await workflow.wait_condition(lambda: not self._chunks_with_rows)
+            await self._try(WATCH_IMAGES, self._deletion, LEDGER, "watch over the images until they are purged")
+            self._page.images_hidden(await self._try(HIDE_IMAGES, self._deletion, HIDING, "hide images no snapshot needs"))
+
     async def _delete_trace_items(self, chunk: Chunk, released: Released) -> None:
         if released.trace_items_owed and self._pace.trace_store:
             budget = longer(TRACE_ITEMS, self._pace.trace_items_within)
@@ -217,7 +238,7 @@ class DeleteArtifactsWorkflow:
                 if self._lifted[rows] == lifted:
                     self._page.held(rows, failure.message)
                     waiting = Waiting(**self._deletion.model_dump(), rows=rows)
-                    await self._once(WAIT_WHILE_HELD, waiting, HELD, "wait while it is held")
+                    await self._once(WAIT_WHILE_HELD, waiting, UNLIMITED, "wait while it is held")
                     self._lifted[rows] += 1
                     self._page.held(rows, None)
 

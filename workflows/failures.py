@@ -1,13 +1,17 @@
 """How a step's failure becomes the workflow's: its own words, and what to do."""
 
+from typing import Any
+
 from temporalio import workflow
-from temporalio.exceptions import ActivityError, ApplicationError, RetryState, is_cancelled_exception
+from temporalio.exceptions import ActivityError, ApplicationError, ChildWorkflowError, RetryState, is_cancelled_exception
+from temporalio.workflow import ActivityConfig
 
 with workflow.unsafe.imports_passed_through():
     from artifact_deletion.errors import ObjectsRemain, RowsNotDeleted
     from artifact_deletion.receipt import DeletionReceipt
     from artifact_deletion.request import DeletionRequest
     from workflows import text
+    from workflows.steps import In, Out, Step
 
 
 def named(error: ActivityError, request: DeletionRequest | None = None) -> ApplicationError:
@@ -20,6 +24,18 @@ def named(error: ActivityError, request: DeletionRequest | None = None) -> Appli
     return ApplicationError(f"{error.activity_type}: its time is over{again}", type="StepTimedOut", non_retryable=True)
 
 
+async def alone(step: Step[In, Out], given: In, budget: ActivityConfig, summary: str) -> Out:
+    """A workflow's only step. Its failure is the workflow's, in its own words; a cancel stays one."""
+    options: Any = budget
+    try:
+        done: Out = await workflow.execute_activity(step.name, given, result_type=step.returns, summary=summary, **options)
+    except ActivityError as error:
+        if is_cancelled_exception(error):
+            raise
+        raise named(error) from None
+    return done
+
+
 def log_failure(what: str, error: ActivityError) -> None:
     """Raises a cancellation. Of anything else the ledger knows, and the receipt will say."""
     if is_cancelled_exception(error):
@@ -30,5 +46,14 @@ def log_failure(what: str, error: ActivityError) -> None:
 def leftovers(receipt: DeletionReceipt) -> ApplicationError:
     """The end of a deletion that is not complete."""
     message = text.left_over_message(receipt.left_over, receipt.workflow_id)
-    kind = RowsNotDeleted if receipt.artifacts.not_reached.count else ObjectsRemain
+    kind = RowsNotDeleted if receipt.artifacts.not_reached.count or receipt.artifacts.held.count else ObjectsRemain
     return ApplicationError(message, receipt, type=kind.__name__, non_retryable=True)
+
+
+def of_deletion(error: ChildWorkflowError) -> tuple[str, DeletionReceipt | None]:
+    """The name of the error with which another deletion ended, and its receipt if it has one."""
+    cause = error.cause
+    if not isinstance(cause, ApplicationError):
+        return type(cause or error).__name__, None
+    receipt = DeletionReceipt.model_validate(cause.details[0]) if cause.details else None
+    return cause.type or type(cause).__name__, receipt

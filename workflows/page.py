@@ -16,7 +16,7 @@ with workflow.unsafe.imports_passed_through():
     from artifact_deletion.receipt import AtWork, DeletionReceipt, Progress, Stage
     from artifact_deletion.request import DeletionRequest
     from workflows import metrics, text
-    from workflows.steps import ObjectsDeleted, Opened, Released, Swept, TraceItemsDeleted
+    from workflows.steps import ImagesHidden, ObjectsDeleted, Opened, Released, Swept, TraceItemsDeleted
 
 _ORGANIZATION = SearchAttributeKey.for_keyword("OrganizationId")
 _STAGE = SearchAttributeKey.for_keyword("DeletionStage")
@@ -44,24 +44,34 @@ class Page:
     @property
     def rows_gone(self) -> bool:
         """True once no row of the deletion is left."""
-        return not self._rows_owed
+        return not self._rows_owed and not self._progress.artifacts_held
 
     def opening(self, request: DeletionRequest) -> None:
         self._organization_id = request.organization_id
-        self._note(artifacts=len(request.artifact_ids))
+        self._note(artifacts=len(request.artifact_ids), images=request.images == "delete")
 
     def opened(self, opened: Opened) -> None:
         self._searchable = opened.pace.search_attributes
         self._rows_owed = sum(left.released is None for left in opened.chunks)
         self._traces = opened.pace.trace_store
         trace_chunks = sum(self._owes_traces(left.released) for left in opened.chunks)
-        stage = Stage.DELETING_ROWS if opened.rows_deleted and self._rows_owed else Stage.COLLECTING
         self._note(
-            stage=stage if self._rows_owed else Stage.DELETING_OBJECTS,
+            stage=Stage.WAITING if opened.begins_at else self._first_stage(opened),
+            waits_until=opened.begins_at,
             chunks=len(opened.chunks),
             trace_chunks=trace_chunks,
             rows_deleted=opened.rows_deleted,
+            artifacts_held=opened.held,
         )
+
+    def begins(self, opened: Opened) -> None:
+        """Its time has come."""
+        self._note(stage=self._first_stage(opened), waits_until=None)
+
+    def _first_stage(self, opened: Opened) -> Stage:
+        if not self._rows_owed:
+            return Stage.DELETING_OBJECTS
+        return Stage.DELETING_ROWS if opened.rows_deleted else Stage.COLLECTING
 
     def rows_deleted(self, released: Released, *, now: bool) -> None:
         """The rows of a chunk are gone, `now` or since an earlier run."""
@@ -70,6 +80,7 @@ class Page:
             stage=Stage.DELETING_ROWS if self._rows_owed else Stage.DELETING_OBJECTS,
             chunks_rows_deleted=self._progress.chunks_rows_deleted + 1,
             rows_deleted=self._progress.rows_deleted + (released.rows if now else 0),
+            artifacts_held=self._progress.artifacts_held + released.held,
             trace_chunks=self._progress.trace_chunks - (self._traces and now and not released.trace_items_owed),
             keys=self._progress.keys + released.keys,
         )
@@ -101,6 +112,15 @@ class Page:
                 left_over=self._progress.left_over + swept.left_over,
             )
 
+    def images_hidden(self, hidden: ImagesHidden | None) -> None:
+        """None: its time was over."""
+        if hidden is not None:
+            self._note(
+                images_hidden=hidden.hidden,
+                images_kept=hidden.kept,
+                left_over=self._progress.left_over + hidden.left_over,
+            )
+
     def held(self, rows: bool, why: str | None) -> None:  # noqa: FBT001
         """Rows, or what comes after them, begin to wait while they are held; None: they go on."""
         self._held[rows] = why
@@ -121,7 +141,7 @@ class Page:
         elif isinstance(failure, ApplicationError):
             workflow.set_current_details(text.ended(failure.message))
         else:
-            self._note(stage=Stage.CANCELLED, held=None)
+            self._note(stage=Stage.CANCELLED, held=None, waits_until=None)
             workflow.set_current_details(text.CANCELLED)
 
     @contextmanager

@@ -5,7 +5,7 @@ they hold ids, counts and digests, and no keys, names or content.
 """
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Generic, TypeVar
 
 from artifact_deletion.receipt import DeletionReceipt, Preview
@@ -15,8 +15,10 @@ OBJECTS_TASK_QUEUE = "artifact-deletion-objects"
 """Every step that reads, lists or deletes objects, so that these workers alone need rights to the store."""
 PAGE_KEYS = 1000
 """Keys of a page in the ledger: as many as one DeleteObjects request takes."""
+WATCH_WORKFLOW = "WatchProjectImagesWorkflow"
+LOOK_SIGNAL = "look"
 MAX_CHUNKS = 100
-"""Of a run. With MAX_OBJECT_STEPS and SEALS_TRIED it bounds a history: tests/test_history.py computes by how much."""
+"""Of a run. With MAX_OBJECT_STEPS and SEALS_TRIED it bounds a history: tests/workflow/test_history.py computes by how much."""
 MAX_OBJECT_STEPS = 600
 QUIET_PERIODS = 5
 """A prefix that is written to gets so many before it is left over."""
@@ -35,6 +37,10 @@ class Deletion(Message):
     deletion_id: str
     organization_id: int
     fence: int
+    images: bool = False
+    """Whether images go too, of which no other snapshot needs any."""
+    report: str | None = None
+    """Only what this report listed and no row names is to go."""
 
 
 class Chunk(Deletion):
@@ -68,6 +74,8 @@ class Released(Message):
     keys: int
     trace_items_owed: bool
     """There are artifacts whose trace items are not confirmed as gone."""
+    held: int = 0
+    """Artifacts that a hold keeps, with their rows."""
 
 
 class UnfinishedChunk(Message):
@@ -102,6 +110,14 @@ class Opened(Message):
     rows_deleted: int
     """Rows that earlier runs deleted."""
     pace: Pace
+    begins_at: datetime | None = None
+    """It waits for that time, unless it has come by now."""
+    held: int = 0
+    """Artifacts that a hold has kept out of earlier runs, and keeps."""
+
+
+class Due(Message):
+    """The deletion's time has come."""
 
 
 class PageRange(Chunk):
@@ -135,6 +151,37 @@ class Swept(Message):
     left_over: int
 
 
+class ImagesHidden(Message):
+    """What became of the images that the deletion's snapshots named."""
+
+    hidden: int
+    kept: int
+    """Other snapshots name them."""
+    left_over: int
+
+
+class ImageProject(Message):
+    """A project whose images are on their way."""
+
+    organization_id: int
+    project_id: int
+
+    @property
+    def workflow_id(self) -> str:
+        """The id under which Temporal watches them, one run at a time."""
+        return f"project-images/{self.organization_id}/{self.project_id}"
+
+
+class ImagesWatched(Message):
+    """How many projects are watched until the deletion's images are purged or restored."""
+
+    projects: int
+
+
+class ImagesSettled(Message):
+    """No image of the project is on its way any more."""
+
+
 class Cancelled(Message):
     """Whether the cancel came before the point of no return."""
 
@@ -166,22 +213,30 @@ class Step(Generic[In, Out]):
 
 
 OPEN_DELETION = Step("open_deletion", Opening, Opened)
+WAIT_TO_BEGIN = Step("wait_to_begin", Deletion, Due)
 COLLECT_KEYS = Step("collect_keys", Chunk, Seal)
 DELETE_ROWS = Step("delete_rows", SealedChunk, Released)
 DELETE_OBJECTS = Step("delete_objects", PageRange, ObjectsDeleted)
 DELETE_TRACE_ITEMS = Step("delete_trace_items", Chunk, TraceItemsDeleted)
 SWEEP_PREFIXES = Step("sweep_prefixes", Chunk, Swept)
+WATCH_IMAGES = Step("watch_images", Deletion, ImagesWatched)
+HIDE_IMAGES = Step("hide_images", Deletion, ImagesHidden)
+SETTLE_IMAGES = Step("settle_images", ImageProject, ImagesSettled)
 CLOSE_DELETION = Step("close_deletion", Deletion, DeletionReceipt)
 CANCEL_DELETION = Step("cancel_deletion", Deletion, Cancelled)
 WAIT_WHILE_HELD = Step("wait_while_held", Waiting, Lifted)
 PREVIEW_DELETION = Step("preview_deletion", DeletionRequest, Preview)
 STEPS = (
     OPEN_DELETION,
+    WAIT_TO_BEGIN,
     COLLECT_KEYS,
     DELETE_ROWS,
     DELETE_OBJECTS,
     DELETE_TRACE_ITEMS,
     SWEEP_PREFIXES,
+    WATCH_IMAGES,
+    HIDE_IMAGES,
+    SETTLE_IMAGES,
     CLOSE_DELETION,
     CANCEL_DELETION,
     WAIT_WHILE_HELD,

@@ -15,7 +15,11 @@ with workflow.unsafe.imports_passed_through():
 LEFT_OVER = {
     "AccessDenied": "the store refuses to delete them: look at the worker's permissions, object locks and legal holds",
     "DeletedButListed": "the store says that it deleted them, and goes on listing the very same: look at the store",
+    "Held": "a hold keeps them, or what they were compared with: `holds` lists it, and once it is lifted a re-run deletes them",
+    "ImagesHeld": "images of a project that is held: `holds` lists it, and once it is lifted a re-run hides them",
+    "ImagesStay": "images: the worker is set to keep them, or cannot hide them in its store",
     "InvalidRequest": "the store refuses to delete them: look at object locks and retention",
+    "ManifestsUnreadable": "images of a project of which a snapshot's manifest says nothing: `images status` names those",
     "MasksUnknown": "a manifest that cannot be read, in a store that cannot list: a person has to look for its masks",
     "Moved": "they belong to another organization by now: ask for them there",
     "NamedElsewhere": "their objects lie where the artifact was before it was moved: a person has to look",
@@ -35,12 +39,15 @@ NEEDS = {
     "delete_objects": "the object store and the database",
     "delete_trace_items": "the trace store and the database",
     "sweep_prefixes": "the object store and the database",
+    "watch_images": "Temporal and the database",
+    "hide_images": "the object store and the database",
+    "settle_images": "the object store and the database",
     "close_deletion": "the database, and the store where receipts are exported, if they are",
 }
 """What each step waits for; all others need the database alone."""
-NOTHING_DELETED = (Stage.OPENING, Stage.COLLECTING)
+NOTHING_DELETED = (Stage.OPENING, Stage.WAITING, Stage.COLLECTING)
 PAST_RETURN = (Stage.DELETING_ROWS, Stage.DELETING_OBJECTS, Stage.CLOSING)
-_ORDER = (Stage.OPENING, Stage.COLLECTING, Stage.DELETING_ROWS, Stage.DELETING_OBJECTS, Stage.CLOSING, Stage.COMPLETED)
+_ORDER = (*NOTHING_DELETED, *PAST_RETURN, Stage.COMPLETED)
 _STUCK = (
     "**Stuck?** A step takes seconds, a large one some minutes.",
     "",
@@ -79,6 +86,11 @@ def at(moment: datetime) -> str:
     return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
 
 
+def stage_line(progress: Progress) -> str:
+    """Where it is, and until when if it waits for its time."""
+    return f"{progress.stage} until {at(progress.waits_until)}" if progress.waits_until else progress.stage
+
+
 def at_work_line(step: AtWork) -> str:
     """A step that was asked for and has not ended."""
     several = f", {step.count} at a time, the oldest" if step.count > 1 else ""
@@ -88,7 +100,8 @@ def at_work_line(step: AtWork) -> str:
 def part_lines(progress: Progress) -> Iterator[tuple[str, str, str]]:
     """(part of the work, done or now or to come, how much of it is done) for each."""
     chunks = f"of {progress.chunks:,} chunks"
-    rows = f"{progress.rows_deleted:,} deleted, {progress.chunks_rows_deleted:,} {chunks}"
+    held = f"; {progress.artifacts_held:,} artifacts held" if progress.artifacts_held else ""
+    rows = f"{progress.rows_deleted:,} deleted, {progress.chunks_rows_deleted:,} {chunks}{held}"
     keys = f"{progress.keys_done:,} of {progress.keys:,} keys{_percent(progress.keys_done, progress.keys)}"
     left = f", **{progress.left_over:,} left over**" if progress.left_over else ""
     found = f"{progress.found_by_listing:,} found that no row named, {progress.chunks_swept:,} {chunks} listed empty"
@@ -100,6 +113,9 @@ def part_lines(progress: Progress) -> Iterator[tuple[str, str, str]]:
     if progress.trace_chunks:
         yield "Trace items", deleting, items
     yield "Listings", deleting, found
+    if progress.images:
+        hidden = f"{progress.images_hidden:,} hidden" if progress.images_hidden is not None else "none hidden yet"
+        yield "Images", deleting, f"{hidden}, {progress.images_kept:,} kept, which other snapshots show"
     yield "Receipt", _when(progress, Stage.CLOSING, Stage.CLOSING), "counts, and when each was checked"
 
 
@@ -116,12 +132,12 @@ def _percent(done: int, of: int) -> str:
 
 def details(progress: Progress) -> str:
     """The current details of a running deletion, as Markdown."""
-    lines = [f"**Now: {progress.stage}.** {_way_back(progress)}", ""]
+    lines = [f"**Now: {stage_line(progress)}.** {_way_back(progress)}", ""]
     lines += [f"- **Held**: {progress.held}"] if progress.held else []
     lines += [f"- **{part}** ({when}): {done}" for part, when, done in part_lines(progress)]
     if progress.at_work:
         lines += ["", "**At work**", "", *(f"- {at_work_line(step)}" for step in progress.at_work)]
-    if progress.at_work and not progress.held:
+    if progress.at_work and not (progress.held or progress.waits_until):
         lines += ["", *_STUCK]
     return "\n".join(lines)
 
@@ -151,3 +167,15 @@ def ended(message: str) -> str:
 
 
 CANCELLED = "**Cancelled: nothing was deleted.** Asked for anew, it begins anew."
+
+
+def images_details(project_id: int) -> str:
+    """The details of the workflow that watches over a project's hidden images, as Markdown. It has no current ones."""
+    return "\n".join(
+        [
+            "- **How many, since when, until when**: *Pending Activities* says it in *Last Failure*, which is no trouble.",
+            f"- **The same, and more**: `python starter.py images status --project {project_id}`",
+            "- **It ends by itself** when no image of the project is hidden any more: purged, or restored for an upload.",
+            "- **Terminated by mistake?** `python starter.py resume` starts it again; the database knows all that is hidden.",
+        ]
+    )

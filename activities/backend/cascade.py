@@ -4,13 +4,13 @@ The database cascades nothing by itself; it refuses at COMMIT. So each table has
 every constraint.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import or_, select
-from sqlalchemy.orm import Session
+from sqlalchemy import CompoundSelect, or_, select, union
+from sqlalchemy.orm import Session, aliased
 
-from activities.backend.columns import COMPARISONS, LOCKED_COMPARISONS, add_app_info, add_comparisons, add_metrics
+from activities.backend.columns import add_app_info, add_comparisons, add_metrics
 from activities.backend.contract import ArtifactRef, Cascade, Locked
 from activities.backend.keys import icon_file_id
 from activities.backend.part import Part, Verb
@@ -29,6 +29,21 @@ from activities.one_of import one_of
 
 SIZE, SNAPSHOT = "size_metrics", "snapshot_metrics"
 
+
+def _ties(metrics: Any, comparison: Any, head_id: Any, base_id: Any) -> CompoundSelect[int, int]:
+    """Two statements, as each finds its way by an index."""
+    head, base = aliased(metrics), aliased(metrics)
+    each = [
+        select(one.preprod_artifact_id, other.preprod_artifact_id)
+        .select_from(comparison)
+        .join(head, head.id == head_id)
+        .join(base, base.id == base_id)
+        .where(one_of(one.preprod_artifact_id, "artifacts"))
+        for one, other in ((head, base), (base, head))
+    ]
+    return union(*each)
+
+
 SIZE_COMPARISONS = Part(
     SizeComparison,
     or_(
@@ -36,12 +51,20 @@ SIZE_COMPARISONS = Part(
         one_of(SizeComparison.base_size_analysis_id, "size_metrics"),
     ),
     (SizeComparison.file_id,),
+    _ties(SizeMetrics, SizeComparison, SizeComparison.head_size_analysis_id, SizeComparison.base_size_analysis_id),
 )
 SNAPSHOT_COMPARISONS = Part(
     SnapshotComparison,
     or_(
         one_of(SnapshotComparison.head_snapshot_metrics_id, "snapshot_metrics"),
         one_of(SnapshotComparison.base_snapshot_metrics_id, "snapshot_metrics"),
+    ),
+    (SnapshotComparison.head_snapshot_metrics_id, SnapshotComparison.base_snapshot_metrics_id, SnapshotComparison.extras),
+    ties=_ties(
+        SnapshotMetrics,
+        SnapshotComparison,
+        SnapshotComparison.head_snapshot_metrics_id,
+        SnapshotComparison.base_snapshot_metrics_id,
     ),
 )
 INSTALLABLES = Part(InstallableArtifact, one_of(InstallableArtifact.preprod_artifact_id, "artifacts"))
@@ -93,6 +116,12 @@ _METRICS = {
     .order_by(SnapshotMetrics.id),
 }
 _LOCKED_METRICS = {name: statement.with_for_update() for name, statement in _METRICS.items()}
+_OF_METRICS = (
+    select(SnapshotMetrics.id, Artifact.id, Artifact.project_id, Project.organization_id)
+    .join(Artifact, Artifact.id == SnapshotMetrics.preprod_artifact_id)
+    .join(Project, Project.id == Artifact.project_id)
+    .where(one_of(SnapshotMetrics.id, "metrics"))
+)
 
 
 def lock_artifacts(session: Session, artifact_ids: Collection[int], organization_id: int) -> Locked:
@@ -124,14 +153,13 @@ def cascade_of(
     if not artifacts:
         return cascade
     by_id = {artifact.id: artifact for artifact in artifacts}
-    ids = {"artifacts": by_id.keys(), "metrics": metrics[SNAPSHOT], **metrics}
-    if metrics[SNAPSHOT]:
-        comparisons = session.execute(COMPARISONS if verb == "look" else LOCKED_COMPARISONS, ids).all()
-        add_comparisons(cascade.names, comparisons, artifacts[0].organization_id)
+    ids = {"artifacts": by_id.keys(), **metrics}
     rows: dict[Part, Sequence[Any]] = {}
     for part in PARTS:
         needed = metrics[_HANGS_FROM[part]] if part in _HANGS_FROM else by_id
         rows[part] = session.execute(getattr(part, verb), ids).all() if needed else ()
+        if part is SNAPSHOT_COMPARISONS:  # now, before the metrics go
+            add_comparisons(cascade.names, _compared(session, rows[part]), artifacts[0].organization_id)
     cascade.ids = {part.table.__tablename__: {row[0] for row in found} for part, found in rows.items() if found}
     for _, artifact, icon in rows[APP_INFOS]:
         add_app_info(cascade.names, by_id[artifact], icon)
@@ -139,6 +167,17 @@ def cascade_of(
         add_metrics(cascade.names, by_id[artifact], extras)
     cascade.file_ids = _files_named(rows)
     return cascade
+
+
+def _compared(session: Session, comparisons: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    """As `add_comparisons` takes them. Many have a side in common, so whose it is is asked once for all."""
+    if not comparisons:
+        return
+    sides = {side for _, head, base, _ in comparisons for side in (head, base)}
+    whose = {metrics: place for metrics, *place in session.execute(_OF_METRICS, {"metrics": sides})}
+    for _, head, base, extras in comparisons:
+        if head in whose and base in whose:
+            yield *whose[head], whose[base][0], extras
 
 
 def _files_named(rows: Mapping[Part, Sequence[Any]]) -> set[int]:

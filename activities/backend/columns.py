@@ -50,7 +50,6 @@ COMPARISONS = _PAIRS.where(
         one_of(SnapshotComparison.base_snapshot_metrics_id, "metrics"),
     )
 )
-LOCKED_COMPARISONS = COMPARISONS.with_for_update(of=SnapshotComparison)
 
 
 def survey(session: Session, known: Mapping[int, int | None], organization_id: int) -> tuple[Places, Names]:
@@ -98,21 +97,26 @@ def add_comparisons(names: Names, rows: Iterable[Sequence[Any]], organization_id
 
     A head that is another organization's by now keeps its objects.
     """
-    bases: dict[ArtifactRef, list[int]] = defaultdict(list)
+    bases: dict[tuple[int, int, int], list[int]] = defaultdict(list)  # there are many more comparisons than heads
     for artifact, project, organization, base_id, extras in rows:
-        head, key = ArtifactRef(organization, project, artifact), keys.column_key(extras, "comparison_key")
         if organization == organization_id:
-            bases[head].append(base_id)
+            bases[organization, project, artifact].append(base_id)
+        if (key := keys.column_key(extras, "comparison_key")) is None:
+            continue
+        head = ArtifactRef(organization, project, artifact)
+        if organization == organization_id:
             _add(names, head, "comparison_manifest", key, base_id, is_manifest=True)
-        elif key is not None:
+        else:
             in_place = lies_under(key, keys.comparison_prefix(head, base_id))
             names.strays.append(Stray(head, key, keys.is_elsewhere(key, head, base_id) and not in_place))
-    names.comparisons = {**names.comparisons, **bases}
+    names.comparisons = {**names.comparisons, **{ArtifactRef(*head): of_head for head, of_head in bases.items()}}
 
 
 def _add(
     names: Names, artifact: ArtifactRef, kind: str, key: object | None, base_id: int | None = None, **of_manifest: bool
 ) -> None:
+    if key is None:
+        return
     prefix = keys.artifact_prefix(artifact) if base_id is None else keys.comparison_prefix(artifact, base_id)
     names.add(kind, artifact, key, prefix, is_elsewhere=keys.is_elsewhere(key, artifact, base_id), **of_manifest)
 

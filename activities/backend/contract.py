@@ -10,15 +10,19 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import cached_property
 from typing import Any, ClassVar
 
 from sqlalchemy import Select
 from sqlalchemy.orm import Session
 
+from activities.backend.bulk import Bulk
 from activities.backend.drift import Reference, Schema
 from activities.backend.own_keys import lies_under
+from activities.backend.owners import Owner, owner_by_number
 from activities.backend.part import Part, Verb
 from activities.backend.placed import Placed
+from activities.backend.shared_images import SharedImages
 from activities.database import Database
 
 
@@ -71,7 +75,7 @@ class OwnPrefix:
     kind: PrefixKind
     artifact_id: int
 
-    @property
+    @cached_property
     def name(self) -> str:
         """The physical prefix or key."""
         return self.scope + self.prefix
@@ -111,26 +115,21 @@ class Stray:
     """The artifact's own, in another project or organization: it was moved."""
 
 
-Comparisons = Mapping[ArtifactRef, Sequence[int]]
-"""The base artifacts' ids by head, of comparisons of which at least one side is being deleted."""
-
-
 @dataclass
 class Names:
     """What the rows of artifacts say of objects."""
 
     keys: list[NamedKey] = field(default_factory=list)
     strays: list[Stray] = field(default_factory=list)
-    comparisons: Comparisons = field(default_factory=dict)
+    comparisons: Mapping[ArtifactRef, Sequence[int]] = field(default_factory=dict)
+    """The base artifacts' ids by head, of comparisons of which at least one side is being deleted."""
 
-    def add(self, kind: str, artifact: ArtifactRef, key: object, under: str, **more: bool) -> None:
-        """What a column says, if it says anything: the artifact's own key if it lies under its prefix, else a stray.
-
-        `more` are further fields: `is_elsewhere` of a stray, all others of a key.
-        """
-        is_elsewhere = more.pop("is_elsewhere", False)
+    def add(
+        self, kind: str, artifact: ArtifactRef, key: object, under: str, *, is_elsewhere: bool = False, **of_key: bool
+    ) -> None:
+        """What a column says, if it says anything: the artifact's own key if it lies under its prefix, else a stray."""
         if lies_under(key, under):
-            self.keys.append(NamedKey(kind, artifact, str(key), under=under, **more))
+            self.keys.append(NamedKey(kind, artifact, str(key), under=under, **of_key))
         elif key is not None:
             self.strays.append(Stray(artifact, key, is_elsewhere))
 
@@ -139,7 +138,7 @@ class Names:
         """SHA-256 of what columns say: two surveys with the same digest name the same. Hex."""
         lines = [f"{one.kind} {one.artifact} {one.key!r}" for one in self.keys if not one.is_derived]
         lines += [f"stray {one.artifact} {one.key!r}" for one in self.strays]
-        lines += [f"{head} {base}" for head, bases in self.comparisons.items() for base in bases]
+        lines += [f"{head} {sorted(bases)}" for head, bases in self.comparisons.items()]
         return hashlib.sha256("\n".join(sorted(lines)).encode(errors="surrogatepass")).hexdigest()
 
     def compared_with(self, artifacts: Iterable[ArtifactRef], *, heads: bool) -> set[int]:
@@ -159,8 +158,8 @@ class ManifestKeys:
     kind: str = ""
     owned: set[str] = field(default_factory=set)
     strays: list[object] = field(default_factory=list)
-    images: int = 0
-    """References to images, which are shared by a project and stay."""
+    images: set[str] = field(default_factory=set)
+    """The images that it names, which a project's snapshots share."""
 
 
 class UnreadableManifest(ValueError):
@@ -218,6 +217,9 @@ class Backend(ABC):
     placed: Placed = field(init=False)
     shared_kind: ClassVar[str] = "shared"
     """The kind of shared keys, for receipts."""
+    shared_images: ClassVar[SharedImages | None] = None
+    """None: artifacts share no images."""
+    bulk: ClassVar[Bulk] = Bulk()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "schema", Schema(self.database, [part.of for part in self.parts]))
@@ -316,6 +318,10 @@ class Backend(ABC):
         """A few fixed words."""
         return "not under the artifact's own prefix"
 
+    def owner_of(self, key: str, organization_id: int, project_id: int) -> Owner:
+        """Whose a key in the project's scopes is, by its shape. This default needs an artifact's id in its prefix."""
+        return owner_by_number(key, lambda one: self.prefix_of(ArtifactRef(organization_id, project_id, one)))
+
     def read_manifest(self, named: NamedKey, content: bytes) -> ManifestKeys:
         """The keys that a manifest names. Raises UnreadableManifest."""
         raise NotImplementedError("a backend with manifests reads them (read_manifest)")
@@ -369,6 +375,10 @@ class Backend(ABC):
 
     def files_there(self, session: Session, file_ids: Collection[int]) -> set[int]:  # noqa: ARG002
         """Those of the files that are there."""
+        return set()
+
+    def blobs_waiting(self, session: Session, blob_ids: Collection[int]) -> set[int]:  # noqa: ARG002
+        """Those of the blobs that are there and that no file names: the backend's own clean-up has yet to take them."""
         return set()
 
 

@@ -17,6 +17,7 @@ from activities.backend.drift import Reference, Schema
 from activities.backend.tables import (
     Artifact,
     File,
+    FileBlob,
     FileBlobIndex,
     FileBlobOwner,
     MobileAppInfo,
@@ -99,6 +100,16 @@ def files_there(session: Session, file_ids: Collection[int]) -> set[int]:
     """Those of the files that are there."""
     there = (session.execute(select(File.id).where(one_of(File.id, ids))).scalars() for ids in slices(file_ids))
     return {file for part in there for file in part}
+
+
+def blobs_waiting(session: Session, blob_ids: Collection[int]) -> set[int]:
+    """Those of the blobs that are there and that no file names: the backend's own clean-up has yet to take them."""
+    index, waiting = FileBlobIndex, set[int]()
+    for ids in slices(sorted(blob_ids)):
+        waiting |= set(session.execute(select(FileBlob.id).where(one_of(FileBlob.id, ids))).scalars())
+        waiting -= set(session.execute(select(index.blob_id).where(one_of(index.blob_id, ids))).scalars())
+        waiting -= set(session.execute(select(File.blob_id).where(one_of(File.blob_id, ids))).scalars())
+    return waiting
 
 
 def _blobs_of(session: Session, file_ids: Collection[int]) -> dict[int, set[int]]:

@@ -19,10 +19,14 @@ from typing import Any
 
 from activities.backend.contract import ArtifactRef
 from activities.backend.own_keys import well_formed
+from activities.backend.owners import FOREIGN, KeyKind, Owner
 
 _TRACE_NAMESPACE = uuid.UUID("31eca038-ed76-4e6d-b13b-ed30a6555213")
 _ICON = re.compile(r"icn_[A-Za-z0-9_-]+", re.ASCII)
 _FILE_ID = re.compile(r"[1-9][0-9]{0,18}", re.ASCII)
+_ARCHIVE = re.compile(r"snapshot_archives/([1-9][0-9]{0,18})\.zip", re.ASCII)
+_ARTIFACT_AND_BASE = re.compile(r"([1-9][0-9]{0,18})/(?:([1-9][0-9]{0,18})/)?", re.ASCII)
+_IDS_END = 2**63
 
 
 def artifact_prefix(artifact: ArtifactRef) -> str:
@@ -79,9 +83,25 @@ def icon_key(artifact: ArtifactRef, app_icon_id: object) -> str | None:
 
 def icon_file_id(app_icon_id: str | None) -> int | None:
     """The id of the `sentry_file` that an app icon id names; None where it is no positive 63-bit number."""
-    if app_icon_id is None or not _FILE_ID.fullmatch(app_icon_id) or int(app_icon_id) >= 2**63:
+    if app_icon_id is None or not _FILE_ID.fullmatch(app_icon_id) or int(app_icon_id) >= _IDS_END:
         return None
     return int(app_icon_id)
+
+
+def owner_of(key: str, organization_id: int, project_id: int) -> Owner:
+    """Whose a key in a scope of the project is. Below an artifact's prefix all is its own, however odd: the store named it."""
+    if (archive := _ARCHIVE.fullmatch(key)) is not None:
+        return Owner(KeyKind.OWN, int(archive[1])) if int(archive[1]) < _IDS_END else FOREIGN
+    folder, found, name = key.partition(f"{organization_id}/{project_id}/")
+    if folder or not found:
+        return FOREIGN
+    if (own := _ARTIFACT_AND_BASE.match(name)) is None:
+        is_icon = icon_key(ArtifactRef(organization_id, project_id, 0), name) == key
+        return Owner(KeyKind.SHARED) if is_icon else FOREIGN
+    artifact, base = int(own[1]), int(own[2] or 0)
+    if artifact >= _IDS_END:
+        return FOREIGN
+    return Owner(KeyKind.COMPARISON, artifact, base) if 0 < base < _IDS_END else Owner(KeyKind.OWN, artifact)
 
 
 def column_key(extras: Any, name: str) -> object | None:

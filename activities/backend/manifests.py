@@ -14,7 +14,7 @@ MASK = "diff_mask"
 
 def snapshot_manifest(content: bytes) -> ManifestKeys:
     """A snapshot's: images alone, by content hash. Raises UnreadableManifest."""
-    return ManifestKeys(images=len(image_hashes(parse_manifest(content))))
+    return ManifestKeys(images=image_hashes(parse_manifest(content)))
 
 
 def comparison_manifest(content: bytes, under: str) -> ManifestKeys:
@@ -33,6 +33,27 @@ def parse_manifest(content: bytes) -> dict[str, Any]:
 
     Raises UnreadableManifest for anything else than an object of objects: truncated, deeply nested, a list, another encoding.
     """
+    images = _images(content)
+    if not isinstance(images, dict):
+        raise UnreadableManifest
+    return images
+
+
+def shown_images(content: bytes) -> set[str]:
+    """The content hashes of a snapshot manifest, or those that `snapshot_head_images.json` lists. Raises UnreadableManifest."""
+    images = _images(content)
+    if isinstance(images, dict):
+        return image_hashes(images)
+    if not isinstance(images, list) or not all(_shows_an_image(image) for image in images):
+        raise UnreadableManifest
+    return {image["content_hash"] for image in images}
+
+
+def _shows_an_image(image: Any) -> bool:
+    return isinstance(image, dict) and isinstance(image.get("content_hash"), str)
+
+
+def _images(content: bytes) -> Any:
     # An empty list takes two bytes here and ninety in memory: a small manifest could fill a worker.
     if sum(map(content.count, (b"[", b"{", b","))) > MAX_MANIFEST_VALUES:
         raise UnreadableManifest
@@ -40,10 +61,7 @@ def parse_manifest(content: bytes) -> dict[str, Any]:
         manifest = json.loads(content)
     except (ValueError, RecursionError):
         raise UnreadableManifest from None
-    if not isinstance(manifest, dict) or not isinstance(manifest.get("images"), dict):
-        raise UnreadableManifest
-    images: dict[str, Any] = manifest["images"]
-    return images
+    return manifest.get("images") if isinstance(manifest, dict) else None
 
 
 def diff_mask_keys(images: dict[str, Any]) -> Iterator[object]:

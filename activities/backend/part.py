@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, Select, Table, delete, select
+from sqlalchemy import ColumnElement, CompoundSelect, Select, Table, delete, select
 from sqlalchemy.orm import InstrumentedAttribute
 from sqlalchemy.sql.dml import ReturningDelete
 
@@ -20,6 +20,8 @@ class Part:
     where: ColumnElement[bool]
     """Ids of artifacts come as the parameter `artifacts`: `one_of(Shot.build_id, "artifacts")`."""
     columns: tuple[InstrumentedAttribute[Any], ...] = ()
+    ties: CompoundSelect[int, int] | Select[int, int] | None = None
+    """Where a row goes with two artifacts, as a comparison does: (one of `artifacts`, the other). Held, they stay together."""
 
     @property
     def of(self) -> Table:

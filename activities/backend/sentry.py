@@ -9,6 +9,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from activities.backend import columns, files, keys
+from activities.backend.bulk import Bulk
 from activities.backend.cascade import PARTS, cascade_of, lock_artifacts, metrics_of
 from activities.backend.contract import (
     ArtifactRef,
@@ -25,6 +26,10 @@ from activities.backend.contract import (
     Stray,
 )
 from activities.backend.manifests import comparison_manifest, snapshot_manifest
+from activities.backend.owners import Owner
+from activities.backend.preprod_bulk import PreprodBulk
+from activities.backend.shared_images import SharedImages
+from activities.backend.snapshot_images import SnapshotImages
 from activities.backend.tables import Project
 from artifact_deletion.errors import RowsRemain
 
@@ -37,6 +42,8 @@ class SentryBackend(Backend):
     artifacts = columns.ARTIFACTS
     parts = PARTS
     shared_kind: ClassVar[str] = columns.ICON
+    shared_images: ClassVar[SharedImages | None] = SnapshotImages()
+    bulk: ClassVar[Bulk] = PreprodBulk()
 
     def prefix_of(self, artifact: ArtifactRef) -> str:
         """See Backend."""
@@ -73,6 +80,10 @@ class SentryBackend(Backend):
     def still_named(self, session: Session, keys: Collection[str], going: Collection[int] = ()) -> set[str]:
         """See Backend."""
         return columns.icons_named(session, keys, going)
+
+    def owner_of(self, key: str, organization_id: int, project_id: int) -> Owner:
+        """See Backend."""
+        return keys.owner_of(key, organization_id, project_id)
 
     def why_stray(self, stray: Stray) -> str:
         """See Backend."""
@@ -128,3 +139,7 @@ class SentryBackend(Backend):
     def files_there(self, session: Session, file_ids: Collection[int]) -> set[int]:
         """See Backend."""
         return files.files_there(session, file_ids)
+
+    def blobs_waiting(self, session: Session, blob_ids: Collection[int]) -> set[int]:
+        """See Backend."""
+        return files.blobs_waiting(session, blob_ids)

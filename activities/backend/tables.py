@@ -63,6 +63,17 @@ class Project(BackendTable):
     status: Mapped[int] = mapped_column(Integer, server_default="0")
 
 
+class BuildConfiguration(BackendTable):
+    """Hangs from the project. Artifacts may refer to it."""
+
+    __tablename__ = "sentry_preprodbuildconfiguration"
+    id: Mapped[int] = _id()
+    date_added: Mapped[datetime] = _now()
+    date_updated: Mapped[datetime] = _now()
+    name: Mapped[str] = mapped_column(String(255))
+    project_id: Mapped[int] = _refers("sentry_project.id")
+
+
 class Artifact(BackendTable):
     """A mobile build or a set of snapshots. Its file ids are plain numbers: no foreign key guards them."""
 
@@ -75,6 +86,7 @@ class Artifact(BackendTable):
     installable_app_file_id: Mapped[int | None] = mapped_column(index=True)
     state: Mapped[int] = mapped_column(Integer, server_default="0")
     app_id: Mapped[str | None] = mapped_column(String(255))
+    build_configuration_id: Mapped[int | None] = _refers("sentry_preprodbuildconfiguration.id", nullable=True)
     extras: Mapped[Any] = mapped_column(Json, nullable=True)
 
 

@@ -16,10 +16,14 @@ from activities.backend.cascade import PARTS
 from activities.backend.tables import (
     Artifact,
     BackendTable,
+    BuildConfiguration,
     File,
+    FileBlob,
     FileBlobIndex,
     FileBlobOwner,
+    InstallableArtifact,
     Project,
+    SizeComparison,
     SizeMetrics,
     SnapshotComparison,
     SnapshotMetrics,
@@ -28,11 +32,15 @@ from activities.backend.trace_items import TraceItem
 
 _BESIDE: tuple[InstrumentedAttribute[Any], ...] = (
     Artifact.project_id,
+    Artifact.date_added,
+    BuildConfiguration.id,
+    BuildConfiguration.project_id,
     Project.id,
     Project.organization_id,
-    SnapshotComparison.extras,
+    SnapshotMetrics.date_added,
     File.id,
     File.blob_id,
+    FileBlob.id,
     FileBlobIndex.id,
     FileBlobIndex.file_id,
     FileBlobIndex.blob_id,
@@ -41,12 +49,15 @@ _BESIDE: tuple[InstrumentedAttribute[Any], ...] = (
 )
 """Columns that are read beside those of the rows that go, or of tables whose rows stay."""
 _TRACE_ITEMS = (TraceItem.organization_id, TraceItem.project_id, TraceItem.item_type, TraceItem.trace_id)
-_DELETED = (*(part.table for part in PARTS), FileBlobIndex, File)
+_DELETED = (*(part.table for part in PARTS), FileBlobIndex, File, BuildConfiguration)
 _LOCKED = (Artifact, Project, SizeMetrics, SnapshotMetrics, SnapshotComparison, File)
 
 
 def columns_used(*, sql_traces: bool) -> dict[str, set[str]]:
-    """By table, the columns that any statement of a deletion names. `sql_traces`: trace items lie in the same database."""
+    """By table, the columns that any statement of a deletion, or of a look after it, names.
+
+    `sql_traces`: trace items lie in the same database.
+    """
     used: dict[str, set[str]] = defaultdict(set)
     for column in (one for part in PARTS for one in iterate(part.look) if isinstance(one, Column)):
         if (table := column.table.name) in BackendTable.metadata.tables:
@@ -79,9 +90,14 @@ def worker_uses(*, deletes: bool, sql_traces: bool) -> Iterator[Use]:
 
 
 def operator_uses() -> Iterator[Use]:
-    """What one must be allowed who looks which artifacts a restore has brought back."""
-    yield _reads(Artifact.__tablename__, {"id", "project_id", "date_added"})
+    """What one must be allowed who looks which artifacts have expired, which a restore has brought back, and at the images."""
+    yield _reads(Artifact.__tablename__, {"id", "project_id", "date_added", "installable_app_file_id"})
     yield _reads(Project.__tablename__, {"id", "organization_id"})
+    yield _reads(SnapshotMetrics.__tablename__, {"id", "preprod_artifact_id", "date_added", "extras"})
+    yield _reads(SnapshotComparison.__tablename__, {"head_snapshot_metrics_id", "base_snapshot_metrics_id"})
+    yield _reads(SizeMetrics.__tablename__, {"id", "preprod_artifact_id"})
+    yield _reads(SizeComparison.__tablename__, {"head_size_analysis_id", "base_size_analysis_id"})
+    yield _reads(InstallableArtifact.__tablename__, {"preprod_artifact_id"})
 
 
 def _reads(table: str, columns: Collection[str]) -> Use:

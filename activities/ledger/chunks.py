@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import Select, Update, bindparam, func, insert, select, update
 from sqlalchemy.orm import Session
 
+from activities.ledger.holds import KEEPS_ANY
 from activities.ledger.insert import insert_many
 from activities.ledger.overlaps import owes
 from activities.ledger.schema import (
@@ -25,7 +26,7 @@ from artifact_deletion.errors import NotOpen, StaleAttempt, StaleSeal
 from workflows.steps import MAX_CHUNKS, Chunk, Released, UnfinishedChunk
 
 _STRAYS_KEPT = 1000
-IN_CHUNKS = (RowsState.PENDING, RowsState.DELETED, RowsState.GONE, RowsState.MOVED)
+IN_CHUNKS = (RowsState.PENDING, RowsState.DELETED, RowsState.GONE, RowsState.MOVED, RowsState.HELD)
 """The states of a chunk's own artifacts."""
 
 
@@ -124,7 +125,7 @@ def unfinished_chunks(session: Session, deletion_id: str, *, traces_configured: 
     ]
 
 
-def released(found: DeletionChunk, first_page: int | None) -> Released:
+def released(found: DeletionChunk, first_page: int | None, held: int = 0) -> Released:
     """What a chunk whose rows are gone has deleted and still owes. Without a first page it owes none."""
     return Released(
         rows=sum(found.rows.values()),
@@ -132,6 +133,7 @@ def released(found: DeletionChunk, first_page: int | None) -> Released:
         end_page=found.pages,
         keys=found.sealed,
         trace_items_owed=found.trace_items_confirmed_at is None,
+        held=held,
     )
 
 
@@ -203,7 +205,7 @@ def lock_released(session: Session, chunk: Chunk) -> DeletionChunk:
 # Its artifacts --------------------------------------------------------------------------------------------------------
 
 _ARTIFACTS = (
-    select(DeletionArtifact.artifact_id, DeletionArtifact.project_id, DeletionArtifact.rows_state)
+    select(DeletionArtifact.artifact_id, DeletionArtifact.project_id, DeletionArtifact.rows_state, KEEPS_ANY)
     .where(*of_chunk(DeletionArtifact), DeletionArtifact.rows_state.in_(IN_CHUNKS))
     .order_by(DeletionArtifact.artifact_id)
 )
@@ -211,8 +213,14 @@ _ARTIFACTS = (
 
 def artifacts_of(session: Session, chunk: Chunk) -> list[ChunkArtifact]:
     """The chunk's artifacts, by id."""
-    rows = session.execute(_ARTIFACTS, {"of": chunk.deletion_id, "of_chunk": chunk.chunk})
-    return [ChunkArtifact(artifact, project, RowsState(state)) for artifact, project, state in rows]
+    return artifacts_and_holds(session, chunk)[0]
+
+
+def artifacts_and_holds(session: Session, chunk: Chunk) -> tuple[list[ChunkArtifact], bool]:
+    """And whether there is any hold that may keep one of them (held.py)."""
+    rows = session.execute(_ARTIFACTS, {"of": chunk.deletion_id, "of_chunk": chunk.chunk}).all()
+    found = [ChunkArtifact(artifact, project, RowsState(state)) for artifact, project, state, _ in rows]
+    return found, any(row[3] for row in rows)
 
 
 @cache

@@ -1,5 +1,7 @@
 """Holds: a person stops everything, one organization, or one deletion; the service itself stops one that is over a ceiling.
 
+A hold on an artifact or a project stops no deletion: it keeps what it is on out of them (held.py).
+
 Rows: delete_rows takes an advisory lock, shared, until its COMMIT, and looks for holds once it has it. Placing a hold commits
 its row first, and then waits until it has the lock alone: from then on no transaction is left that did not see it. A row could
 not be locked here, since it is not there yet. SQLite has one writer at a time, which comes to the same.
@@ -31,6 +33,8 @@ class On(StrEnum):
     EVERYTHING = "everything"
     ORGANIZATION = "organization"
     DELETION = "deletion"
+    PROJECT = "project"
+    ARTIFACT = "artifact"
 
 
 @dataclass(frozen=True)
@@ -45,12 +49,13 @@ class Placed:
     placed_by: str | None
     placed_at: datetime
 
-    def is_on(self, organization_id: int, deletion_id: str) -> bool:
-        """True if it is on this deletion of this organization."""
+    def is_on(self, organization_id: int, deletion_id: str, images_of: int | None = None) -> bool:
+        """True if it is on this deletion of this organization, or on the project whose images are the matter."""
         return (self.on_what, self.on_id) in {
             (On.EVERYTHING, ""),
             (On.ORGANIZATION, str(organization_id)),
             (On.DELETION, deletion_id),
+            (On.PROJECT, str(images_of)),
         }
 
     @property
@@ -82,11 +87,23 @@ IS_HELD = exists(Hold.id).where(
     Hold.lifted_at.is_(None), _is_on(cast(Deletion.organization_id, String), Deletion.id, Deletion.fence)
 )
 """A column of a deletion."""
+KEEPS_ANY = exists(Hold.id).where(Hold.lifted_at.is_(None), Hold.on_what.in_([On.ARTIFACT, On.PROJECT]))
+"""Whether anything at all is kept (held.py), as a column of any statement."""
 
 
 def placed(session: Session) -> list[Placed]:
     """All that are not lifted."""
     return _read(session.execute(_PLACED))
+
+
+def placed_but_on_artifacts(session: Session) -> list[Placed]:
+    """Those of them that may stop a request to a store. Of the others there may be many."""
+    return _read(session.execute(_PLACED.where(Hold.on_what != On.ARTIFACT)))
+
+
+def placed_on_project(session: Session, project_id: int) -> list[Placed]:
+    """Those of them that are on this project."""
+    return _read(session.execute(_PLACED.where(Hold.on_what == On.PROJECT, Hold.on_id == str(project_id))))
 
 
 def placed_on(session: Session, organization_id: int, deletion_id: str, fence: int) -> list[Placed]:

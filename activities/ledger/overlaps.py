@@ -1,11 +1,13 @@
 """What several deletions have to do with each other: one must not call an artifact gone whose objects another still owes."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cache
 
 from sqlalchemy import ColumnElement, ScalarSelect, Select, and_, bindparam, exists, func, or_, select
 from sqlalchemy.orm import Session, aliased
 
+from activities.backend.contract import PrefixKind
 from activities.ledger.schema import (
     ChunkState,
     Deletion,
@@ -19,7 +21,7 @@ from activities.one_of import one_of
 from artifact_deletion.outbox import DeletionState
 from artifact_deletion.request import DeletionRequest, workflow_id
 
-_OPEN = (DeletionState.RUNNING, DeletionState.FAILED)
+OPEN = (DeletionState.RUNNING, DeletionState.FAILED)
 _OTHER = (Deletion.id, Deletion.organization_id, Deletion.fence, Deletion.state)
 
 
@@ -58,7 +60,8 @@ def _owing(*, traces_configured: bool) -> Select[str, int, int, str, int]:
     ours, theirs, own = aliased(DeletionArtifact), aliased(DeletionArtifact), aliased(Deletion)
     trace_items = [DeletionChunk.trace_items_confirmed_at.is_(None)] if traces_configured else []
     deleted = and_(theirs.rows_state == RowsState.DELETED, or_(_owes_objects(), *trace_items))
-    compared = and_(theirs.rows_state == RowsState.COMPARED, _owes_objects())
+    # One that is held may be compared with one that is not, whose chunk is the same: it says so of one of the two.
+    compared = and_(theirs.rows_state.in_([RowsState.COMPARED, RowsState.HELD]), _owes_objects())
     return (
         select(*_OTHER, func.count(ours.artifact_id.distinct()))
         .select_from(ours)
@@ -69,7 +72,7 @@ def _owing(*, traces_configured: bool) -> Select[str, int, int, str, int]:
         .where(
             ours.deletion_id == bindparam("of"),
             ours.rows_state.in_([RowsState.DELETED, RowsState.GONE]),  # it may have come back, and they took it then
-            Deletion.state.in_(_OPEN),
+            Deletion.state.in_(OPEN),
             Deletion.organization_id == own.organization_id,
             DeletionChunk.state == ChunkState.ROWS_DELETED,
             or_(deleted, compared),
@@ -98,12 +101,47 @@ def open_deletions_of(session: Session, request: DeletionRequest) -> list[str]:
             DeletionArtifact.rows_state != RowsState.COMPARED,
             Deletion.organization_id == request.organization_id,
             Deletion.id != request.deletion_id,
-            Deletion.state.in_(_OPEN),
+            Deletion.state.in_(OPEN),
         )
         .distinct()
     )
     found = session.execute(others).scalars()
     return [workflow_id(request.organization_id, one) for one in sorted(found)][:20]
+
+
+_ARTIFACTS_OWED = (
+    select(DeletionArtifact.artifact_id)
+    .join(Deletion, Deletion.id == DeletionArtifact.deletion_id)
+    .join(
+        DeletionChunk,
+        and_(DeletionChunk.deletion_id == DeletionArtifact.deletion_id, DeletionChunk.chunk == DeletionArtifact.chunk),
+    )
+    .where(
+        one_of(DeletionArtifact.artifact_id, "artifacts"),
+        DeletionArtifact.project_id == bindparam("project"),
+        DeletionArtifact.rows_state != RowsState.COMPARED,
+        Deletion.organization_id == bindparam("organization"),
+        Deletion.state.in_(OPEN),
+        owes(traces_configured=False),
+    )
+)
+_SHARED_KEYS = DeletionPrefix.scope + DeletionPrefix.prefix
+_SHARED_KEYS_OWED = (
+    select(_SHARED_KEYS)
+    .join(Deletion, Deletion.id == DeletionPrefix.deletion_id)
+    .where(one_of(_SHARED_KEYS, "keys"), DeletionPrefix.kind == PrefixKind.SHARED, Deletion.state.in_(OPEN))
+)
+
+
+def artifacts_owed(session: Session, artifact_ids: Collection[int], organization_id: int, project_id: int) -> set[int]:
+    """Of these artifacts, those of whose chunk an open or failed deletion still owes rows or objects, in this project."""
+    of = {"artifacts": artifact_ids, "organization": organization_id, "project": project_id}
+    return set(session.execute(_ARTIFACTS_OWED, of).scalars())
+
+
+def shared_keys_owed(session: Session, keys: Collection[str]) -> set[str]:
+    """Of these physical keys, those that an open or failed deletion deletes unless a row names them."""
+    return set(session.execute(_SHARED_KEYS_OWED, {"keys": keys}).scalars())
 
 
 def deleted_by_others(session: Session, deletion_id: str) -> list[tuple[int, str]]:

@@ -1,6 +1,5 @@
 """Prefixes: what is the artifacts' own, to be emptied by listing, and listed empty after a quiet period."""
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +24,7 @@ _NAME = DeletionPrefix.scope + DeletionPrefix.prefix
 
 def seal_prefixes(session: Session, found: DeletionChunk, prefixes: Iterable[OwnPrefix]) -> None:
     """Add prefixes to a locked chunk. One that two of its artifacts share is one."""
-    rows = [(one.scope, one.prefix, one.kind, one.artifact_id) for one in sorted(set(prefixes))]
+    rows = sorted({(one.scope, one.prefix, one.kind, one.artifact_id) for one in prefixes})
     same = {**_key(found), "state": PrefixState.OWED, "codes": {}, "looks": 0, "noisy_rounds": 0}
     insert_many(session, DeletionPrefix, same, ("scope", "prefix", "kind", "artifact_id"), rows)
 
@@ -54,6 +53,12 @@ def forget(session: Session, found: DeletionChunk, prefixes: Iterable[OwnPrefix]
         session.execute(_FORGET.where(one_of(_NAME, "names")), {**_of(found), "names": names})
 
 
+def forget_artifacts(session: Session, found: DeletionChunk, artifact_ids: Iterable[int]) -> None:
+    """All prefixes of these artifacts are not to be deleted here after all."""
+    for ids in slices(artifact_ids):
+        session.execute(_FORGET.where(one_of(DeletionPrefix.artifact_id, "ids")), {**_of(found), "ids": ids})
+
+
 @dataclass(frozen=True)
 class Prefix(OwnPrefix):
     """A prefix as it was read."""
@@ -77,6 +82,9 @@ class Prefix(OwnPrefix):
         return self.kind in EXACT
 
 
+# Looked up, and not called: a chunk has thousands of prefixes.
+_KINDS: Mapping[str, PrefixKind] = {one.value: one for one in PrefixKind}
+_STATES: Mapping[str, PrefixState] = {one.value: one for one in PrefixState}
 _TO_SWEEP = (
     select(
         DeletionPrefix.scope,
@@ -100,9 +108,20 @@ def prefixes_to_sweep(session: Session, chunk: Chunk) -> list[Prefix]:
     """The prefixes that were not listed empty."""
     rows: Any = session.execute(_TO_SWEEP, {"of": chunk.deletion_id, "of_chunk": chunk.chunk})
     return [
-        Prefix(scope, prefix, PrefixKind(kind), artifact, PrefixState(state), codes or {}, *looked)
+        Prefix(scope, prefix, _KINDS[kind], artifact, _STATES[state], codes or {}, *looked)
         for scope, prefix, kind, artifact, state, codes, *looked in rows
     ]
+
+
+_OWED = select(DeletionPrefix.scope, DeletionPrefix.prefix, DeletionPrefix.kind, DeletionPrefix.artifact_id).where(
+    DeletionPrefix.deletion_id == bindparam("of")
+)
+
+
+def owed_prefixes(session: Session, deletion_id: str) -> list[OwnPrefix]:
+    """All of a deletion that were not listed empty."""
+    rows = session.execute(_OWED, {"of": deletion_id})
+    return [OwnPrefix(scope, prefix, PrefixKind(kind), artifact) for scope, prefix, kind, artifact in rows]
 
 
 @dataclass(frozen=True)
@@ -144,11 +163,11 @@ def settle_prefixes(session: Session, found: DeletionChunk, looks: Sequence[tupl
     """
     alike = defaultdict[tuple[Any, ...], list[str]](list)
     for prefix, look in looks:
-        same = look.state, json.dumps(dict(look.codes)), look.is_noisy, look.is_unfinished
+        same = look.state, frozenset(look.codes.items()), look.is_noisy, look.is_unfinished
         alike[same].append(f"{prefix.name} {prefix.looks}")
     changed = set[str]()
     for (state, codes, noisy, unfinished), names in alike.items():
-        now = {"state_now": state, "codes_now": json.loads(codes), "noisy": int(noisy), "looked": not unfinished}
+        now = {"state_now": state, "codes_now": dict(codes), "noisy": int(noisy), "looked": not unfinished}
         for part in slices(names):
             as_read = {**_of(found), "as_read": part}
             if state is None:

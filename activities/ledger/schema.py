@@ -76,6 +76,9 @@ class RowsState(StrEnum):
     DELETED = "deleted"
     GONE = "gone"
     MOVED = "moved"
+    """To another organization. Of a report's deletion: it has a row by now, wherever."""
+    HELD = "held"
+    """A hold on the artifact, on its project or on one that it was compared with keeps them, and nothing of it is sealed."""
     COMPARED = "compared"
     """Not to be deleted here: the other side of a comparison whose objects this chunk deletes."""
 
@@ -129,7 +132,9 @@ class Deletion(LedgerTable):
     """How often it was cancelled."""
     receipt: Mapped[dict[str, Any] | None]
     accepted_at: Mapped[datetime]
-    """When it was first asked for."""
+    """When it was first asked for; of one that had ended, when it was asked for anew."""
+    begins_at: Mapped[datetime | None]
+    """Until then it waits; None: it begins at once."""
     waits_since: Mapped[datetime | None]
     """Since when its end waits for objects that other deletions owe."""
     closed_at: Mapped[datetime | None]
@@ -192,23 +197,24 @@ class DeletionChunk(LedgerTable):
     trace_items_confirmed_at: Mapped[datetime | None]
 
 
-class _OfChunk:
+class OfChunk:
     """What belongs to a chunk, and cannot outlive it."""
 
     deletion_id: Mapped[str] = mapped_column(String(32), primary_key=True)
     chunk: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
 
 
-def _chunks_own() -> ForeignKeyConstraint:
+def chunks_own() -> ForeignKeyConstraint:
+    """The constraint that says so."""
     chunk = f"{LEDGER_SCHEMA}.artifact_deletion_chunk"
     return ForeignKeyConstraint(["deletion_id", "chunk"], [f"{chunk}.deletion_id", f"{chunk}.chunk"])
 
 
-class DeletionPage(_OfChunk, LedgerTable):
+class DeletionPage(OfChunk, LedgerTable):
     """Up to a thousand keys of one scope, for one DeleteObjects request. It shrinks to what failed, and goes with the last."""
 
     __tablename__ = "artifact_deletion_page"
-    __table_args__ = (_chunks_own(),)
+    __table_args__ = (chunks_own(),)
     seq: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     scope: Mapped[str] = mapped_column(Text)
     source: Mapped[str] = mapped_column(String(16))
@@ -221,11 +227,11 @@ class DeletionPage(_OfChunk, LedgerTable):
     """The store's codes for the keys that are still here."""
 
 
-class DeletionPrefix(_OfChunk, LedgerTable):
+class DeletionPrefix(OfChunk, LedgerTable):
     """A prefix, or one exact key, that belongs to the chunk's artifacts: it goes when it was listed empty."""
 
     __tablename__ = "artifact_deletion_prefix"
-    __table_args__ = (_chunks_own(),)
+    __table_args__ = (chunks_own(),)
     scope: Mapped[str] = mapped_column(Text, primary_key=True)
     prefix: Mapped[str] = mapped_column(Text, primary_key=True)
     kind: Mapped[str] = mapped_column(String(16))
@@ -253,7 +259,7 @@ class Hold(LedgerTable):
     id: Mapped[int] = mapped_column(_BY_ITSELF, Identity(), primary_key=True)
     on_what: Mapped[str] = mapped_column(String(16))
     on_id: Mapped[str] = mapped_column(String(64))
-    """The organization's or deletion's id; empty for everything."""
+    """The id of what it is on; empty for everything."""
     ceiling_of: Mapped[int | None]
     """The deletion's fence, where the service itself placed the hold, since the deletion is larger than may go unconfirmed."""
     reason: Mapped[str] = mapped_column(Text)
@@ -262,6 +268,22 @@ class Hold(LedgerTable):
     placed_at: Mapped[datetime] = mapped_column(server_default=func.now())
     lifted_by: Mapped[str | None] = mapped_column(String(128))
     lifted_at: Mapped[datetime | None]
+
+
+class Policy(LedgerTable):
+    """How long artifacts of an organization, a project, a kind are kept. Null: of every one."""
+
+    __tablename__ = "artifact_deletion_policy"
+    id: Mapped[int] = mapped_column(_BY_ITSELF, Identity(), primary_key=True)
+    organization_id: Mapped[int | None]
+    project_id: Mapped[int | None]
+    kind: Mapped[str | None] = mapped_column(String(64))
+    days: Mapped[int | None] = mapped_column(Integer)
+    """Null: for ever."""
+    grace_s: Mapped[int | None] = mapped_column(Integer)
+    """For so long the deletion of what has expired waits, and can be cancelled. Null: it does not wait."""
+    set_by: Mapped[str] = mapped_column(String(128))
+    set_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
 class Limit(LedgerTable):
@@ -273,6 +295,6 @@ class Limit(LedgerTable):
     """Seconds since 1970 by the database's clock: the end of the last place that was taken."""
 
 
-def of_chunk(table: type[DeletionArtifact | DeletionChunk | DeletionPage | DeletionPrefix]) -> tuple[ColumnElement[bool], ...]:
+def of_chunk(table: type[DeletionArtifact | DeletionChunk | OfChunk]) -> tuple[ColumnElement[bool], ...]:
     """The rows of one chunk, by the parameters `of` and `of_chunk`."""
     return table.deletion_id == bindparam("of"), table.chunk == bindparam("of_chunk")

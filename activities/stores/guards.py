@@ -29,16 +29,17 @@ class HoldWatch:
     _placed: list[holds.Placed] = field(default_factory=list)
     _asked_at: float | None = None
 
-    def refuse_held(self, organization_id: int, deletion_id: str) -> None:
+    def refuse_held(self, organization_id: int, deletion_id: str, images_of: int | None = None) -> None:
         """Raises Held, DatabaseUnavailable. A ceiling keeps rows; objects whose rows are gone go on."""
-        holds.refuse_held([one for one in self._fresh() if one.is_on(organization_id, deletion_id) and not one.is_ceiling])
+        found = (one for one in self._fresh() if one.is_on(organization_id, deletion_id, images_of))
+        holds.refuse_held([one for one in found if not one.is_ceiling])
 
     def _fresh(self) -> list[holds.Placed]:
         with self._lock:
             now = time.monotonic()
             if self._asked_at is None or now - self._asked_at >= FRESH_S:
                 with self.database.read() as session:
-                    self._placed = holds.placed(session)
+                    self._placed = holds.placed_but_on_artifacts(session)
                 self._asked_at = now
             return self._placed
 
@@ -50,12 +51,12 @@ class Guard:
     watch: HoldWatch
     limit: BeforeDeleting = lambda _keys: None
 
-    def before(self, organization_id: int, deletion_id: str) -> BeforeDeleting:
-        """The limit first, since a hold may be placed while a request waits for its turn."""
+    def before(self, organization_id: int, deletion_id: str, images_of: int | None = None) -> BeforeDeleting:
+        """The limit first, since a hold may be placed while a request waits for its turn. `images_of`: a project."""
 
         def before_deleting(keys: int) -> None:
             self.limit(keys)
-            self.watch.refuse_held(organization_id, deletion_id)
+            self.watch.refuse_held(organization_id, deletion_id, images_of)
 
         return before_deleting
 

@@ -7,6 +7,7 @@ like any other: one that cannot be true is no answer.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Protocol
 
 MAX_KEYS = 1000
@@ -32,6 +33,12 @@ class Found:
     own, its digest and the time when it was written."""
     size: int = field(default=0, compare=False)
     """Bytes; a delete marker has none."""
+    written: datetime | None = field(default=None, compare=False)
+    """When, as the store says; None: it says nothing of it."""
+    is_marker: bool = field(default=False, compare=False)
+    """A delete marker: no object."""
+    is_latest: bool = field(default=True, compare=False)
+    """False of a version over which another one or a marker lies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +66,8 @@ class Outcome:
         return self.refused | self.not_yet
 
 
-class ObjectStore(Protocol):
-    """Keys are physical: scope and key. All methods may be called from many threads."""
+class Listings(Protocol):
+    """What emptying a prefix needs of a store: what lies under it, and how to delete that."""
 
     @property
     def listable(self) -> bool:
@@ -69,12 +76,6 @@ class ObjectStore(Protocol):
     @property
     def lists_uploads(self) -> bool:
         """False if the store has no multipart uploads, or cannot list them: then no unfinished ones are looked for."""
-
-    def read(self, key: str, limit: int) -> bytes:
-        """The content of an object. Raises ObjectAbsent, ObjectTooLarge (more than `limit` bytes), StoreUnavailable."""
-
-    def delete(self, keys: Sequence[str]) -> Outcome:
-        """Delete at most 1000 keys with all their versions. Raises StoreUnavailable if the request as a whole failed."""
 
     def list_under(self, prefix: str) -> Iterator[Sequence[Found]]:
         """All that lies under a prefix, by at most 1000: objects, or versions and delete markers. Raises StoreUnavailable.
@@ -91,3 +92,13 @@ class ObjectStore(Protocol):
 
     def abort_uploads(self, uploads: Sequence[Upload]) -> Outcome:
         """Abort listed uploads; the outcome's keys may repeat. A part that was on its way can outlive it: list again."""
+
+
+class ObjectStore(Listings, Protocol):
+    """Keys are physical: scope and key. All methods may be called from many threads."""
+
+    def read(self, key: str, limit: int) -> bytes:
+        """The content of an object. Raises ObjectAbsent, ObjectTooLarge (more than `limit` bytes), StoreUnavailable."""
+
+    def delete(self, keys: Sequence[str]) -> Outcome:
+        """Delete at most 1000 keys with all their versions. Raises StoreUnavailable if the request as a whole failed."""

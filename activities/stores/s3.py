@@ -6,14 +6,13 @@ Every request is one attempt: Temporal alone retries, where an operator can see 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
-from os.path import commonprefix
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from botocore.exceptions import ClientError
 
 from activities.stores.objects import MAX_KEYS, Found, Outcome, Upload
-from activities.stores.s3_listing import OBJECTS, UPLOADS, VERSIONS, Entry, pages
+from activities.stores.s3_listing import ELEMENT, MARKER, OBJECTS, UPLOADS, VERSIONS, Entry, pages, versions_of
 from activities.stores.s3_memory import Memory
 from activities.stores.s3_wire import (
     ABSENT,
@@ -26,9 +25,10 @@ from activities.stores.s3_wire import (
     asks_again,
     bucket_keeps_versions,
     code_of,
-    lacks_batches,
+    lacks_call,
     read_object,
     refuses_form,
+    text_in,
     unavailable,
     write_batch,
 )
@@ -41,8 +41,6 @@ if TYPE_CHECKING:
 _NOT_FOR_XML = re.compile("[\x00-\x1f\\\\\x7f\ufffe\uffff]")
 _FEW = 8
 """Keys of a batch that was refused for its form which are no longer worth a smaller batch."""
-_SEARCHED_SINGLY = 4
-"""Keys of one folder that are looked for one by one: all that its folders hold may begin as they do."""
 T = TypeVar("T")
 
 
@@ -83,7 +81,7 @@ class S3Objects:
             return self._delete([(key, None) for key in keys])
         again = self.memory.unanswered(frozenset(keys).__contains__)
         before = self._delete(again)  # nothing is listed before these are answered
-        versions = list(self._versions(keys))
+        versions = [(one["Key"], one["VersionId"]) for one in versions_of(self.client, self.bucket, keys)]
         after = self._delete(versions)
         there = {key for key, _ in (*again, *versions)}
         not_yet = before.not_yet | after.not_yet
@@ -102,7 +100,16 @@ class S3Objects:
             yield from self._list_versions(prefix)
             return
         for page in pages(self.client, self.bucket, OBJECTS, prefix):
-            yield from _parts([Found(one["Key"], None, _mark(one), _size(one)) for one in page.entries])
+            yield from _parts([Found(one["Key"], None, _mark(one), _size(one), _written(one)) for one in page.entries])
+
+    def holds_any(self, prefix: str, *, directly: bool) -> bool:
+        """Whether anything lies under a prefix, versions that are hidden included; `directly`: outside of its folders."""
+        kind = VERSIONS if self.keeps_versions else OBJECTS
+        if not directly:
+            return any(page.entries for page in pages(self.client, self.bucket, kind, prefix, MaxKeys=1))
+        found = pages(self.client, self.bucket, kind, prefix, Delimiter="/")
+        names = (one["Key"][len(prefix) :] for page in found for one in page.entries)
+        return any(name and "/" not in name for name in names)  # SeaweedFS lists a folder itself that has become empty
 
     def delete_found(self, found: Sequence[Found]) -> Outcome:
         """See ObjectStore."""
@@ -143,7 +150,7 @@ class S3Objects:
             with self.memory.until_answered(versions):
                 answer = ask(self.client.delete_objects, Bucket=self.bucket, Delete=Batch(body))
         except ClientError as error:
-            if lacks_batches(error):
+            if lacks_call(error):
                 self._delete_singly(versions, outcome)
             elif refuses_form(error):
                 self._delete_halves(versions, outcome)
@@ -166,7 +173,7 @@ class S3Objects:
             self._delete_together(part, outcome)
 
     def _sort_errors(self, versions: Sequence[Version], errors: Iterable[Any], outcome: Outcome) -> None:
-        failed = {(_text(error, "Key"), _text(error, "VersionId")): _text(error, "Code") or "Unknown" for error in errors}
+        failed = {(text_in(error, "Key"), text_in(error, "VersionId")): text_in(error, "Code") or "Unknown" for error in errors}
         by_key = {key: code for (key, _), code in failed.items()}
         if not by_key.keys() <= {key for key, _ in versions}:
             self.memory.remember(versions)
@@ -218,56 +225,19 @@ class S3Objects:
         for page in pages(self.client, self.bucket, VERSIONS, prefix):
             yield from _parts(
                 [
-                    Found(one["Key"], version, _mark(one) if version == "null" else "", _size(one))
+                    Found(
+                        one["Key"],
+                        version,
+                        _mark(one) if version == "null" else "",
+                        _size(one),
+                        _written(one),
+                        is_marker=one[ELEMENT] == MARKER,
+                        is_latest=one.get("IsLatest", "").strip().lower() == "true",
+                    )
                     for one in page.entries
                     if (one["Key"], version := one["VersionId"]) not in again
                 ]
             )
-
-    def _versions(self, keys: Iterable[str]) -> Iterator[Version]:
-        """Every version and marker of these keys.
-
-        No listing begins at a marker of ours: MinIO refused one outside the prefix, and moto passes over the first version
-        after one that is no key. So keys that lie beside each other are looked for under the beginning that they share.
-        """
-        groups = [[*group] for _, group in groupby(sorted(set(keys), key=_folder_first), key=lambda key: _folder_first(key)[0])]
-        while groups:
-            group = groups.pop()
-            if 1 < len(group) <= _SEARCHED_SINGLY:
-                groups += [[key] for key in group]
-                continue
-            found, unsure = self._look_for(group)
-            yield from found
-            groups += unsure
-
-    def _look_for(self, keys: Sequence[str]) -> tuple[list[Version], list[list[str]]]:
-        """The versions of keys of one folder, and groups of keys that are to be looked for again, under longer prefixes."""
-        prefix, wanted = commonprefix(keys), frozenset(keys)  # noqa: RUF071  the store compares character by character too
-        found: list[Version] = []
-        others = read = 0
-        for page in pages(self.client, self.bucket, VERSIONS, prefix):
-            read += 1
-            of_ours = [(one["Key"], one["VersionId"]) for one in page.entries if one["Key"] in wanted]
-            found += of_ours
-            others += len(page.entries) - len(of_ours)
-            if len(keys) > 1 and others >= len(keys) and not page.is_last:
-                by_next = groupby(keys, key=lambda key: key[len(prefix) : len(prefix) + 1])
-                return [], [[*group] for _, group in by_next]
-        if len(keys) == 1 or read == 1:
-            return found, []
-        # Between two pages SeaweedFS loses keys beside a folder of their name: only a listing of one page says absent.
-        return found, [[key] for key in sorted(wanted - {key for key, _ in found})]
-
-
-def _folder_first(key: str) -> tuple[str, str]:
-    folder, _, name = key.rpartition("/")
-    return folder, name
-
-
-def _text(error: dict[str, Any], name: str) -> str | None:
-    """boto3 makes a list of an element that stands there twice."""
-    text = error.get(name)
-    return text if isinstance(text, str) else None
 
 
 def _mark(entry: Entry) -> str:
@@ -278,6 +248,14 @@ def _size(entry: Entry) -> int:
     """It is for previews; a marker has none."""
     size = entry.get("Size", "")
     return int(size) if size.isdecimal() else 0
+
+
+def _written(entry: Entry) -> datetime | None:
+    try:
+        moment = datetime.fromisoformat(entry.get("LastModified", ""))
+    except ValueError:
+        return None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _parts(entries: Sequence[T]) -> Iterator[Sequence[T]]:

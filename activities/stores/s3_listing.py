@@ -6,8 +6,10 @@ All looks are at a whole page at once: a thousand entries a request are most of 
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from os.path import commonprefix
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import unquote, unquote_plus
 
@@ -21,7 +23,12 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 _CONTROLS = re.compile("[\x00-\x1f]")
+_SEARCHED_SINGLY = 4
+"""Keys of one folder that are looked for one by one: all that its folders hold may begin as they do."""
 Entry = dict[str, str]
+ELEMENT = ""
+"""The part of an entry that names its element: no part of an answer has an empty name."""
+MARKER = "DeleteMarker"
 
 
 @dataclass(frozen=True)
@@ -43,7 +50,7 @@ class Kind:
 OBJECTS = Kind("ListObjectsV2", frozenset({"Contents"}), ("Key",), {"ContinuationToken": "NextContinuationToken"})
 VERSIONS = Kind(
     "ListObjectVersions",
-    frozenset({"Version", "DeleteMarker"}),
+    frozenset({"Version", MARKER}),
     ("Key", "VersionId"),
     {"KeyMarker": "NextKeyMarker", "VersionIdMarker": "NextVersionIdMarker"},
 )
@@ -63,12 +70,15 @@ class Page(NamedTuple):
     is_last: bool
 
 
-def pages(client: "S3Client", bucket: str, kind: Kind, prefix: str) -> Iterator[Page]:
-    """Every page of a listing, from its beginning to its end. Raises StoreUnavailable, and yields nothing of such a page."""
+def pages(client: "S3Client", bucket: str, kind: Kind, prefix: str, **more: object) -> Iterator[Page]:
+    """Every page of a listing, from its beginning to its end. Raises StoreUnavailable, and yields nothing of such a page.
+
+    `more`: parameters of S3's, such as a Delimiter, or a marker to begin after.
+    """
     place: dict[str, str] = {}
     places = set()
     while True:
-        answer = _ask(client, kind, {"Bucket": bucket, "Prefix": prefix, **place})
+        answer = _ask(client, kind, {"Bucket": bucket, "Prefix": prefix, **more, **place})
         entries = _checked(answer, kind, prefix)
         place = _next_place(answer, kind, prefix)
         if place:
@@ -78,6 +88,47 @@ def pages(client: "S3Client", bucket: str, kind: Kind, prefix: str) -> Iterator[
         yield Page(entries, is_last=not place)
         if not place:
             return
+
+
+def versions_of(client: "S3Client", bucket: str, keys: Iterable[str]) -> Iterator[Entry]:
+    """Every version and marker of these keys. Raises StoreUnavailable.
+
+    No listing begins at a marker of ours: MinIO refused one outside the prefix, and moto passes over the first version
+    after one that is no key. So keys that lie beside each other are looked for under the beginning that they share.
+    """
+    groups = [[*group] for _, group in groupby(sorted(set(keys), key=_folder_first), key=lambda key: _folder_first(key)[0])]
+    while groups:
+        group = groups.pop()
+        if 1 < len(group) <= _SEARCHED_SINGLY:
+            groups += [[key] for key in group]
+            continue
+        found, unsure = _look_for(client, bucket, group)
+        yield from found
+        groups += unsure
+
+
+def _look_for(client: "S3Client", bucket: str, keys: Sequence[str]) -> tuple[list[Entry], list[list[str]]]:
+    """The versions of keys of one folder, and groups of keys that are to be looked for again, under longer prefixes."""
+    prefix, wanted = commonprefix(keys), frozenset(keys)  # noqa: RUF071  the store compares character by character too
+    found: list[Entry] = []
+    others = read = 0
+    for page in pages(client, bucket, VERSIONS, prefix):
+        read += 1
+        of_ours = [one for one in page.entries if one["Key"] in wanted]
+        found += of_ours
+        others += len(page.entries) - len(of_ours)
+        if len(keys) > 1 and others >= len(keys) and not page.is_last:
+            by_next = groupby(keys, key=lambda key: key[len(prefix) : len(prefix) + 1])
+            return [], [[*group] for _, group in by_next]
+    if len(keys) == 1 or read == 1:
+        return found, []
+    # Between two pages SeaweedFS loses keys beside a folder of their name: only a listing of one page says absent.
+    return found, [[key] for key in sorted(wanted - {one["Key"] for one in found})]
+
+
+def _folder_first(key: str) -> tuple[str, str]:
+    folder, _, name = key.rpartition("/")
+    return folder, name
 
 
 class _Answer(NamedTuple):
@@ -112,7 +163,9 @@ def _ask_once(client: "S3Client", kind: Kind, asked: dict[str, Any]) -> _Answer:
     said: Entry = {}
     for one in root:
         if one.tag[name:] in kind.results:
-            entries.append({part.tag[name:]: part.text or "" for part in one})
+            entry = {part.tag[name:]: part.text or "" for part in one}
+            entry[ELEMENT] = one.tag[name:]
+            entries.append(entry)
         else:
             said[one.tag[name:]] = one.text or ""
     return _Answer(entries, said, said.get("EncodingType") == "url")

@@ -5,6 +5,7 @@ Facts about S3 are those of its API reference, and of what S3-compatible servers
 
 import base64
 import contextlib
+import functools
 import hashlib
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator, Sequence
@@ -17,10 +18,12 @@ from xml.sax.saxutils import escape
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.loaders import Loader, create_loader
 from botocore.parsers import ResponseParserError
 from botocore.session import get_session
 from botocore.utils import parse_timestamp
 
+from activities.stores.last_word import CHANGING_KEYS, take_last_word
 from activities.stores.objects import ObjectAbsent, ObjectTooLarge
 from artifact_deletion.errors import StoreUnavailable, plain_code
 
@@ -71,24 +74,27 @@ _NO_SUCH_KEY = frozenset({"NoSuchKey", "KeyTooLongError"})
 ABSENT = frozenset({"NoSuchVersion"}) | _NO_SUCH_KEY
 
 # One key at a time is slower, but it goes: also where a proxy refuses the call with a page of its own.
-_NO_BATCHES = frozenset({"MethodNotAllowed", "NotImplemented"})
-_NO_BATCHES_STATUS = frozenset({405, 501})
+_NO_CALL = frozenset({"MethodNotAllowed", "NotImplemented"})
+_NO_CALL_STATUS = frozenset({405, 501})
 # Length required, content too large, unsupported media type, range not satisfiable, expectation failed: all said of a body.
 _FORM_STATUS = frozenset({411, 413, 415, 416, 417})
 _BAD_REQUEST = frozenset({400, 422})
 
 _USER_AGENT = f"artifact-deletion Boto3/{boto3.__version__}"
 """For the store's access log. Without one, botocore puts its own together twice a request."""
-_REDIRECTIONS, _ERRORS, _SERVER_ERRORS = 300, 400, 500
+_REDIRECTIONS, _ERRORS, _NOT_FOUND, _SERVER_ERRORS = 300, 400, 404, 500
 # Only S3's own answers have these: 200 alone does not say that it was the store that answered.
 _ROOT_ELEMENTS = {
+    "CopyObject": b"CopyObjectResult",
     "DeleteObjects": b"DeleteResult",
+    "GetBucketLifecycleConfiguration": b"LifecycleConfiguration",
     "GetBucketVersioning": b"VersioningConfiguration",
+    "GetObjectTagging": b"Tagging",
     "ListMultipartUploads": b"ListMultipartUploadsResult",
     "ListObjectVersions": b"ListVersionsResult",
     "ListObjectsV2": b"ListBucketResult",
 }
-_WITHOUT_BODY = frozenset({"AbortMultipartUpload", "DeleteObject"})
+_WITHOUT_BODY = frozenset({"AbortMultipartUpload", "DeleteObject", "PutObject"})
 _PROLOGUE = 1000
 """Bytes in which the root element has begun."""
 _NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
@@ -117,6 +123,7 @@ def s3_client(
     Without an `addressing_style` the AWS profile has the say; without a word there, boto3 addresses an endpoint by path.
     """
     core = get_session()
+    core.register_component("data_loader", _loader(core.get_config_variable("data_path")))
     core.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=timestamp)
     session = boto3.session.Session(
         aws_access_key_id=access_key, aws_secret_access_key=secret_key, region_name=region, botocore_session=core
@@ -135,7 +142,15 @@ def s3_client(
     client.meta.events.register("before-parameter-build.s3.DeleteObjects", _take_batch)
     client.meta.events.register("before-call.s3.DeleteObjects", _send_batch)
     client.meta.events.register("before-parse.s3", _look_at_answer)
+    for call in CHANGING_KEYS:
+        client.meta.events.register(f"before-send.s3.{call}", take_last_word)
     return client
+
+
+@functools.cache
+def _loader(data_path: str | None) -> Loader:
+    """What knows S3's operations. It reads megabytes of JSON, once for all clients of a process."""
+    return create_loader(data_path)
 
 
 def timestamp(text: str) -> datetime:
@@ -159,12 +174,15 @@ class Batch(dict[str, Any]):
     """A DeleteObjects request that is written already: boto3 is given one key to look at, and sends `body` in its place."""
 
     def __init__(self, body: bytes) -> None:
-        super().__init__(Objects=[{"Key": "-"}], Quiet=True)
+        super().__init__(Objects=[{"Key": "-"}])
         self.body = body
 
 
-def write_batch(versions: Sequence[Version]) -> bytes:
-    """The body of a DeleteObjects request, byte for byte as boto3 would write it, but at once and not element by element."""
+def write_batch(versions: Sequence[Version], *, quiet: bool = True) -> bytes:
+    """The body of a DeleteObjects request, byte for byte as boto3 would write it, but at once and not element by element.
+
+    `quiet`: only errors are answered.
+    """
     objects = "".join(
         [
             f"<Object><Key>{escape(key)}</Key></Object>"
@@ -173,7 +191,8 @@ def write_batch(versions: Sequence[Version]) -> bytes:
             for key, version in versions
         ]
     )
-    return f'<Delete xmlns="{_NAMESPACE}">{objects}<Quiet>true</Quiet></Delete>'.encode(errors="xmlcharrefreplace")
+    body = f'<Delete xmlns="{_NAMESPACE}">{objects}<Quiet>{str(quiet).lower()}</Quiet></Delete>'
+    return body.encode(errors="xmlcharrefreplace")
 
 
 def _take_batch(params: dict[str, Any], context: dict[str, Any], **_: object) -> None:
@@ -190,9 +209,9 @@ def _send_batch(params: dict[str, Any], context: dict[str, Any], **_: object) ->
     context.pop("checksum", None)
 
 
-def lacks_batches(error: ClientError) -> bool:
-    """True if the store, or a proxy before it, has no DeleteObjects at all."""
-    return code_of(error) in _NO_BATCHES or _status(error) in _NO_BATCHES_STATUS
+def lacks_call(error: ClientError) -> bool:
+    """True if the store, or a proxy before it, has no such call at all."""
+    return code_of(error) in _NO_CALL or _status(error) in _NO_CALL_STATUS
 
 
 def refuses_form(error: ClientError) -> bool:
@@ -202,9 +221,14 @@ def refuses_form(error: ClientError) -> bool:
     """
     if _status(error) in _FORM_STATUS:
         return True
+    return _status(error) in _BAD_REQUEST and refuses_key(error)
+
+
+def refuses_key(error: ClientError) -> bool:
+    """True if the store itself refused a request for good, and for what was asked, not for who asked or how often."""
     code = code_of(error)
     spoken = code.isidentifier() and code != _UNKNOWN
-    return spoken and _status(error) in _BAD_REQUEST and code not in WHOLE_REQUEST | TRANSIENT
+    return spoken and not asks_again(error) and code not in WHOLE_REQUEST
 
 
 # Answers ----------------------------------------------------------------------------------------------------------------
@@ -260,14 +284,38 @@ def _not_the_store(status: int, operation: str) -> StoreUnavailable:
 
 def bucket_keeps_versions(client: "S3Client", bucket: str) -> bool:
     """True if the bucket has or ever had versioning. Raises StoreUnavailable rather than take a refusal for a no."""
+    return versioning_of(client, bucket) is not None
+
+
+def versioning_of(client: "S3Client", bucket: str) -> str | None:
+    """`Enabled` or `Suspended`; None if the bucket never had versioning. Raises StoreUnavailable."""
     try:
-        return "Status" in ask(client.get_bucket_versioning, Bucket=bucket)
+        status: str | None = ask(client.get_bucket_versioning, Bucket=bucket).get("Status")
     except ClientError as error:
         raise unavailable(error) from None
+    return status
+
+
+def is_readable(client: "S3Client", bucket: str, key: str) -> bool:
+    """Whether a reader finds an object there. Raises StoreUnavailable: an answer to HEAD has no word of what was refused."""
+    try:
+        answer = ask(client.head_object, Bucket=bucket, Key=key)
+    except ClientError as error:
+        if _status(error) == _NOT_FOUND:
+            return False
+        raise unavailable(error) from None
+    if "ETag" not in answer:
+        raise _not_the_store(answer["ResponseMetadata"]["HTTPStatusCode"], "HeadObject")
+    return True
 
 
 def read_object(client: "S3Client", bucket: str, key: str, limit: int) -> bytes:
     """The content of an object. Raises ObjectAbsent, ObjectTooLarge (more than `limit` bytes), StoreUnavailable."""
+    return get_object(client, bucket, key, limit)[0]
+
+
+def get_object(client: "S3Client", bucket: str, key: str, limit: int) -> tuple[bytes, dict[str, Any]]:
+    """The content of an object, and what is said of it. Raises as read_object does."""
     try:
         answer = ask(client.get_object, Bucket=bucket, Key=key)
     except ClientError as error:
@@ -287,7 +335,13 @@ def read_object(client: "S3Client", bucket: str, key: str, limit: int) -> bytes:
         raise ObjectTooLarge
     if length is not None and len(content) != length:
         raise StoreUnavailable("the object store's answer was cut off")
-    return content
+    return content, answer
+
+
+def text_in(part: dict[str, Any], name: str) -> str | None:
+    """boto3 makes a list of an element that stands there twice."""
+    text = part.get(name)
+    return text if isinstance(text, str) else None
 
 
 def code_of(error: ClientError) -> str:

@@ -1,7 +1,7 @@
 """What a deletion needs of a trace store: the place where an artifact's trace items are counted and deleted."""
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
 class TraceStore(Protocol):
@@ -16,3 +16,11 @@ class TraceStore(Protocol):
         confirmation, and harms nothing. `before` is called before each request, and the caller raises what it raises. Raises
         TraceStoreUnavailable, TraceStoreRefused.
         """
+
+
+@runtime_checkable
+class CountsTraceItems(Protocol):
+    """What a trace store may have besides, so that `verify` can look for trace items: it counts, and deletes nothing."""
+
+    def count(self, organization_id: int, project_id: int, trace_ids: Sequence[str]) -> int:
+        """How many preprod trace items with these ids there are. Raises TraceStoreUnavailable, TraceStoreRefused."""

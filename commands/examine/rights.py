@@ -10,7 +10,18 @@ from sqlalchemy.exc import DBAPIError
 
 from activities.backend.used import Use, operator_uses, worker_uses
 from activities.database import Database
-from activities.ledger.schema import Ask, Deletion, DeletionArtifact, DeletionChunk, DeletionPage, DeletionPrefix, Hold, Limit
+from activities.ledger.image_schema import ImagePage, ImageRow, Snapshot
+from activities.ledger.schema import (
+    Ask,
+    Deletion,
+    DeletionArtifact,
+    DeletionChunk,
+    DeletionPage,
+    DeletionPrefix,
+    Hold,
+    Limit,
+    Policy,
+)
 from artifact_deletion.errors import DeletionError
 from artifact_deletion.outbox import LEDGER_SCHEMA
 from commands.examine.finding import BAD, OK, SKIPPED, Finding
@@ -36,20 +47,37 @@ _LEDGER: dict[Role, dict[Any, str]] = {
         DeletionChunk: _WORK,
         DeletionPage: _WORK,
         DeletionPrefix: _WORK,
+        ImagePage: _WORK,
+        ImageRow: _WORK,
+        Snapshot: _WORK,
         Hold: "SELECT INSERT",
         Limit: "SELECT UPDATE",
+        Policy: "SELECT",
     },
-    Role.BACKEND: {Ask: "SELECT INSERT", Deletion: "SELECT"},
+    Role.BACKEND: {
+        Ask: "SELECT INSERT",
+        Deletion: "SELECT",
+        DeletionChunk: "SELECT",
+        ImagePage: "SELECT",
+        ImageRow: "SELECT",
+    },
     Role.OPERATOR: {
         Ask: "SELECT INSERT",
         Deletion: "SELECT",
         DeletionArtifact: "SELECT",
         DeletionChunk: "SELECT",
+        ImagePage: "SELECT",
+        ImageRow: "SELECT",
+        Snapshot: "SELECT",
         Hold: "SELECT INSERT UPDATE",
+        Policy: "SELECT INSERT DELETE",
     },
 }
 _COLUMNS: dict[tuple[Role, Any], tuple[str, ...]] = {
     (Role.BACKEND, Deletion): ("id", "request", "state", "receipt", "accepted_at"),
+    (Role.BACKEND, DeletionChunk): ("deletion_id", "chunk", "state"),
+    (Role.BACKEND, ImagePage): ("deletion_id", "chunk", "organization_id", "project_id", "decided_at"),
+    (Role.BACKEND, ImageRow): ("organization_id", "project_id"),
     (Role.WORKER, Limit): ("id", "used_until"),
 }
 """Those that a role needs, where it needs not all."""

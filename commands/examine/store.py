@@ -18,13 +18,14 @@ from activities.stores.objects import Found, ObjectAbsent, ObjectStore, Outcome,
 from activities.stores.s3 import S3Objects
 from activities.stores.s3_wire import ask, bucket_keeps_versions, unavailable
 from artifact_deletion.errors import DeletionError, Misconfigured
+from commands.display import some
 from commands.examine.finding import ADAPTERS, BAD, OK, SKIPPED, WARN, Finding
+from commands.examine.images import examine_images
 from composition import open_store
 from settings import Settings
 
 _NO_ONE = 0
 """Organizations and projects are numbered from 1."""
-_SHOWN = 20
 _KEYS = "S3_ACCESS_KEY and S3_SECRET_KEY"
 _ADVICE = {
     r"\bNoSuchBucket\b": "set BUCKET: there is none of that name where S3_ENDPOINT leads",
@@ -63,7 +64,8 @@ def examine_store(settings: Settings) -> list[Finding]:
         versions = "Version" * store.versioned
         findings = [_permissions(store, usecase, scope, versions) for usecase, scope in _scopes(settings)]
         _, scope = next(_scopes(settings))
-        return [versioning, *findings, _listings(store, scope), _beside(store, settings)]
+        images = examine_images(settings, store, scope)
+        return [versioning, *findings, _listings(store, scope), *images, _beside(store, settings)]
 
 
 def _scopes(settings: Settings) -> Iterator[tuple[str, str]]:
@@ -192,6 +194,7 @@ def _beside(store: S3Objects, settings: Settings) -> Finding:
     if "{" in before + end:
         return Finding(name, SKIPPED, "SCOPE_TEMPLATE does not begin with the usecase")
     known = {f"{before}{usecase}{end}" for usecase in settings.usecases} | _receipts(store, settings)
+    known.add(f"{settings.images_quarantine.partition('/')[0]}/")
     try:
         answer = _answer(store, "list_objects_v2", Prefix=before[: before.rfind("/") + 1], Delimiter="/")
     except DeletionError as error:
@@ -200,7 +203,7 @@ def _beside(store: S3Objects, settings: Settings) -> Finding:
     others = sorted({str(one["Prefix"]) for one in answer.get("CommonPrefixes", ())} - known)
     if not others:
         return Finding(name, OK, "nothing lies there but they")
-    shown = ", ".join(json.dumps(one, ensure_ascii=False) for one in others[:_SHOWN]) + (" …" if len(others) > _SHOWN else "")
+    shown = some([json.dumps(one, ensure_ascii=False) for one in others])
     return Finding(name, WARN, f"there are {shown}, which no deletion looks at", "is one of them a usecase? add it to USECASES")
 
 

@@ -4,7 +4,8 @@
  *     npm install && npx tsc
  *     node delete_artifacts.js 1 4 42    # organization 1, artifacts 4 and 42
  *
- * DATABASE_URL and TEMPORAL_ADDRESS say where both are. It prints what a handler would answer, as the Python examples do.
+ * DATABASE_URL, TEMPORAL_ADDRESS and TEMPORAL_NAMESPACE say where both are. It prints what a handler would answer, as the
+ * Python examples do.
  */
 import { createHash } from 'node:crypto';
 import { setTimeout as after } from 'node:timers/promises';
@@ -20,12 +21,15 @@ export interface DeletionRequest {
   project_id?: number;
   requested_by?: string;
   reference?: string;
+  images?: 'keep' | 'delete';
+  not_before?: string; // a time with its zone, as Date's toISOString() gives it; no part of the id
 }
 
 export function deletionId(request: DeletionRequest): string {
   const artifacts = [...new Set(request.artifact_ids)].sort((one, other) => one - other); // plain sort() puts 10 before 9
   const project = request.project_id ?? null;
-  const asked = { artifacts, images: 'keep', mode: 'delete', organization: request.organization_id, project };
+  const images = request.images ?? 'keep';
+  const asked = { artifacts, images, mode: 'delete', organization: request.organization_id, project };
   return createHash('sha256').update(JSON.stringify(asked)).digest('hex').slice(0, 32);
 }
 
@@ -79,7 +83,7 @@ async function main(organization_id: number, ...artifact_ids: number[]): Promise
   // Beyond Number.MAX_SAFE_INTEGER the id in JSON would be another one.
   const valid = (id: number) => Number.isSafeInteger(id) && id > 0;
   if (artifact_ids.length === 0 || ![organization_id, ...artifact_ids].every(valid)) return { status: 400 };
-  const request = { organization_id, artifact_ids, requested_by: 'user:7' };
+  const request = { organization_id, artifact_ids, requested_by: 'user:7', images: 'delete' as const };
   const database = new pg.Client({ connectionString: process.env.DATABASE_URL });
   await database.connect();
   await database.query('BEGIN');
@@ -87,7 +91,8 @@ async function main(organization_id: number, ...artifact_ids: number[]): Promise
   await database.query('COMMIT').then(() => database.end());
   const connection = Connection.lazy({ address: process.env.TEMPORAL_ADDRESS ?? '127.0.0.1:7233' });
   try {
-    const done = await rowsDeleted(new Client({ connection }), request, 5000);
+    const namespace = process.env.TEMPORAL_NAMESPACE ?? 'default';
+    const done = await rowsDeleted(new Client({ connection, namespace }), request, 5000);
     return done ? { status: 204 } : { status: 202, workflow_id: workflowId(request) };
   } catch (error) {
     if (!(error instanceof ApplicationFailure)) throw error;

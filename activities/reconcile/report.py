@@ -1,0 +1,95 @@
+"""What one look at a project came to, and its row in the ledger. A person's command and a schedule's step write the same."""
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from activities.ledger import reports
+from activities.reconcile.judge import Class
+from activities.reconcile.reconcile import DANGLING, Reconciliation
+from activities.reconcile.stored import AGES
+from activities.reconcile.tally import Total
+
+_OWNED = ("living", "owed", "orphan", "comparison_leftover", "recent", "moved")
+"""Classes of keys that lie under an artifact."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What one look came to."""
+
+    look: Reconciliation
+    classes: Mapping[str, Total]
+    dangling: Mapping[str, int]
+    """How many artifacts, by kind of the key that their rows name in vain."""
+    id: str
+    """In the ledger."""
+    expires_at: datetime
+    plausible_percent: int
+
+    @property
+    def is_implausible(self) -> bool:
+        """So large a share are orphans that a person has to look before anything goes."""
+        return self.orphans_percent > self.plausible_percent
+
+    @property
+    def orphans_percent(self) -> float:
+        """Of the listed objects that are some artifact's own."""
+        owned = sum(self.classes[name].sum.objects for name in _OWNED)
+        return 100 * self.classes["orphan"].sum.objects / owned if owned else 0
+
+    def dangling_artifacts(self, kind: str) -> list[int]:
+        """Of which a row names an object of that kind in vain."""
+        return [line.artifact for line in self.look.tally.lines(DANGLING + kind)]
+
+    @property
+    def totals(self) -> dict[str, Any]:
+        """Its counts, as the ledger keeps them."""
+        return {
+            "classes": {name: _as_json(one) for name, one in self.classes.items()},
+            "rows_of_artifacts": self.look.rows.artifacts,
+            "orphans_percent": round(self.orphans_percent, 1),
+        }
+
+
+def report_of(look: Reconciliation, usable_for: timedelta, plausible_percent: int) -> Report:
+    """Of a look that has come to its end."""
+    totals = look.tally.by_class()
+    classes = {str(one): totals.get(one, Total()) for one in Class}
+    dangling = {name.removeprefix(DANGLING): one.artifacts for name, one in totals.items() if name.startswith(DANGLING)}
+    return Report(look, classes, dangling, uuid.uuid4().hex, look.now + usable_for, plausible_percent)
+
+
+def write(report: Report) -> None:
+    """Into the ledger, with the artifacts whose orphans may go by it."""
+    look = report.look
+    written = reports.Report(
+        id=report.id,
+        organization_id=look.project.organization_id,
+        project_id=look.project.id,
+        looked_at=look.now,
+        written_before=look.now - look.older_than,
+        expires_at=report.expires_at,
+        implausible=report.is_implausible,
+        totals=report.totals,
+    )
+    with look.database.write() as session:
+        reports.write(session, written, (line.artifact for line in look.tally.lines("orphan")))
+
+
+def moment(written: int | None) -> str | None:
+    """UTC, from seconds since 1970."""
+    return None if written is None else datetime.fromtimestamp(written, UTC).isoformat(timespec="seconds")
+
+
+def _as_json(of: Total) -> dict[str, Any]:
+    return {
+        "artifacts": of.artifacts,
+        "objects": of.sum.objects,
+        "bytes": of.sum.size,
+        "oldest": moment(of.sum.oldest),
+        "newest": moment(of.sum.newest),
+        "ages": dict(zip(AGES, of.sum.ages, strict=True)),
+    }

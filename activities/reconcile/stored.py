@@ -1,0 +1,76 @@
+"""A listing as keys: each with all versions that hold bytes, and their sum. One key is in memory at a time."""
+
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from itertools import groupby
+
+from activities.stores.objects import Found
+
+AGES = ("under 1 day", "under 7 days", "under 30 days", "under 1 year", "older", "unknown")
+_DAYS = (1, 7, 30, 365)
+_DAY_S = 86_400
+
+
+@dataclass(slots=True)
+class Sum:
+    """How many objects, their bytes, and when they were written, in seconds since 1970. Each version counts as an object."""
+
+    objects: int = 0
+    size: int = 0
+    oldest: int | None = None
+    """None: of no object it is known."""
+    newest: int | None = None
+    ages: list[int] = field(default_factory=lambda: [0] * len(AGES))
+    """How many of them are in each of AGES."""
+
+    def add_version(self, found: Found, now: datetime) -> None:
+        """Count an object, or one version of it."""
+        self.objects += 1
+        self.size += found.size
+        if found.written is None:
+            self.ages[-1] += 1
+            return
+        written = int(found.written.timestamp())
+        self.ages[bisect_right(_DAYS, (now.timestamp() - written) / _DAY_S)] += 1
+        self._span(written, written)
+
+    def add(self, other: "Sum") -> None:
+        """Count all that another has."""
+        self.objects += other.objects
+        self.size += other.size
+        self.ages = [mine + more for mine, more in zip(self.ages, other.ages, strict=True)]
+        if other.oldest is not None and other.newest is not None:
+            self._span(other.oldest, other.newest)
+
+    def _span(self, oldest: int, newest: int) -> None:
+        self.oldest = oldest if self.oldest is None else min(self.oldest, oldest)
+        self.newest = newest if self.newest is None else max(self.newest, newest)
+
+    def is_older(self, than: timedelta, now: datetime) -> bool:
+        """True if each is. One whose age is unknown is never old enough."""
+        return self.newest is not None and not self.ages[-1] and self.newest <= (now - than).timestamp()
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A key under which there are bytes."""
+
+    key: str
+    """Physical."""
+    sum: Sum
+    is_readable: bool
+    """False if a delete marker lies over all its versions."""
+
+
+def stored(listing: Iterable[Sequence[Found]], now: datetime) -> Iterator[Stored]:
+    """Each listed key that has bytes. Delete markers are none."""
+    # A server may list markers apart from versions; versions of one key lie beside each other all the same.
+    found = (one for page in listing for one in page if not one.is_marker)
+    for key, versions in groupby(found, key=lambda one: one.key):
+        total, is_readable = Sum(), False
+        for one in versions:
+            total.add_version(one, now)
+            is_readable = is_readable or one.is_latest
+        yield Stored(key, total, is_readable)

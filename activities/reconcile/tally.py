@@ -1,0 +1,87 @@
+"""What was counted so far, by class and artifact, in a private SQLite file: a project may have more artifacts than memory."""
+
+import sqlite3
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from activities.reconcile.stored import AGES, Sum
+
+_AGES = [f"age_{place}" for place in range(len(AGES))]
+_COUNTS = ["objects", "size", *_AGES]
+_TABLE = f"""
+    CREATE TABLE sums (
+        class TEXT, artifact INTEGER, {", ".join(f"{name} INTEGER" for name in _COUNTS)}, oldest INTEGER, newest INTEGER,
+        PRIMARY KEY (class, artifact)
+    ) WITHOUT ROWID
+"""
+# SQLite's min and max of two values are NULL if either is.
+_SPAN = ", ".join(
+    f"{name} = {least}(coalesce({name}, excluded.{name}), coalesce(excluded.{name}, {name}))"
+    for name, least in (("oldest", "min"), ("newest", "max"))
+)
+_ADD = f"""
+    INSERT INTO sums (class, artifact, {", ".join(_COUNTS)}, oldest, newest) VALUES ({", ".join("?" * (len(_COUNTS) + 4))})
+    ON CONFLICT DO UPDATE SET {", ".join(f"{name} = {name} + excluded.{name}" for name in _COUNTS)}, {_SPAN}
+"""  # noqa: S608  names of this file
+_BY_CLASS = f"""
+    SELECT class, count(nullif(artifact, 0)), {", ".join(f"sum({name})" for name in _COUNTS)}, min(oldest), max(newest)
+    FROM sums GROUP BY class
+"""  # noqa: S608  names of this file
+_LINES = f"""
+    SELECT class, artifact, {", ".join(_COUNTS)}, oldest, newest FROM sums
+    WHERE class = coalesce(?, class) ORDER BY class, artifact
+"""  # noqa: S608  names of this file
+
+
+@dataclass(frozen=True)
+class Line:
+    """One class of one artifact."""
+
+    name: str
+    artifact: int
+    """0: of none alone."""
+    sum: Sum
+
+
+@dataclass(frozen=True)
+class Total:
+    """One class."""
+
+    artifacts: int = 0
+    sum: Sum = field(default_factory=Sum)
+
+
+class Tally:
+    """For one thread."""
+
+    def __init__(self) -> None:
+        """SQLite deletes the file of an empty name when it is closed."""
+        self._sums = sqlite3.connect("", isolation_level=None)
+        self._sums.execute("PRAGMA synchronous = OFF")
+        self._sums.execute(_TABLE)
+
+    def add(self, sums: Mapping[tuple[str, int], Sum]) -> None:
+        """Count more, by class and artifact."""
+        rows = [
+            (name, artifact, one.objects, one.size, *one.ages, one.oldest, one.newest) for (name, artifact), one in sums.items()
+        ]
+        with self._sums:
+            self._sums.execute("BEGIN")
+            self._sums.executemany(_ADD, rows)
+
+    def by_class(self) -> dict[str, Total]:
+        """Every class that has anything."""
+        return {name: Total(artifacts, _sum(counts)) for name, artifacts, *counts in self._sums.execute(_BY_CLASS)}
+
+    def lines(self, of_class: str | None = None) -> Iterator[Line]:
+        """Every class of every artifact, or one class."""
+        return (Line(name, artifact, _sum(counts)) for name, artifact, *counts in self._sums.execute(_LINES, (of_class,)))
+
+    def close(self) -> None:
+        """Forget all of it."""
+        self._sums.close()
+
+
+def _sum(counts: list[int]) -> Sum:
+    objects, size, *ages, oldest, newest = counts
+    return Sum(objects, size, oldest, newest, ages)

@@ -1,0 +1,91 @@
+"""Which artifacts a bulk deletion is about. A preview of retention looks at the same."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Select, case, func, select
+from sqlalchemy.orm import Session
+
+from activities.backend.contract import Backend
+from activities.ledger.deletions import in_one_that_waits
+from activities.ledger.policies import days_since, grace_s, kept_days
+from activities.ledger.schema import clock
+from artifact_deletion.bulk import BulkRequest
+
+AGES = (30, 90, 180, 365)
+"""Days: the limits between the columns of a preview's histogram."""
+
+
+@dataclass(frozen=True)
+class Expired:
+    """Expired artifacts of one kind in one project."""
+
+    organization_id: int
+    project_id: int
+    kind: str
+    by_age: tuple[int, ...]
+    """How many are younger than each of AGES, and how many are older."""
+    grace_s: int = 0
+    """For so long their deletion will wait."""
+
+
+def selected(backend: Backend, request: BulkRequest) -> Select[*tuple[Any, ...]]:
+    """(artifact id, project id, organization id, …) of each of them that has a row."""
+    found: Select[*tuple[Any, ...]] = expired(backend) if request.expired else backend.living
+    _, project, organization, *_ = found.selected_columns
+    found = found.where(organization == request.organization_id)
+    return found if request.project_id is None else found.where(project == request.project_id)
+
+
+def expired(backend: Backend) -> Select[*tuple[Any, ...]]:
+    """(artifact id, project id, organization id, when it was added, kind, since when it is not needed, grace) of expired ones.
+
+    Those are left out that a deletion has already which waits for its time.
+    """
+    aged = backend.bulk.aged(backend.artifacts)
+    artifact, project, organization, added, kind, since = aged.selected_columns
+    days = kept_days(organization, project, kind)
+    # A base is at least as old as its head needs it to be. The first condition alone spares most artifacts the second.
+    aged = aged.where(days_since(added) >= days, days_since(since) >= days, ~in_one_that_waits(artifact))
+    return aged.add_columns(grace_s(organization, project, kind).label("grace_s"))
+
+
+def count(session: Session, backend: Backend, request: BulkRequest) -> int:
+    """How many there are now."""
+    of = selected(backend, request).order_by(None).subquery()
+    return session.execute(select(func.count()).select_from(of)).scalar_one()
+
+
+def next_page(
+    session: Session, backend: Backend, request: BulkRequest, after: int, at_most: int
+) -> tuple[tuple[int, ...], datetime | None]:
+    """The next of them by their ids, and until when their deletion waits: as long as the longest of their policies says."""
+    found = selected(backend, request)
+    artifact = next(iter(found.selected_columns))
+    rows = session.execute(found.where(artifact > after).order_by(artifact).limit(at_most)).all()
+    grace = max((row[-1] for row in rows), default=0) if request.expired else 0
+    begins = session.execute(select(clock())).scalar_one() + timedelta(seconds=grace) if grace else None
+    return tuple(row[0] for row in rows), begins
+
+
+def organizations_with_expired(session: Session, backend: Backend) -> Sequence[int]:
+    """Those of which artifacts have expired, in order."""
+    organization = expired(backend).subquery().columns[2]
+    return session.execute(select(organization).distinct().order_by(organization)).scalars().all()
+
+
+def expired_by_project(session: Session, backend: Backend) -> Sequence[Expired]:
+    """How many artifacts have expired."""
+    of = expired(backend).subquery()
+    _, project, organization, added, kind, _, grace = of.columns
+    bounds = zip((0, *AGES), (*AGES, None), strict=True)
+    ages = [func.count(case((_between(days_since(added), *bound), 1))) for bound in bounds]
+    each = organization, project, kind, grace
+    rows = session.execute(select(*each, *ages).group_by(*each).order_by(*each))
+    return [Expired(row[0], row[1], row[2], tuple(row[4:]), row[3]) for row in rows]
+
+
+def _between(days: Any, least: int, below: int | None) -> Any:
+    return days >= least if below is None else (days >= least) & (days < below)

@@ -1,0 +1,100 @@
+"""Deletions of whole projects and organizations, as a person or a script starts and follows them."""
+
+import json
+import sys
+from typing import Annotated
+
+import typer
+from temporalio.client import (
+    WorkflowExecutionStatus,
+    WorkflowFailureError,
+    WorkflowQueryFailedError,
+    WorkflowQueryRejectedError,
+)
+from temporalio.exceptions import ApplicationError, CancelledError, TerminatedError
+
+from artifact_deletion.bulk import BulkCounts, BulkReceipt, BulkRequest
+from artifact_deletion.client import bulk_progress, start_bulk
+from commands import options
+from commands.connection import connect
+from commands.display import print_columns
+from commands.exit_codes import AWAY, DONE, FAILED, UNREACHABLE
+from commands.output import confirmed, say, warn
+from workflows import bulk_text
+
+_NO_ANSWER = (*AWAY, WorkflowQueryFailedError, WorkflowQueryRejectedError)
+AskedBy = Annotated[
+    str | None,
+    typer.Option("--by", parser=options.opaque_id, metavar="ID", help="your opaque id, such as user:7; stays in Temporal"),
+]
+Rate = Annotated[
+    int | None, typer.Option("--rate", parser=options.positive, metavar="N", help="at most so many artifacts an hour")
+]
+
+
+async def ask_and_start(request: BulkRequest, *, yes: bool, wait: bool, as_json: bool) -> int:
+    """Start it, and wait for its end if that is wanted. Returns the exit code."""
+    images = {"delete": "with images that no other snapshot shows", "keep": "and keep their images"}[request.images]
+    if not yes and sys.stdin.isatty() and not await confirmed(f"{request.summary} for good, {images}?"):
+        warn("nothing was asked for")
+        return FAILED
+    handle = await start_bulk(await connect(), request)
+    if not wait:
+        say(json.dumps({"workflow_id": handle.id}) if as_json else handle.id)
+        return DONE
+    receipt: BulkReceipt | None
+    try:
+        receipt = await handle.result()
+    except WorkflowFailureError as error:
+        receipt = _receipt_in(error)
+        warn(_end_of(error))
+    if receipt is not None:
+        _print(handle.id, None, receipt, as_json=as_json)
+    return DONE if receipt is not None and receipt.complete else FAILED
+
+
+async def print_status(workflow: str, *, as_json: bool) -> int:
+    """Say how far it is. Returns the exit code."""
+    client = await connect()
+    described = await client.get_workflow_handle(workflow).describe()
+    state = (described.status or WorkflowExecutionStatus.RUNNING).name.lower()
+    try:
+        counts = await bulk_progress(client, workflow)
+    except _NO_ANSWER:
+        say(json.dumps({"workflow_id": workflow, "state": state}) if as_json else f"{workflow}: {state}")
+        warn("no worker answers; one of them knows the rest")
+        return UNREACHABLE
+    _print(workflow, state, counts, as_json=as_json)
+    return FAILED if described.status in {WorkflowExecutionStatus.FAILED, WorkflowExecutionStatus.TERMINATED} else DONE
+
+
+async def call_off(workflow: str, by: str) -> int:
+    """Ask it to end. Returns the exit code. Raises RPCError if it does not run."""
+    await (await connect()).get_workflow_handle(workflow).cancel(reason=by)
+    say(f"{workflow}: {bulk_text.CANCELLED}")
+    return DONE
+
+
+def _print(workflow: str, state: str | None, counts: BulkCounts, *, as_json: bool) -> None:
+    """`state` is None for a receipt, which says all by itself."""
+    if as_json:
+        of = {} if state is None else {"workflow_id": workflow, "state": state}
+        say(json.dumps(of | counts.model_dump(mode="json"), indent=None if state else 2))
+        return
+    print_columns([("Bulk deletion", workflow), *([("State", state)] if state else []), *bulk_text.count_lines(counts)])
+
+
+def _receipt_in(error: WorkflowFailureError) -> BulkReceipt | None:
+    cause = error.cause
+    return BulkReceipt.model_validate(cause.details[0]) if isinstance(cause, ApplicationError) and cause.details else None
+
+
+def _end_of(error: WorkflowFailureError) -> str:
+    match error.cause:
+        case ApplicationError() as cause:
+            return cause.message
+        case CancelledError():
+            return bulk_text.CANCELLED
+        case TerminatedError():
+            return "terminated: no further deletion begins, and those that run come to their end"
+    return f"it ended otherwise ({type(error.cause).__name__}); asked for again, it does the rest"

@@ -1,0 +1,1 @@
+"""How long artifacts are kept: policies, what has expired by them, and its deletion."""

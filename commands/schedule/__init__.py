@@ -1,0 +1,1 @@
+"""What runs by itself: retention, and looks for what is left behind."""

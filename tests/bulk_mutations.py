@@ -1,0 +1,68 @@
+"""Mistakes in deletions of whole projects, in retention, and in what goes by a report. See mutants.py."""
+
+from tests.mutation import Mutation
+
+_BULK, _COMMANDS = "tests/workflow/test_bulk.py", "tests/end_to_end/test_bulk_commands.py"
+_HELD, _ORPHANS = "tests/steps/test_held_artifacts.py", "tests/steps/test_orphans.py"
+
+BULK = (
+    Mutation(
+        "a bulk deletion that takes its deletions along",
+        "workflows/delete_in_bulk.py",
+        "workflow.ParentClosePolicy.ABANDON",
+        "workflow.ParentClosePolicy.TERMINATE",
+        (f"{_BULK}::test_its_deletions_outlive_it",),
+    ),
+    Mutation(
+        "a bulk deletion confirmed by the one who asked",
+        "workflows/delete_in_bulk.py",
+        "        if by == self._request.requested_by:\n",
+        '        if by == "":\n',
+        (f"{_BULK}::test_so_many_artifacts_need_a_second_persons_word",),
+    ),
+    Mutation(
+        "a run that forgets which deletions ran before it",
+        "workflows/delete_in_bulk.py",
+        '"running": running}',
+        '"running": ()}',
+        (f"{_BULK}::test_no_history_grows_without_bounds",),
+    ),
+    Mutation(
+        "a hold on a project that is not looked for",
+        "activities/ledger/held.py",
+        "if artifact in along or kept.keeps(artifact, project)}",
+        "if artifact in along or kept.keeps(artifact, None)}",
+        (f"{_HELD}::test_what_is_held_keeps_its_rows_objects_and_trace_items_and_the_rest_of_its_chunk_goes",),
+    ),
+    Mutation(
+        "rows deleted by a report",
+        "activities/plan_of_report.py",
+        "living = backend.find(session, artifact_ids)",
+        "living = backend.find(session, ())",
+        (
+            f"{_ORPHANS}::test_an_artifact_that_has_a_row_again_stays_whenever_it_comes_back",
+            f"{_ORPHANS}::test_one_that_comes_back_elsewhere_stays_too",
+        ),
+    ),
+    Mutation(
+        "a base that expires before its head",
+        "activities/selection.py",
+        "days_since(added) >= days, days_since(since) >= days,",
+        "days_since(added) >= days,",
+        ("tests/steps/test_retention.py::test_a_base_is_kept_until_its_last_head_has_expired",),
+    ),
+    Mutation(
+        "a deletion that waits for the shortest grace",
+        "activities/selection.py",
+        "grace = max((row[-1]",
+        "grace = min((row[-1]",
+        ("tests/steps/test_retention.py::test_what_expires_together_waits_for_the_longest_grace",),
+    ),
+    Mutation(
+        "what waits asked for once more each night",
+        "activities/selection.py",
+        ", ~in_one_that_waits(artifact))",
+        ")",
+        ("tests/end_to_end/test_bulk_commands.py::test_what_expires_waits_for_the_end_of_its_grace_and_can_be_called_off",),
+    ),
+)

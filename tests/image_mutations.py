@@ -1,0 +1,291 @@
+"""Mistakes about images: each would lose one that a snapshot shows, or leave one for ever, or say what is not true."""
+
+from tests.mutation import Mutation
+
+_UPLOADS = "tests/steps/test_images_uploads.py"
+_MANIFESTS = "tests/steps/test_images_manifests.py"
+_CRASHES = "tests/steps/test_images_crashes.py"
+_LATE = "tests/steps/test_images_late.py"
+_RUNS = "tests/workflow/test_images_runs.py"
+_ADOPTED = "tests/steps/test_images_adopted.py"
+_ENDURES = "test_nothing_is_purged_as_long_as_a_client_may_commit_or_a_request_come_late"
+_PUT_AGAIN = "test_what_was_put_while_it_was_hidden_outlives_the_purge_if_it_is_shown"
+
+IMAGES = (
+    Mutation(
+        "images: no grace",
+        "activities/images/decisions.py",
+        "until = session.execute(select(clock())).scalar_one() - self.times.until_purged",
+        "until = session.execute(select(clock())).scalar_one()",
+        (f"{_UPLOADS}::{_ENDURES}[sqlite-enabled]",),
+    ),
+    Mutation(
+        "images: no time for late requests in the grace",
+        "activities/images/decisions.py",
+        "else self.grace + self.late",
+        "else self.grace",
+        (f"{_UPLOADS}::{_ENDURES}[sqlite-never]",),
+    ),
+    Mutation(
+        "images: a request that is signed is sent whatever the ledger says",
+        "activities/images/requests.py",
+        "            if not at_work:\n",
+        "            if not images:\n",
+        (f"{_LATE}::test_a_step_whose_round_is_over_sends_nothing_more",),
+    ),
+    Mutation(
+        "images: an old word of the ledger taken for a fresh one",
+        "activities/images/requests.py",
+        "            now = time.time()\n",
+        "            now = time.monotonic()\n",
+        (f"{_LATE}::test_a_worker_whose_machine_slept_asks_again[enabled-sqlite]",),
+    ),
+    Mutation(
+        "images: a request of an earlier round",
+        "activities/images/rows.py",
+        '    _IN_PROJECT, _THESE, ImageRow.state == bindparam("state"), ImageRow.round == bindparam("round")\n',
+        '    _IN_PROJECT, _THESE, ImageRow.state == bindparam("state"), ImageRow.round != -bindparam("round")\n',
+        (f"{_LATE}::test_a_step_of_an_earlier_round_sends_nothing_in_a_later_one",),
+    ),
+    Mutation(
+        "images: catching up from the highest id",
+        "activities/images/index.py",
+        '.where(of_project, ~read, artifact > bindparam("after"))',
+        ".where(of_project, artifact > func.coalesce(select(func.max(Snapshot.artifact_id)).scalar_subquery(), 0), "
+        'artifact > bindparam("after"))',
+        (f"{_UPLOADS}::test_a_lower_id_that_commits_after_a_higher_one_was_read[sqlite-enabled]",),
+    ),
+    Mutation(
+        "images: hidden before all snapshots are read",
+        "activities/images/decisions.py",
+        "        self.refuse_unread(session)\n        kept =",
+        "        kept =",
+        (f"{_MANIFESTS}::test_an_absent_manifest_is_waited_for_while_it_may_still_come[sqlite-never]",),
+    ),
+    Mutation(
+        "images: purged before all snapshots are read",
+        "activities/images/decisions.py",
+        "        self.refuse_unread(session)\n        return not",
+        "        return not",
+        (f"{_MANIFESTS}::test_an_absent_manifest_keeps_what_is_hidden_from_the_purge[sqlite-never]",),
+    ),
+    Mutation(
+        "images: purged without catching up again",
+        "activities/settle_images.py",
+        "            work.catch_up(of.project_id)\n",
+        "            pass\n",
+        (f"{_UPLOADS}::test_a_client_that_commits_at_the_very_end_of_the_grace_finds_it_again[sqlite-enabled]",),
+    ),
+    Mutation(
+        "images: purged without looking again",
+        "activities/images/requests.py",
+        "        newer = _newer(looked)\n",
+        "        newer: set[str] = set()\n",
+        (f"{_UPLOADS}::{_PUT_AGAIN}[sqlite-enabled-never committed]",),
+    ),
+    Mutation(
+        "images: hidden in one usecase alone",
+        "activities/images/requests.py",
+        "                for prefix in self.project.prefixes\n",
+        "                for prefix in self.project.prefixes[:1]\n",
+        (f"{_UPLOADS}::test_an_image_is_hidden_wherever_it_may_lie[sqlite-enabled-snapshots-False]",),
+    ),
+    Mutation(
+        "images: looked for in the newer form of keys alone",
+        "activities/backend/snapshot_images.py",
+        'return (f"{organization_id}/{project_id}/{image}", image)',
+        'return (f"{organization_id}/{project_id}/{image}",)',
+        (f"{_UPLOADS}::test_an_image_is_hidden_wherever_it_may_lie[sqlite-enabled-preprod-True]",),
+    ),
+    Mutation(
+        "images: restored and looked at no more",
+        "activities/images/decisions.py",
+        "row.image.state is ImageState.RESTORED and row.since <= until",
+        "row.image.state is ImageState.RESTORED and row.since <= until + self.times.late",
+        (f"{_LATE}::test_a_request_that_is_carried_out_late_does_no_harm[enabled-restored-sqlite]",),
+    ),
+    Mutation(
+        "images: a snapshot is written down and its images stay hidden",
+        "activities/images/catch_up.py",
+        "            rows.move(session, project_id, again, {image: named(row.image) for image, row in again.items()})\n",
+        "            _ = rows.move, again, named\n",
+        (f"{_UPLOADS}::test_a_client_that_asked_before_and_commits_after_finds_its_image_again[sqlite-never]",),
+    ),
+    Mutation(
+        "images: markers before versions",
+        "activities/stores/s3_markers.py",
+        "for one in each.markers if one[0] not in remaining]",
+        "for one in each.markers if one[0] or remaining]",
+        ("tests/steps/test_image_answers.py::test_markers_stay_where_data_stay",),
+    ),
+    Mutation(
+        "images: deleted although nothing was copied",
+        "activities/stores/s3_copies.py",
+        "        if refusal is None:\n            return True\n        if refusal != _ABSENT:",
+        "        if refusal != _ABSENT:\n            return True\n        if refusal is None:",
+        ("tests/steps/test_image_copies.py::test_only_what_was_copied_is_deleted[never-refused]",),
+    ),
+    Mutation(
+        "images: an unreadable manifest names none",
+        "activities/images/catch_up.py",
+        "            except (ObjectTooLarge, UnreadableManifest):\n"
+        "                return ReadSnapshot(one.artifact.id, SnapshotState.UNREADABLE)\n",
+        "            except (ObjectTooLarge, UnreadableManifest):\n"
+        "                return ReadSnapshot(one.artifact.id, SnapshotState.READ)\n",
+        (f"{_MANIFESTS}::test_an_unreadable_manifest_keeps_the_images_of_its_project",),
+    ),
+    Mutation(
+        "images: a manifest that is not there yet names none",
+        "activities/images/catch_up.py",
+        "        if one.now - one.added < self.grace:\n",
+        "        if one.now - one.added < -self.grace:\n",
+        (f"{_MANIFESTS}::test_an_absent_manifest_is_waited_for_while_it_may_still_come[sqlite-never]",),
+    ),
+    Mutation(
+        "images: a project given back names none of what it showed",
+        "activities/backend/snapshot_images.py",
+        'one.is_elsewhere and str(one.key).split("/")[1] != str(artifact.project_id)',
+        "one.is_elsewhere",
+        (f"{_MANIFESTS}::test_a_project_that_comes_back_from_another_organization_has_its_images[sqlite-never]",),
+    ),
+    Mutation(
+        "images: a place that only the quarantine remembers",
+        "activities/stores/s3_copies.py",
+        'for where in ("", self.quarantine))',
+        'for where in ("",))',
+        (f"{_CRASHES}::test_a_step_that_died_after_the_store_s_answer_is_done_again[sqlite-never]",),
+    ),
+    Mutation(
+        "images: copies of the round before forgotten",
+        "activities/images/rows.py",
+        "    if values:\n        session.connection().execute(_REMEMBER, values)\n",
+        "    if not after:\n        session.connection().execute(_REMEMBER, values)\n",
+        (f"{_CRASHES}::test_what_a_step_that_died_has_hidden_is_known_in_the_round_that_follows[sqlite-never]",),
+    ),
+    Mutation(
+        "images: hidden, says a deletion for whose snapshot it was put again",
+        "activities/images/decisions.py",
+        "    if row.image.state is ImageState.HIDDEN and row.since < since:\n",
+        "    if row.image.state is ImageState.HIDDEN and since < since:\n",
+        (f"{_UPLOADS}::test_a_snapshot_that_was_uploaded_and_deleted_in_the_grace_of_another[sqlite-enabled]",),
+    ),
+    Mutation(
+        "images: a page of which all are kept is never decided",
+        "activities/images/owed.py",
+        "or_(ImagePage.count > 0, ImagePage.decided_at.is_(None))",
+        "or_(ImagePage.count > 0)",
+        (f"{_CRASHES}::test_a_page_whose_images_are_all_kept_is_decided_after_a_crash[sqlite-enabled]",),
+    ),
+    Mutation(
+        "images: what was refused once is never counted as gone",
+        "activities/images/owed.py",
+        "ImagePage.decided_at.is_not(None), ImagePage.count > 0",
+        "ImagePage.decided_at.is_not(None), ImagePage.hidden > 0",
+        (f"{_LATE}::test_what_the_store_refuses_to_hide_is_left_over_and_tried_again[enabled-sqlite]",),
+    ),
+    Mutation(
+        "images: a hold is not asked about",
+        "activities/images/work.py",
+        "self.store_for(self.guard.before(organization_id, deletion_id, project_id))",
+        "self.store_for(lambda _keys: None)",
+        (f"{_LATE}::test_a_hold_stops_what_hides_and_what_purges_and_nothing_that_restores[enabled-sqlite]",),
+    ),
+    Mutation(
+        "images: decided beside each other",
+        "activities/images/index.py",
+        '    if session.get_bind().dialect.name == "postgresql":\n        session.execute(_LOCK',
+        '    if session.get_bind().dialect.name == "neither":\n        session.execute(_LOCK',
+        (f"{_LATE}::test_nothing_is_decided_while_a_snapshot_is_written_down[enabled-postgresql]",),
+    ),
+    Mutation(
+        "images: a project's workflow ends although it was asked to look",
+        "workflows/watch_project_images.py",
+        "        while answered != self._asked:\n",
+        "        while answered < 0:\n",
+        (f"{_RUNS}::test_a_deletion_that_comes_while_a_project_s_workflow_ends_is_seen",),
+    ),
+    Mutation(
+        "images: what a snapshot shows again stays hidden after a restore",
+        "activities/images/transitions.py",
+        "    if is_named:\n        return Image(ImageState.RESTORED, new_round) if image is None else named(image)\n",
+        "",
+        (f"{_ADOPTED}::test_what_a_snapshot_that_came_back_shows_is_readable_again[sqlite-enabled]",),
+    ),
+    Mutation(
+        "images: made readable for a snapshot that is about to be deleted again",
+        "activities/images/adopt.py",
+        ".named(session, project_id, found, going)",
+        ".named(session, project_id, found)",
+        (f"{_ADOPTED}::test_what_is_to_be_deleted_again_stays_hidden_all_the_while[sqlite-never]",),
+    ),
+    Mutation(
+        "images: a snapshot that is about to be deleted again is waited for",
+        "activities/images/decisions.py",
+        "{*going, *self.index.unreadable",
+        "{*self.index.unreadable",
+        (f"{_ADOPTED}::test_nothing_is_adopted_before_it_is_known_what_all_others_name[sqlite-enabled]",),
+    ),
+    Mutation(
+        "images: adopted before all snapshots are read",
+        "activities/images/adopt.py",
+        "            project.decisions.refuse_unread(session, going)\n",
+        "",
+        (f"{_ADOPTED}::test_nothing_is_adopted_before_it_is_known_what_all_others_name[sqlite-enabled]",),
+    ),
+    Mutation(
+        "images: what a row lacks is forgotten for good",
+        "activities/images/adopt.py",
+        "        if any(lacking.values()):\n",
+        "        if row is None:\n",
+        (f"{_ADOPTED}::test_what_was_hidden_anew_after_a_dump_within_the_grace[sqlite-never committed-never]",),
+    ),
+    Mutation(
+        "images: what is known begins its grace anew",
+        "activities/images/adopt.py",
+        "        if any(lacking.values()):\n",
+        "        if places:\n",
+        (f"{_ADOPTED}::test_what_is_known_stays_as_it_is[sqlite-enabled]",),
+    ),
+    Mutation(
+        "images: any key that is hidden is adopted",
+        "activities/images/adopt.py",
+        "            if is_image(image := place.removeprefix(prefix)):\n",
+        "            if image := place.removeprefix(prefix):\n",
+        (f"{_ADOPTED}::test_twice_is_once_and_nothing_else_is_touched[sqlite-enabled]",),
+    ),
+    Mutation(
+        "images: looked for in one place alone after a restore",
+        "activities/images/adopt.py",
+        "in project.requests.project.prefixes:",
+        "in project.requests.project.prefixes[:1]:",
+        (f"{_ADOPTED}::test_twice_is_once_and_nothing_else_is_touched[sqlite-never]",),
+    ),
+    Mutation(
+        "images: purged at once after a restore",
+        "activities/images/transitions.py",
+        "        return Image(ImageState.HIDDEN, new_round)\n",
+        "        return Image(ImageState.PURGING, new_round)\n",
+        (f"{_ADOPTED}::test_what_none_shows_is_purged_after_a_whole_grace[sqlite-enabled]",),
+    ),
+    Mutation(
+        "images: a marker over nothing taken for a hidden image",
+        "activities/stores/s3_markers.py",
+        "            for key in dict.fromkeys(key for key, _ in _data(entries)):\n",
+        "            for key in list(tops):\n",
+        ("tests/steps/test_image_answers.py::test_what_a_marker_hides_may_be_on_a_later_page",),
+    ),
+    Mutation(
+        "images: a listing that does not say what is on top is believed",
+        "activities/stores/s3_markers.py",
+        "            if len(said) > len(set(said)) or keys - {last, *said}:\n",
+        "            if not prefix:\n",
+        ("tests/steps/test_image_answers.py::test_nothing_is_found_hidden_in_a_listing_that_is_none",),
+    ),
+    Mutation(
+        "images: any key of the quarantine taken for a copy",
+        "activities/stores/s3_copies.py",
+        'if round_.isdecimal() and place.startswith(prefix) and "/" not in place[len(prefix) :]:',
+        "if place:",
+        ("tests/steps/test_image_answers.py::test_a_copy_is_known_by_its_place_and_round",),
+    ),
+)

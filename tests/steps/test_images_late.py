@@ -1,0 +1,286 @@
+"""Requests that are carried out late, refused or held: an image that a snapshot shows is readable in the end all the same."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from activities.images import index, owed
+from activities.images.rows import OnItsWay
+from activities.ledger import holds
+from activities.ledger.holds import On
+from activities.stores import guards
+from artifact_deletion.errors import Held, NotYet
+from demo.world import screen
+from tests.fault_proxy import Answer, Exchange, FaultProxy, Request, answering, operation, refusing_keys
+from tests.image_steps import GRACE, LATE, MOMENT, ImageSteps, image_steps
+from tests.stack import Stack, wait_for_waiters
+from tests.uploader import Uploader, hash_of
+from workflows.steps import Deletion
+
+HOME = {"home": screen("home")}
+(IMAGE,) = HOME.values()
+on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+by_markers_and_copies = pytest.mark.parametrize("versioning", ["enabled", "never"], indirect=True)
+
+
+def carried_out_late(exchange: Exchange) -> Answer:
+    """When the fault ends."""
+    exchange.over.wait(60)
+    return exchange.forward(exchange.request)
+
+
+@on_sqlite
+@pytest.mark.parametrize("until", ["restored", "hidden again", "put again"])
+def test_a_request_that_is_carried_out_late_does_no_harm(
+    stack: Stack, images: ImageSteps, uploader: Uploader, until: str
+) -> None:
+    """A marker or a delete of a step that was given up long ago, while another one has gone on with its work."""
+    one, there = uploader.uploads(HOME), uploader.asks(HOME)
+    deletion = images.delete(one)
+    with FaultProxy(stack.server.endpoint) as proxy, ThreadPoolExecutor(1) as given_up, ExitStack() as ways:
+        stuck = ways.enter_context(image_steps(stack, images.project, s3_endpoint=proxy.endpoint))
+        late = proxy.begin(carried_out_late, only=lambda request: hides(request, uploader.key(IMAGE)))
+        attempt = given_up.submit(stuck.hide, deletion)
+        assert late.has_struck.wait(60)
+        images.hide(deletion)
+        uploader.puts(HOME, there)
+        other = uploader.commits(HOME)
+        images.settle()
+        images.settle()
+        assert uploader.reads(IMAGE), "it is still looked after"
+        if until != "restored":
+            images.hidden(other)
+        if until == "put again":
+            uploader.puts(HOME, uploader.asks(HOME))
+        late.end()
+        attempt.exception(60)
+    if until == "restored":
+        images.settle()
+    else:
+        uploader.puts(HOME, there)
+        uploader.commits(HOME)
+        images.settle()
+    assert uploader.reads(IMAGE)
+    images.pass_time(LATE)
+    images.to_the_end()
+    assert uploader.reads(IMAGE)
+    assert uploader.left(IMAGE) == [uploader.key(IMAGE)]
+
+
+def hides(request: Request, key: str) -> bool:
+    """A marker or a delete of the key."""
+    return request.operation in {"DeleteObjects", "DeleteObject"} and key in request.keys
+
+
+@on_sqlite
+@by_markers_and_copies
+def test_a_step_whose_round_is_over_sends_nothing_more(images: ImageSteps, uploader: Uploader) -> None:
+    """It was about to: the image is restored, and no marker or delete of it comes any more."""
+    one, there = uploader.uploads(HOME), uploader.asks(HOME)
+    deletion = images.delete(one)
+    images.catch_up()
+    work = images.at_work()
+    with images.stack.database.read() as session:
+        hiding = work.decisions.begin(owed.undecided(session, deletion.deletion_id, images.project.id))
+    uploader.puts(HOME, there)
+    uploader.commits(HOME)
+    images.catch_up()
+    with pytest.raises(NotYet, match="looked at again"):
+        work.requests.hide(hiding)
+    assert uploader.left(IMAGE) == [uploader.key(IMAGE)]
+    assert uploader.reads(IMAGE)
+
+
+@on_sqlite
+@by_markers_and_copies
+def test_a_step_of_an_earlier_round_sends_nothing_in_a_later_one(images: ImageSteps, uploader: Uploader) -> None:
+    one, there = uploader.uploads(HOME), uploader.asks(HOME)
+    first = images.delete(one)
+    images.catch_up()
+    work = images.at_work()
+
+    def begun(deletion: Deletion) -> dict[str, OnItsWay]:
+        with images.stack.database.read() as session:
+            return work.decisions.begin(owed.undecided(session, deletion.deletion_id, images.project.id))
+
+    hiding = begun(first)
+    uploader.puts(HOME, there)
+    other = uploader.commits(HOME)
+    images.catch_up()
+    begun(images.delete(other))
+    assert images.states() == {hash_of(IMAGE): "hiding"}
+    with pytest.raises(NotYet, match="looked at again"):
+        work.requests.hide(hiding)
+    assert uploader.left(IMAGE) == [uploader.key(IMAGE)]
+
+
+@on_sqlite
+@by_markers_and_copies
+def test_a_worker_whose_machine_slept_asks_again(
+    images: ImageSteps, uploader: Uploader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A monotonic clock sleeps with the machine, and the clock of signatures does not."""
+    one, there = uploader.uploads(HOME), uploader.asks(HOME)
+    deletion = images.delete(one)
+    images.catch_up()
+    work = images.at_work()
+    with images.stack.database.read() as session:
+        hiding = work.decisions.begin(owed.undecided(session, deletion.deletion_id, images.project.id))
+    still = work.requests._still(hiding, hiding[hash_of(IMAGE)].image)  # noqa: SLF001
+    still()
+    uploader.puts(HOME, there)
+    uploader.commits(HOME)
+    images.catch_up()
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 3600)
+    with pytest.raises(NotYet):
+        still()
+
+
+@pytest.mark.thorough
+@on_sqlite
+@by_markers_and_copies
+def test_what_the_store_refuses_to_hide_is_left_over_and_tried_again(stack: Stack, versioning: str) -> None:
+    """An hour later, by the project's own workflow. The page's counts are right all the while."""
+    with FaultProxy(stack.server.endpoint) as proxy, image_steps(stack, s3_endpoint=proxy.endpoint) as images:
+        uploader = Uploader(stack, images.project)
+        both = {**HOME, "login": screen("login")}
+        deletion = images.delete(uploader.uploads(both))
+        refused = refusing_keys(
+            "AccessDenied", lambda key: key == uploader.key(IMAGE), stack.server.access_key, stack.server.secret_key
+        )
+        fault = proxy.begin(refused, only=operation("DeleteObjects"))
+        images.hide(deletion)
+        assert (uploader.reads(IMAGE), uploader.reads(both["login"])) == (True, False)
+        total = images.total(deletion)
+        assert (total.hidden, total.left_over) == (1, {"AccessDenied": 1})
+        images.pass_time(GRACE)
+        images.settle()
+        total = images.total(deletion)
+        assert (total.purged, total.left_over) == (1, {"AccessDenied": 1})
+        fault.end()
+        images.to_the_end()
+    total = images.total(deletion)
+    assert (total.purged, total.left_over) == (2, {})
+    assert uploader.left(IMAGE) == []
+
+
+@pytest.mark.thorough
+@on_sqlite
+def test_what_the_store_refuses_to_purge_stays_hidden_and_is_tried_again(stack: Stack, locking_bucket: str) -> None:
+    """A legal hold keeps the bytes, and not a client from being told that they are gone."""
+    stack.use_bucket(locking_bucket)
+    with image_steps(stack) as images:
+        uploader = Uploader(stack, images.project)
+        one = uploader.uploads(HOME)
+        held: Any = {"Bucket": stack.bucket, "Key": uploader.key(IMAGE)}
+        (version,) = [found.id for found in stack.world.object_versions()[uploader.key(IMAGE)]]
+        stack.s3.put_object_legal_hold(**held, VersionId=version, LegalHold={"Status": "ON"})
+        deletion = images.hidden(one)
+        for _ in range(2):
+            images.pass_time(GRACE)
+            images.settle()
+            assert images.states() == {hash_of(IMAGE): "hidden"}
+            assert not uploader.reads(IMAGE)
+        stack.s3.put_object_legal_hold(**held, VersionId=version, LegalHold={"Status": "OFF"})
+        images.pass_time(GRACE)
+        images.to_the_end()
+        assert uploader.left(IMAGE) == []
+        assert images.total(deletion).purged == 1
+
+
+@pytest.mark.thorough
+@on_sqlite
+@by_markers_and_copies
+def test_a_hold_stops_what_hides_and_what_purges_and_nothing_that_restores(
+    images: ImageSteps, uploader: Uploader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guards, "FRESH_S", 0.0)
+    database = images.stack.database
+    both = {**HOME, "login": screen("login")}
+    one, there = uploader.uploads(both), uploader.asks(both)
+    deletion = images.delete(one)
+
+    def freeze() -> int:
+        return holds.place(database, On.ORGANIZATION, str(images.project.organization_id), reason="a test", by="user:7").id
+
+    def thaw(placed: int) -> None:
+        with database.write() as session:
+            holds.lift(session, [placed], by="user:7")
+
+    placed = freeze()
+    with pytest.raises(Held):
+        images.hide(deletion)
+    images.pass_time(MOMENT)
+    assert "held since" in images.settle()
+    assert uploader.reads(IMAGE)
+    thaw(placed)
+    images.hide(deletion)
+    placed = freeze()
+    images.pass_time(GRACE)
+    assert "held since" in images.settle()
+    assert len(uploader.left(IMAGE)) == 1
+    uploader.puts(HOME, there)
+    uploader.commits(HOME)
+    images.settle()
+    assert uploader.reads(IMAGE)
+    thaw(placed)
+    images.to_the_end()
+    assert (uploader.reads(IMAGE), uploader.left(both["login"])) == (True, [])
+    total = images.total(deletion)
+    assert (total.restored, total.purged) == (1, 1)
+
+
+@pytest.mark.thorough
+@on_sqlite
+@by_markers_and_copies
+def test_a_worker_that_keeps_images_sees_to_those_that_are_hidden(stack: Stack, images: ImageSteps, uploader: Uploader) -> None:
+    images.hidden(uploader.uploads(HOME))
+    login = {"login": screen("login")}
+    with image_steps(stack, images.project, images="keep") as keeping:
+        deletion = keeping.hidden(uploader.uploads(login))
+        assert keeping.total(deletion).left_over == {"ImagesStay": 1}
+        assert (uploader.reads(IMAGE), uploader.reads(login["login"])) == (False, True)
+        keeping.pass_time(GRACE)
+        keeping.to_the_end()
+    assert uploader.left(IMAGE) == []
+
+
+@pytest.mark.thorough
+@on_sqlite
+@by_markers_and_copies
+def test_a_store_that_fails_in_the_middle_is_asked_again(stack: Stack, versioning: str) -> None:
+    """Nothing of an attempt that failed is believed."""
+    with FaultProxy(stack.server.endpoint) as proxy, image_steps(stack, s3_endpoint=proxy.endpoint) as images:
+        uploader = Uploader(stack, images.project)
+        deletion = images.delete(uploader.uploads(HOME))
+        for step in (lambda: images.hide(deletion), images.settle):
+            fault = proxy.begin(answering(503, "SlowDown"), only=operation("DeleteObjects"))
+            with pytest.raises(Exception, match="SlowDown"):
+                step()
+            assert len(uploader.left(IMAGE)) >= 1
+            fault.end()
+            step()
+            images.pass_time(GRACE + timedelta(minutes=2))
+        images.to_the_end()
+        assert uploader.left(IMAGE) == []
+        assert images.total(deletion).purged == 1
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+@by_markers_and_copies
+def test_nothing_is_decided_while_a_snapshot_is_written_down(images: ImageSteps, uploader: Uploader) -> None:
+    """SQLite has one writer at a time."""
+    one, _ = uploader.uploads(HOME), uploader.uploads(HOME)
+    deletion = images.delete(one)
+    images.catch_up()
+    with ThreadPoolExecutor(1) as deciding:
+        with images.stack.database.write() as session:
+            index.lock_project(session, images.project.id)
+            hidden = deciding.submit(images.hide, deletion)
+            wait_for_waiters(images.stack.database)
+        assert hidden.result(60).kept == 1

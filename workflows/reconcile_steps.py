@@ -1,0 +1,95 @@
+"""The step of a reconcile that runs by itself, and what its workflow takes and returns. See steps.py."""
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Annotated
+
+from pydantic import Field
+
+from artifact_deletion.receipt import Answer
+from artifact_deletion.request import Id, Message, OpaqueId
+from workflows.steps import Step
+
+RECONCILE_WORKFLOW = "ReconcileWorkflow"
+
+
+class Reconcile(Message):
+    """Which projects are compared with the store, and what counts as an orphan."""
+
+    organization_id: Id
+    project_id: Id | None = None
+    """None: each of the organization's."""
+    older_than: timedelta = timedelta(days=7)
+    """An orphan is at least so old."""
+    implausible: Annotated[int, Field(ge=1, le=100)] = 50
+    """If more percent of a project's objects are orphans, none may be deleted by its report."""
+    usable_for: timedelta = timedelta(days=7)
+    """How long a report may be acted on."""
+    requested_by: OpaqueId | None = None
+
+    @property
+    def of(self) -> str:
+        """What it is about, for a person."""
+        of = f"organization {self.organization_id}"
+        return of if self.project_id is None else f"project {self.project_id} of {of}"
+
+
+class ProjectAfter(Message):
+    """The next project by its id."""
+
+    request: Reconcile
+    after: int
+
+
+class ProjectReport(Answer):
+    """A report in the ledger, in counts."""
+
+    project_id: int
+    report: str
+    """Its id there: `starter.py reconcile --delete` takes it."""
+    rows: int
+    """Artifacts that have a row."""
+    objects: Mapping[str, int]
+    """By class; those that have none are left out."""
+    orphan_bytes: int
+    dangling: int
+    """Artifacts of which a row names an object that cannot be read."""
+    implausible: bool
+    """Nothing may be deleted by it."""
+
+    @property
+    def orphans(self) -> int:
+        """Objects that no row names."""
+        return self.objects.get("orphan", 0)
+
+
+class Reconciled(Message):
+    """The report of one project; none at the end."""
+
+    found: ProjectReport | None
+
+
+class Reports(Answer):
+    """The workflow's result. Each project's report is in the ledger, whether anything was found or not."""
+
+    projects: int = 0
+    orphans: int = 0
+    """Objects of all projects together that no row names."""
+    orphan_bytes: int = 0
+    dangling: int = 0
+    """Artifacts of all projects of which a row names an object that cannot be read."""
+    implausible: int = 0
+    """Reports by which nothing may be deleted."""
+    reports: tuple[ProjectReport, ...] = ()
+    """The first twenty in which there are orphans or dangling rows, and that of a project which was asked for alone."""
+
+
+class ReconcileRun(Reconcile):
+    """The workflow's input: a schedule sends the request alone, and a run that is long hands on the rest."""
+
+    after: int = 0
+    so_far: Reports = Reports()
+
+
+RECONCILE_PROJECT = Step("reconcile_project", ProjectAfter, Reconciled)
+RECONCILE_STEPS = (RECONCILE_PROJECT,)
