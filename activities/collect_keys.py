@@ -20,9 +20,12 @@ from activities.ledger.held import held_among
 from activities.ledger.schema import ChunkState, DeletionChunk, PageSource, RowsState
 from activities.plan import Plan, PlannedKeys, Planner, Seen
 from activities.plan_of_report import plan_of_report
+from activities.selection import not_expired
 from workflows.steps import COLLECT_KEYS, PAGE_KEYS, Chunk, Seal
 
 _PAGES_A_TRANSACTION = 20
+Staying = dict[int, tuple[RowsState, int | None]]
+"""Artifacts that are no part of the plan, and their projects."""
 
 
 @dataclass
@@ -84,7 +87,8 @@ class CollectKeys:
             if epoch > 1:
                 self._begin_anew(session, found)
             known, any_held = chunks.artifacts_and_holds(session, chunk)
-            plan, held = self._plan(session, chunk, known, any_held=any_held)
+            staying = self._staying(session, chunk, known, any_held=any_held)
+            plan = self._plan(session, chunk, {one.id: one.project_id for one in known if one.id not in staying})
         sealing = Sealing(self.database, chunk, epoch, {named.key for named in plan.names.keys})
         seen = Seen(images={} if chunk.images else None)
         for planned in self.planner.keys(plan, seen) if chunk.report is None else ():
@@ -94,7 +98,7 @@ class CollectKeys:
             sealing.write(session, found, last=True)
             prefixes.seal_prefixes(session, found, plan.prefixes)
             owed.seal(session, found, seen.images or {})
-            self._note_places(session, chunk, known, plan.places, held)
+            self._note_places(session, chunk, known, plan.places, staying)
             heads = not self.planner.store.listable
             chunks.note_compared(session, chunk, plan.names.compared_with(plan.places.present, heads=heads))
             found.kinds = dict(sealing.kinds + seen.evicted)
@@ -105,16 +109,21 @@ class CollectKeys:
             found.names_digest = plan.names.digest
             return Seal(epoch=epoch, pages=found.pages, digest=found.digest)
 
-    def _plan(
-        self, session: Session, chunk: Chunk, known: Sequence[ChunkArtifact], *, any_held: bool
-    ) -> tuple[Plan, Mapping[int, int | None]]:
-        """And those that are held, with their projects: they are no part of the plan."""
-        backend, projects = self.planner.backend, {one.id: one.project_id for one in known}
-        held = held_among(session, backend, projects, chunk.organization_id) if any_held else {}
-        going = {one: project for one, project in projects.items() if one not in held}
+    def _staying(self, session: Session, chunk: Chunk, known: Sequence[ChunkArtifact], *, any_held: bool) -> Staying:
+        """Those that are held, and where only what has expired is to go, those that have not."""
+        backend, staying, projects = self.planner.backend, Staying(), {one.id: one.project_id for one in known}
+        if chunk.expired:
+            young = not_expired(session, backend, backend.find(session, projects), chunk.organization_id)
+            staying |= {one: (RowsState.NOT_EXPIRED, project) for one, project in young.items()}
+        if any_held:
+            held = held_among(session, backend, projects, chunk.organization_id)
+            staying |= {one: (RowsState.HELD, project) for one, project in held.items()}
+        return staying
+
+    def _plan(self, session: Session, chunk: Chunk, going: Mapping[int, int | None]) -> Plan:
         if chunk.report is not None:
-            return plan_of_report(session, backend, chunk.report, going.keys()), held
-        return self.planner.plan(session, going, chunk.organization_id), held
+            return plan_of_report(session, self.planner.backend, chunk.report, going.keys())
+        return self.planner.plan(session, going, chunk.organization_id)
 
     def _begin_anew(self, session: Session, found: DeletionChunk) -> None:
         """Forget what earlier attempts sealed. What only rows named stays: delete_rows decides whether it is still ours."""
@@ -125,7 +134,7 @@ class CollectKeys:
         found.digest, found.names_digest, found.kinds, found.manifests, found.strays = "", "", {}, {}, None
 
     def _note_places(
-        self, session: Session, chunk: Chunk, known: Sequence[ChunkArtifact], places: Places, held: Mapping[int, int | None]
+        self, session: Session, chunk: Chunk, known: Sequence[ChunkArtifact], places: Places, staying: Staying
     ) -> None:
         """Where each artifact is, unless the ledger says so already."""
         found: list[tuple[RowsState, int | None, int]]
@@ -133,7 +142,7 @@ class CollectKeys:
         found += [(RowsState.GONE, one.project_id, one.id) for one in places.gone]
         found += [(RowsState.GONE, None, one) for one in places.lost]
         found += [(RowsState.MOVED, None, one) for one in places.moved]
-        found += [(RowsState.HELD, project, one) for one, project in held.items()]
+        found += [(state, project, one) for one, (state, project) in staying.items()]
         before = {one.id: (one.rows_state, one.project_id) for one in known}
         changed = defaultdict[tuple[RowsState, int | None], list[int]](list)
         for state, project, artifact in found:

@@ -6,7 +6,7 @@ the whole transaction is run again; an ambiguous COMMIT is settled by reading th
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy.orm import Session
@@ -19,9 +19,10 @@ from activities.ledger import chunks, deletions, holds, pages, prefixes
 from activities.ledger.chunks import ChunkArtifact
 from activities.ledger.held import held_among
 from activities.ledger.holds import Ceilings
-from activities.ledger.schema import ChunkState, DeletionChunk, PageSource, RowsState, clock
+from activities.ledger.schema import STAYING, ChunkState, DeletionChunk, PageSource, RowsState, clock
 from activities.one_of import slices
 from activities.plan import PlannedKeys
+from activities.selection import not_expired
 from artifact_deletion.errors import Held, NotOpen, StaleSeal
 from artifact_deletion.outbox import DeletionState
 from workflows.steps import DELETE_ROWS, PAGE_KEYS, Released, SealedChunk
@@ -65,9 +66,9 @@ class DeleteRows:
         state, is_held = deletions.lock_shared(session, sealed.deletion_id, sealed.fence)
         found = chunks.lock_chunk(session, sealed)
         every = chunks.artifacts_of(session, sealed)
-        known = [artifact for artifact in every if artifact.rows_state is not RowsState.HELD]
+        known = [artifact for artifact in every if artifact.rows_state not in STAYING]
         if found.state == ChunkState.ROWS_DELETED:
-            return chunks.released(found, pages.first_page(session, found), len(every) - len(known))
+            return chunks.released(found, pages.first_page(session, found), _held(every))
         if state is not DeletionState.RUNNING:
             raise NotOpen(f"the deletion is {state}; nothing of this chunk was deleted")
         if is_held:
@@ -79,6 +80,8 @@ class DeleteRows:
             raise StaleSeal(f"chunk {sealed.chunk}: the ledger holds another seal; nothing was deleted")
         locked = self.backend.lock(session, [artifact.id for artifact in known], sealed.organization_id)
         self._refuse_other_holds(session, sealed, every)
+        if sealed.expired and not_expired(session, self.backend, locked.places, sealed.organization_id):
+            raise StaleSeal(f"chunk {sealed.chunk}: an artifact that had expired is needed by now; nothing was deleted")
         present = self._present(sealed, known, locked)
         cascade = self.backend.delete(session, present, locked)
         if sealed.report is None and (found.epoch > 1 or cascade.names.digest != found.names_digest):
@@ -91,7 +94,7 @@ class DeleteRows:
         found.files = {"deleted": len(files.going), "kept": files.kept, "blobs": sorted(files.blobs)}
         found.rows = cascade.rows | files.rows
         session.flush()
-        return chunks.released(found, 0, len(every) - len(known))
+        return chunks.released(found, 0, _held(every))
 
     def _refuse_other_holds(self, session: Session, sealed: SealedChunk, known: Sequence[ChunkArtifact]) -> None:
         """Raises StaleSeal unless holds keep the very artifacts that they kept when keys were collected."""
@@ -174,3 +177,7 @@ class DeleteRows:
         found.rows_deleted_at = clock()
         if sealed.report or all(one.project_id is None or one.rows_state is RowsState.MOVED for one in known):
             found.trace_items_confirmed_at = clock()  # there are none to ask for
+
+
+def _held(artifacts: Iterable[ChunkArtifact]) -> int:
+    return sum(artifact.rows_state is RowsState.HELD for artifact in artifacts)

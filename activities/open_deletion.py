@@ -14,6 +14,7 @@ from activities.ledger.deletions import Asked, Locked
 from activities.ledger.held import held_among, left_by_holds, take_out
 from activities.permitted import refuse_foreign_artifacts, refuse_foreign_project
 from activities.run_all import run_of_step
+from activities.selection import not_expired
 from artifact_deletion.errors import ArtifactNotInOrganization, InvalidRequest, NotOpen, ProjectNotInOrganization
 from artifact_deletion.outbox import DeletionState
 from artifact_deletion.request import DeletionRequest
@@ -108,6 +109,8 @@ class OpenDeletion:
         held = held_among(session, self.backend, left, request.organization_id)
         let_go = {artifact: project for artifact, project in left.items() if artifact not in held}
         passed_over = chunks.artifacts_in_open_chunks(session, request.deletion_id) | held.keys()
+        if request.expired:
+            passed_over |= not_expired(session, self.backend, living, request.organization_id).keys()
         again = let_go | {
             artifact: project
             for artifact, (project, organization) in living.items()

@@ -22,6 +22,7 @@ from activities.listing import lying_at, short, uploads_at
 from activities.permitted import refuse_foreign_artifacts, refuse_foreign_project
 from activities.plan import Plan, Planner, Seen
 from activities.run_all import between_requests, run_all
+from activities.selection import not_expired
 from activities.stores.objects import ObjectStore
 from artifact_deletion.errors import DeletionError, InvalidRequest
 from artifact_deletion.receipt import Ids, ImagesFound, ManifestsReceipt, ObjectsFound, Preview
@@ -80,14 +81,14 @@ class PreviewDeletion:
     def preview_with_strays(self, request: DeletionRequest) -> tuple[Preview, list[tuple[str, str]]]:
         """The same with the strays themselves, at most ten thousand: for the command line, never for history."""
         backend, tally = self.planner.backend, Tally(seen=Seen(images={} if request.images == "delete" else None))
-        refused = self._refusals(request)
         with self.database.read(snapshot=True) as session:
             found = backend.find(session, request.artifact_ids)
             last = dict.fromkeys(request.artifact_ids, request.project_id) | overlaps.known_places(session, request)
             overlapping = overlaps.open_deletions_of(session, request)
             held = held_among(session, backend, last, request.organization_id)
-        foreign = {one for one, (_, organization) in found.items() if organization != request.organization_id}
-        ours = [one for one in request.artifact_ids if one not in foreign | held.keys()]
+            young = not_expired(session, backend, found, request.organization_id).keys() - held if request.expired else set()
+        staying = {one for one, (_, of) in found.items() if of != request.organization_id} | held.keys() | young
+        ours = [one for one in request.artifact_ids if one not in staying]
         places = {one: found[one][0] if one in found else last[one] for one in ours}
         ordered = sorted(ours, key=lambda one: (places[one] or 0, one))
         for start in range(0, len(ordered), self.chunk_size):
@@ -96,16 +97,16 @@ class PreviewDeletion:
             self._preview_chunk(request, chunk, places.keys(), tally)
         with self.database.read(snapshot=True) as session:
             files = backend.judge_files(session, tally.cascade, request.organization_id)
-        gone = [one for one in ours if one not in found]
-        seen = tally.seen
+        gone, seen = [one for one in ours if one not in found], tally.seen
         preview = Preview(
             organization_id=request.organization_id,
             requested_artifacts=len(request.artifact_ids),
-            refused=tuple(refused),
+            refused=tuple(self._refusals(request)),
             artifacts=Ids.of(one for one in ours if one in found).for_history(),
             gone_swept=Ids.of(one for one in gone if places[one] is not None).for_history(),
             gone_unchecked=Ids.of(one for one in gone if places[one] is None).for_history(),
             held=Ids.of(held).for_history(),
+            not_expired=Ids.of(young).for_history(),
             overlapping=tuple(overlapping),
             rows={table: count for table, count in sorted((tally.cascade.rows | files.rows).items()) if count},
             files_kept={reason: Ids.of(kept).for_history() for reason, kept in sorted(files.kept.items())},

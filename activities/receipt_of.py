@@ -78,7 +78,7 @@ def receipt_of(
         manifests=ManifestsReceipt(**manifests),
         trace_items=_trace_items(chunks, every, configured=traces_configured and request.report is None),
         images=_images(session, living, deletion, grace),
-        times=_times(deletion, chunks, promised_days, rows_stay=bool(artifacts.held.count)),
+        times=_times(deletion, chunks, promised_days, rows_stay=bool(artifacts.held.count or artifacts.not_expired.count)),
     )
     return receipt.model_copy(update={"complete": not receipt.left_over})
 
@@ -115,6 +115,7 @@ def _artifacts(
         moved=Ids.of(of_state[RowsState.MOVED]),
         not_reached=not_reached,
         held=held,
+        not_expired=Ids.of(of_state[RowsState.NOT_EXPIRED]),
         reappeared=reappeared,
     )
 

@@ -1,6 +1,6 @@
-"""Which artifacts a bulk deletion is about. A preview of retention looks at the same."""
+"""Which artifacts a bulk deletion is about. A preview of retention looks at the same, and so does each step before rows go."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -12,6 +12,7 @@ from activities.backend.contract import Backend
 from activities.ledger.deletions import in_one_that_waits
 from activities.ledger.policies import days_since, grace_s, kept_days
 from activities.ledger.schema import clock
+from activities.one_of import one_of
 from artifact_deletion.bulk import BulkRequest
 
 AGES = (30, 90, 180, 365)
@@ -44,12 +45,28 @@ def expired(backend: Backend) -> Select[*tuple[Any, ...]]:
 
     Those are left out that a deletion has already which waits for its time.
     """
+    found = _past_their_days(backend)
+    artifact, project, organization, _, kind, _ = found.selected_columns
+    found = found.where(~in_one_that_waits(artifact))
+    return found.add_columns(grace_s(organization, project, kind).label("grace_s"))
+
+
+def not_expired(
+    session: Session, backend: Backend, places: Mapping[int, tuple[int, int]], organization_id: int
+) -> dict[int, int]:
+    """The projects of those artifacts of the organization that have not expired, given where all of them are."""
+    found = _past_their_days(backend)
+    artifact = next(iter(found.selected_columns))
+    gone_by = {row[0] for row in session.execute(found.where(one_of(artifact, places.keys())))}
+    return {one: project for one, (project, of) in places.items() if of == organization_id and one not in gone_by}
+
+
+def _past_their_days(backend: Backend) -> Select[*tuple[Any, ...]]:
     aged = backend.bulk.aged(backend.artifacts)
-    artifact, project, organization, added, kind, since = aged.selected_columns
+    _, project, organization, added, kind, since = aged.selected_columns
     days = kept_days(organization, project, kind)
     # A base is at least as old as its head needs it to be. The first condition alone spares most artifacts the second.
-    aged = aged.where(days_since(added) >= days, days_since(since) >= days, ~in_one_that_waits(artifact))
-    return aged.add_columns(grace_s(organization, project, kind).label("grace_s"))
+    return aged.where(days_since(added) >= days, days_since(since) >= days)
 
 
 def count(session: Session, backend: Backend, request: BulkRequest) -> int:

@@ -82,6 +82,7 @@ class BulkRequest(Message):
             requested_by=self.requested_by,
             reference=self.reference or self.workflow_id,
             images=self.images,
+            expired=self.expired,
         )
 
 

@@ -64,6 +64,8 @@ class ArtifactsReceipt(Answer):
     """A step before their rows' deletion did not succeed in its time."""
     held: Ids = Ids()
     """A hold on them, their project or an artifact that they were compared with keeps them: they are whole, and left over."""
+    not_expired: Ids = Ids()
+    """Of what was asked for because it had expired: a policy or a newer comparison needs them by now, and they are whole."""
     reappeared: Ids = Ids()
     """Have rows again, which came after this deletion had deleted or missed them: only a re-run deletes those."""
     orphaned: Ids = Ids()
@@ -368,6 +370,8 @@ class Preview(Answer):
     """Have none, in an unknown project."""
     held: Ids = Ids()
     """A hold on them, their project or an artifact that they were compared with would keep them: all else is about the rest."""
+    not_expired: Ids = Ids()
+    """Where only what has expired is to go: these have not."""
     overlapping: tuple[str, ...] = ()
     """Workflow ids of open deletions of the same artifacts, at most twenty."""
     rows: Mapping[str, int] = {}

@@ -85,6 +85,9 @@ class DeletionRequest(Message):
     """`delete`: the images that their snapshots show go too, as far as no other snapshot of the project shows them."""
     report: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")] | None = None
     """Of `reconcile`: only objects that it listed and no row names go, and no row. It must list all of the artifacts."""
+    expired: bool = False
+    """Only those of them that have expired by the policies of `retention` when their rows are deleted. The others stay, and are
+    not left over."""
     not_before: Annotated[datetime, BeforeValidator(utc_time)] | None = None
     """The deletion waits until this time, which says its zone; a cancel undoes it until then. It is no part of the deletion's
     id. Where the same artifacts are asked for with several times, the earliest counts, and no time is at once."""
@@ -95,7 +98,8 @@ class DeletionRequest(Message):
 
         The first half of the SHA-256 of JSON without spaces, names in order, ids sorted: other languages compute the same.
         """
-        return self._digest("delete" if self.report is None else f"report {self.report}")
+        mode = "expired" if self.expired else "delete"
+        return self._digest(mode if self.report is None else f"report {self.report}")
 
     @property
     def workflow_id(self) -> str:
@@ -110,7 +114,9 @@ class DeletionRequest(Message):
     @property
     def summary(self) -> str:
         """One line for Temporal's list of workflows."""
-        count, what = len(self.artifact_ids), "" if self.report is None else "what is left of "
+        count, what = len(self.artifact_ids), "what has expired of " if self.expired else ""
+        if self.report is not None:
+            what = "what is left of "
         return f"Delete {what}{count:,} artifact{'s' * (count != 1)} of organization {self.organization_id}"
 
     @property

@@ -56,6 +56,7 @@ def _artifacts(receipt: DeletionReceipt) -> Rows:
         ("  moved away", artifacts.moved.count),
         ("  not reached", artifacts.not_reached.count),
         ("  held", artifacts.held.count),
+        ("  not expired, stay", artifacts.not_expired.count),
         ("  have rows again", artifacts.reappeared.count),
         ("  owed by others", receipt.owed_by_others),
     ]
@@ -162,6 +163,7 @@ def preview_lines(preview: Preview) -> Rows:
         ("  gone, would be swept", preview.gone_swept.count),
         ("  gone, objects unchecked", preview.gone_unchecked.count),
         ("  held, would stay", preview.held.count),
+        ("  not expired, would stay", preview.not_expired.count),
         *(("  in open deletion", other) for other in preview.overlapping),
         ("Rows", f"{sum(preview.rows.values()):,}"),
         *((f"  {table}", f"{count:,}") for table, count in preview.rows.items()),

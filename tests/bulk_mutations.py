@@ -47,9 +47,16 @@ BULK = (
     Mutation(
         "a base that expires before its head",
         "activities/selection.py",
-        "days_since(added) >= days, days_since(since) >= days,",
-        "days_since(added) >= days,",
+        "days_since(added) >= days, days_since(since) >= days)",
+        "days_since(added) >= days)",
         ("tests/steps/test_retention.py::test_a_base_is_kept_until_its_last_head_has_expired",),
+    ),
+    Mutation(
+        "a deletion that takes what is needed again since its keys were collected",
+        "activities/delete_rows.py",
+        "if sealed.expired and not_expired(",
+        "if sealed.report and not_expired(",
+        ("tests/steps/test_not_expired.py::test_what_is_needed_again_stays",),
     ),
     Mutation(
         "a deletion that waits for the shortest grace",
@@ -61,8 +68,8 @@ BULK = (
     Mutation(
         "what waits asked for once more each night",
         "activities/selection.py",
-        ", ~in_one_that_waits(artifact))",
-        ")",
+        "    found = found.where(~in_one_that_waits(artifact))\n",
+        "",
         ("tests/end_to_end/test_bulk_commands.py::test_what_expires_waits_for_the_end_of_its_grace_and_can_be_called_off",),
     ),
 )

@@ -479,7 +479,8 @@ def _forgotten(before: Evidence, after: Evidence, requests: Sequence[DeletionReq
         if state not in _ENDED:
             yield f"forgotten: {name} is {state}"
         receipt = after.receipts().get(id_)
-        living = [artifact for artifact in after.request(id_).artifact_ids if artifact in after.artifacts]
+        stay = receipt.artifacts.not_expired.ids if receipt and after.request(id_).expired else ()
+        living = [one for one in after.request(id_).artifact_ids if one in after.artifacts and one not in stay]
         work = len(after.of_deletion("page", id_)) + len(after.of_deletion("prefix", id_))
         chunks = [chunk["state"] for chunk in after.of_deletion("chunk", id_)]
         if state == DeletionState.CLOSED and (
@@ -555,10 +556,11 @@ def _untrue_artifacts(after: Evidence, one: Done) -> Iterator[str]:
     found, gone = one.receipt.artifacts, one.receipt.artifacts.gone_before
     answered = {artifact for ids in gone.by_deletion.values() for artifact in ids.ids}
     parts = [found.deleted.ids, answered, gone.swept.ids, gone.objects_unchecked.ids]
-    parts += [found.moved.ids, found.not_reached.ids, found.held.ids]
+    stay = found.not_expired.ids if one.request.expired else ()
+    parts += [found.moved.ids, found.not_reached.ids, found.held.ids, stay]
     if sorted(artifact for part in parts for artifact in part) != sorted(one.request.artifact_ids):
         yield f"untrue: {one.name} does not account for each of its artifacts once"
-    said_to_be_there = {*found.moved.ids, *found.not_reached.ids, *found.held.ids, *found.reappeared.ids}
+    said_to_be_there = {*found.moved.ids, *found.not_reached.ids, *found.held.ids, *found.reappeared.ids, *stay}
     for artifact in set(one.request.artifact_ids) & set(after.artifacts) - said_to_be_there:
         yield f"untrue: {one.name} says that artifact {artifact} is gone, and it has a row"
     deleted = _deleted(after)

@@ -452,13 +452,7 @@ class Steps:
 
 def deletion_of(request: DeletionRequest, fence: int = 0) -> Deletion:
     """A step's input."""
-    return Deletion(
-        deletion_id=request.deletion_id,
-        organization_id=request.organization_id,
-        fence=fence,
-        images=request.images == "delete",
-        report=request.report,
-    )
+    return Deletion.of(request, fence)
 
 
 def plain(chunk: Chunk) -> dict[str, Any]:

@@ -139,13 +139,7 @@ class DeleteArtifactsWorkflow:
         fresh = workflow.info().run_id == workflow.info().first_execution_run_id
         opening = Opening(request=self._request, fresh=fresh)
         opened = await self._step(OPEN_DELETION, opening, LEDGER, "write the request down")
-        self._deletion = Deletion(
-            deletion_id=self._request.deletion_id,
-            organization_id=self._request.organization_id,
-            fence=opened.fence,
-            images=self._request.images == "delete",
-            report=self._request.report,
-        )
+        self._deletion = Deletion.of(self._request, opened.fence)
         self._opened = opened
         self._page.opened(opened)
         if opened.begins_at is not None:

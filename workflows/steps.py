@@ -41,6 +41,20 @@ class Deletion(Message):
     """Whether images go too, of which no other snapshot needs any."""
     report: str | None = None
     """Only what this report listed and no row names is to go."""
+    expired: bool = False
+    """Only what has expired is to go."""
+
+    @classmethod
+    def of(cls, request: DeletionRequest, fence: int) -> "Deletion":
+        """Of a request that was opened with this fence."""
+        return cls(
+            deletion_id=request.deletion_id,
+            organization_id=request.organization_id,
+            fence=fence,
+            images=request.images == "delete",
+            report=request.report,
+            expired=request.expired,
+        )
 
 
 class Chunk(Deletion):

@@ -14,6 +14,7 @@ from activities.ledger.holds import KEEPS_ANY
 from activities.ledger.insert import insert_many
 from activities.ledger.overlaps import owes
 from activities.ledger.schema import (
+    STAYING,
     ChunkState,
     DeletionArtifact,
     DeletionChunk,
@@ -26,7 +27,7 @@ from artifact_deletion.errors import NotOpen, StaleAttempt, StaleSeal
 from workflows.steps import MAX_CHUNKS, Chunk, Released, UnfinishedChunk
 
 _STRAYS_KEPT = 1000
-IN_CHUNKS = (RowsState.PENDING, RowsState.DELETED, RowsState.GONE, RowsState.MOVED, RowsState.HELD)
+IN_CHUNKS = (RowsState.PENDING, RowsState.DELETED, RowsState.GONE, RowsState.MOVED, *STAYING)
 """The states of a chunk's own artifacts."""
 
 

@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session, aliased
 
 from activities.backend.contract import PrefixKind
 from activities.ledger.schema import (
+    STAYING,
     ChunkState,
     Deletion,
     DeletionArtifact,
@@ -60,8 +61,8 @@ def _owing(*, traces_configured: bool) -> Select[str, int, int, str, int]:
     ours, theirs, own = aliased(DeletionArtifact), aliased(DeletionArtifact), aliased(Deletion)
     trace_items = [DeletionChunk.trace_items_confirmed_at.is_(None)] if traces_configured else []
     deleted = and_(theirs.rows_state == RowsState.DELETED, or_(_owes_objects(), *trace_items))
-    # One that is held may be compared with one that is not, whose chunk is the same: it says so of one of the two.
-    compared = and_(theirs.rows_state.in_([RowsState.COMPARED, RowsState.HELD]), _owes_objects())
+    # One that stays may be compared with one that does not, whose chunk is the same: it says so of one of the two.
+    compared = and_(theirs.rows_state.in_([RowsState.COMPARED, *STAYING]), _owes_objects())
     return (
         select(*_OTHER, func.count(ours.artifact_id.distinct()))
         .select_from(ours)

@@ -79,8 +79,14 @@ class RowsState(StrEnum):
     """To another organization. Of a report's deletion: it has a row by now, wherever."""
     HELD = "held"
     """A hold on the artifact, on its project or on one that it was compared with keeps them, and nothing of it is sealed."""
+    NOT_EXPIRED = "not_expired"
+    """Only what has expired is to go, and it has not: its rows stay, and nothing of it is sealed."""
     COMPARED = "compared"
     """Not to be deleted here: the other side of a comparison whose objects this chunk deletes."""
+
+
+STAYING = (RowsState.HELD, RowsState.NOT_EXPIRED)
+"""The states of a chunk's own artifacts that stay as they are."""
 
 
 class PageSource(StrEnum):

@@ -151,7 +151,7 @@ async def test_what_expires_waits_for_the_end_of_its_grace_and_can_be_called_off
     assert json.loads((await run("retention", "list", "--json")).out)["grace_s"] == 7 * 86_400
     looked = json.loads((await run("retention", "preview", "--json")).out)
     assert (looked["artifacts"], looked["grace_s"]) == (1, 7 * 86_400)
-    deletion = stack.request([snapshots[0].id]).workflow_id
+    deletion = stack.request([snapshots[0].id], expired=True).workflow_id
     async with stack.worker():
         await run("retention", "run", "--by", "user:7", "--images", "keep")
         expired = stack.client.get_workflow_handle(f"delete-expired/{stack.organization_id}", result_type=BulkReceipt)
