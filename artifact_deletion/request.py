@@ -23,6 +23,7 @@ PROGRESS_QUERY = "progress"
 SEARCH_ATTRIBUTES = {"OrganizationId": "Keyword", "DeletionStage": "Keyword", "Leftovers": "Int"}
 """What operators filter lists of workflows by, with Temporal's type of each."""
 MAX_ARTIFACTS = 10_000
+_NAMED_ERRORS = 100
 MAX_REQUEST_BYTES = 2**19
 """JSON of 10,000 ids of 63 bits takes half of it."""
 
@@ -153,6 +154,8 @@ def workflow_id(organization_id: int, deletion_id: str) -> str:
 
 def refused_fields(error: ValidationError) -> str:
     """Says of a request which fields are wrong, and never their values: "artifact_ids: List should have …"."""
+    if (count := error.error_count()) > _NAMED_ERRORS:  # a workflow task has two seconds
+        return f"request: {count:,} of its fields and values are wrong"
     reasons: dict[str, str] = {}
     for problem in error.errors(include_input=False, include_url=False, include_context=False):
         name = problem["loc"][0] if problem["loc"] else "request"
