@@ -53,7 +53,7 @@ test-image: $(STAMP) .image-base
 
 # The tests of the object store once more, on Ceph's gateway (Debian: apt install radosgw ceph-mon ceph-osd).
 test-ceph: $(STAMP)
-	@.venv/bin/python -m pytest -m ceph --all --object-store ceph
+	@.venv/bin/python -m pytest -n 2 -m ceph --all --object-store ceph
 
 # Breaks our own code, one place at a time in a copy, and says which test notices: five to ten minutes.
 mutants: $(STAMP)
