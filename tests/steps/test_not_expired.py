@@ -12,7 +12,7 @@ from artifact_deletion.receipt import DeletionReceipt
 from artifact_deletion.request import DeletionRequest
 from demo.world import Snapshot
 from tests.oracle import Evidence, assert_promises_hold
-from tests.stack import Seen, Stack, steps_of
+from tests.stack import Seen, Stack, Steps, steps_of
 from tests.steps import test_held_artifacts, test_retention
 from tests.steps.test_held_artifacts import run
 from workflows.steps import PREVIEW_DELETION
@@ -51,6 +51,7 @@ class Expired:
         assert_promises_hold(self.stack, before, [self.request])
 
 
+BEFORE, *_ = WHEN = ("before", "after the keys were collected")
 NEEDED: dict[str, Callable[[Expired], None]] = {"a new head": Expired.compare, "another policy": Expired.keep_longer}
 
 
@@ -62,25 +63,37 @@ def expired(stack: Stack) -> Expired:
     return Expired(stack, going, needed, head)
 
 
+def finish_with(steps: Steps, expired: Expired, when: str, become_needed: Callable[[Expired], None]) -> None:
+    """The deletion to its end, in which one of the two is needed again."""
+    request = expired.request
+    expired.stack.accept(request)
+    if when == BEFORE:
+        become_needed(expired)
+    (chunk,) = steps.open(request)
+    sealed = steps.collect(chunk)
+    if when != BEFORE:
+        become_needed(expired)
+        with pytest.raises(StaleSeal, match="needed by now"):
+            steps.delete_rows(sealed)
+        sealed = steps.collect(sealed)
+    before = Evidence.of(expired.stack)
+    expired.assert_one_went(before, steps.finish(request, sealed))
+
+
 @pytest.mark.parametrize("why", NEEDED)
-@pytest.mark.parametrize("when", ["before", "after the keys were collected"])
+@pytest.mark.parametrize("when", WHEN)
 def test_what_is_needed_again_stays(stack: Stack, expired: Expired, why: str, when: str) -> None:
     """Until the moment at which rows go: of the last words of policies and comparisons none is too late."""
-    request = expired.request
-    stack.accept(request)
     with steps_of(stack) as steps:
-        if when == "before":
-            NEEDED[why](expired)
-        (chunk,) = steps.open(request)
-        sealed = steps.collect(chunk)
-        if when != "before":
-            NEEDED[why](expired)
-            with pytest.raises(StaleSeal, match="needed by now"):
-                steps.delete_rows(sealed)
-            sealed = steps.collect(sealed)
-        before = Evidence.of(stack)
-        receipt = steps.finish(request, sealed)
-    expired.assert_one_went(before, receipt)
+        finish_with(steps, expired, when, NEEDED[why])
+
+
+@pytest.mark.parametrize("when", WHEN)
+def test_the_comparison_of_one_that_goes_with_its_base_goes_too(stack: Stack, expired: Expired, when: str) -> None:
+    """Its objects lie under the head's prefix; of the base nothing is sealed any more."""
+    stack.world.comparison(expired.going, expired.needed)
+    with steps_of(stack) as steps:
+        finish_with(steps, expired, when, Expired.keep_longer)
 
 
 def test_it_goes_when_it_is_asked_for_after_it_has_expired(stack: Stack, expired: Expired) -> None:
