@@ -23,9 +23,9 @@ PROGRESS_QUERY = "progress"
 SEARCH_ATTRIBUTES = {"OrganizationId": "Keyword", "DeletionStage": "Keyword", "Leftovers": "Int"}
 """What operators filter lists of workflows by, with Temporal's type of each."""
 MAX_ARTIFACTS = 10_000
-_NAMED_ERRORS = 100
 MAX_REQUEST_BYTES = 2**19
 """JSON of 10,000 ids of 63 bits takes half of it."""
+_NAMED_ERRORS = 100
 
 
 class Message(BaseModel):
@@ -99,8 +99,7 @@ class DeletionRequest(Message):
 
         The first half of the SHA-256 of JSON without spaces, names in order, ids sorted: other languages compute the same.
         """
-        mode = "expired" if self.expired else "delete"
-        return self._digest(mode if self.report is None else f"report {self.report}")
+        return self._digest(f"report {self.report}" if self.report else "expired" if self.expired else "delete")
 
     @property
     def workflow_id(self) -> str:
@@ -115,9 +114,8 @@ class DeletionRequest(Message):
     @property
     def summary(self) -> str:
         """One line for Temporal's list of workflows."""
-        count, what = len(self.artifact_ids), "what has expired of " if self.expired else ""
-        if self.report is not None:
-            what = "what is left of "
+        count = len(self.artifact_ids)
+        what = "what is left of " if self.report else "what has expired of " if self.expired else ""
         return f"Delete {what}{count:,} artifact{'s' * (count != 1)} of organization {self.organization_id}"
 
     @property

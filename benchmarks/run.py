@@ -101,7 +101,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}; all, if none is named")
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--quick", dest="sizes", action="store_const", const="quick", help="small sizes, under five minutes")
+    which.add_argument("--quick", dest="sizes", action="store_const", const="quick", help="small sizes, under ten minutes")
     which.add_argument("--full", dest="sizes", action="store_const", const="full", help="the largest sizes, about an hour")
     parser.add_argument("--keys", type=int, nargs="*", default=[], help="sizes for bulk")
     parser.add_argument("--temporal-in-memory", action="store_true", help="Temporal's development server without its file")
