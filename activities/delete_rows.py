@@ -22,6 +22,7 @@ from activities.ledger.holds import Ceilings
 from activities.ledger.schema import STAYING, ChunkState, DeletionChunk, PageSource, RowsState, clock
 from activities.one_of import slices
 from activities.plan import PlannedKeys
+from activities.plan_of_report import leave_what_came_back
 from activities.selection import not_expired
 from artifact_deletion.errors import Held, NotOpen, StaleSeal
 from artifact_deletion.outbox import DeletionState
@@ -87,6 +88,8 @@ class DeleteRows:
         if sealed.report is None and (found.epoch > 1 or cascade.names.digest != found.names_digest):
             places = places_of(locked.places, {one.id: one.project_id for one in known}, sealed.organization_id)
             self._seal_the_rest(session, found, sealed, places, cascade.names)
+        if sealed.report is not None:
+            leave_what_came_back(session, self.backend, sealed, found, sealed.report)
         files = self.backend.delete_files(session, cascade, sealed.organization_id)
         self._release(session, found, sealed, known, present)
         if sealed.images:
@@ -175,7 +178,7 @@ class DeleteRows:
         chunks.set_artifacts(session, sealed, disappeared, rows_state=RowsState.GONE)
         found.state = ChunkState.ROWS_DELETED
         found.rows_deleted_at = clock()
-        if sealed.report or all(one.project_id is None or one.rows_state is RowsState.MOVED for one in known):
+        if all(one.project_id is None or one.rows_state is RowsState.MOVED for one in known):
             found.trace_items_confirmed_at = clock()  # there are none to ask for
 
 

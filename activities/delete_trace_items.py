@@ -18,6 +18,7 @@ from activities.database import Database
 from activities.ledger import chunks
 from activities.ledger.schema import DeletionChunk, RowsState, clock, of_chunk
 from activities.living import Living
+from activities.plan_of_report import leave_what_came_back
 from activities.run_all import between_requests, run_of_step
 from activities.stores.guards import HoldWatch
 from activities.stores.traces import TraceStore
@@ -47,6 +48,10 @@ class DeleteTraceItems:
         """Returns once none is counted or their time is over. Raises NotYet, TraceStoreUnavailable, TraceStoreRefused, Held."""
         if self.traces is None:
             return TraceItemsDeleted(matched=0, confirmed=False)
+        if chunk.report is not None:
+            with self.database.write() as session:
+                released = chunks.lock_released(session, chunk)
+                leave_what_came_back(session, self.living.backend, chunk, released, chunk.report)
         with self.database.read() as session:
             found = self.living.read_released(session, chunk)
             if found.trace_items_confirmed_at is not None:

@@ -111,6 +111,8 @@ class OpenDeletion:
         passed_over = chunks.artifacts_in_open_chunks(session, request.deletion_id) | held.keys()
         if request.expired:
             passed_over |= not_expired(session, self.backend, living, request.organization_id).keys()
+        if request.report:
+            passed_over |= chunks.artifacts_left_alone(session, request.deletion_id)
         again = let_go | {
             artifact: project
             for artifact, (project, organization) in living.items()

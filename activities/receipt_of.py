@@ -76,7 +76,7 @@ def receipt_of(
         files=_files(session, living, chunks),
         objects=_objects(session, deletion.id, chunks),
         manifests=ManifestsReceipt(**manifests),
-        trace_items=_trace_items(chunks, every, configured=traces_configured and request.report is None),
+        trace_items=_trace_items(chunks, every, configured=traces_configured),
         images=_images(session, living, deletion, grace),
         times=_times(deletion, chunks, promised_days, rows_stay=bool(artifacts.held.count or artifacts.not_expired.count)),
     )

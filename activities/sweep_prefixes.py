@@ -24,10 +24,11 @@ from activities.backend.contract import PrefixKind
 from activities.database import Database
 from activities.ledger import chunks, pages, prefixes, reports
 from activities.ledger.prefixes import Look, Prefix
-from activities.ledger.schema import PrefixState, RowsState, clock
+from activities.ledger.schema import PrefixState, clock
 from activities.listing import Lister, Listing, lying_at, short, worth_a_listing
 from activities.living import Living, ReleasedChunk
 from activities.metrics import count_keys, count_listed_bytes
+from activities.plan_of_report import leave_what_came_back
 from activities.run_all import run_all, run_of_step
 from activities.stores.guards import Guard, guarded
 from activities.stores.objects import Listings, ObjectStore
@@ -87,12 +88,10 @@ class SweepPrefixes:
                 return Swept(found=found.listed.get(FOUND, 0) + new, left_over=0)
 
     def _of_report(self, chunk: Chunk, report: str, store: ObjectStore) -> Listings:
-        """Only what was written before the report; and artifacts that have a row again stay with all they have."""
+        """Only what was written before the report, of what has no row."""
         with self.database.write() as session:
             found = chunks.lock_released(session, chunk)
-            living = self.living.backend.find(session, [one.id for one in chunks.artifacts_of(session, chunk)])
-            chunks.set_artifacts(session, chunk, living, rows_state=RowsState.MOVED)
-            prefixes.forget_artifacts(session, found, living)
+            leave_what_came_back(session, self.living.backend, chunk, found, report)
             return WrittenBefore(store, reports.get(session, report).written_before)
 
     def _due_in(self, prefix: Prefix, found: ReleasedChunk) -> timedelta:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from sqlalchemy import bindparam, select
+from sqlalchemy.orm import Session
 
 from activities.backend.contract import ArtifactRef, Backend, OwnPrefix, Places
 from activities.database import Database
@@ -20,6 +21,7 @@ from activities.ledger.prefixes import EXACT, owed_prefixes
 from activities.ledger.schema import DeletionChunk
 from activities.listing import Lister, lying_at, uploads_at, worth_a_listing
 from activities.one_of import slices
+from activities.plan_of_report import plan_of_report
 from activities.run_all import run_all
 from activities.stores.objects import Listings, ObjectStore
 from activities.stores.traces import CountsTraceItems, TraceStore
@@ -106,15 +108,14 @@ class VerifyDeletion:
             blobs = {blob for files in session.scalars(_CHUNKS, {"of": request.deletion_id}) for blob in files.get("blobs", ())}
             waiting = len(backend.blobs_waiting(session, blobs))
             images = owed.total(session, request.deletion_id)
-            living = backend.find(session, request.artifact_ids) if request.report else {}  # they were left alone
             before = reports.get(session, request.report).written_before if request.report else None
         places, trace_items = Places(), 0
-        counting = self.traces if isinstance(self.traces, CountsTraceItems) and not request.report else None
-        known = {one: recorded.get(one, request.project_id) for one in request.artifact_ids if one not in living}
+        counting = self.traces if isinstance(self.traces, CountsTraceItems) else None
+        known = {one: recorded.get(one, request.project_id) for one in request.artifact_ids}
         for part in slices(sorted(known), self.chunk_size):
             with self.database.read(snapshot=True) as session:
-                here, names = backend.survey(session, {one: known[one] for one in part}, request.organization_id)
-            own |= {one.name: one for one in backend.own_prefixes(here, names)}
+                here, prefixes = self._expected(session, request, {one: known[one] for one in part})
+            own |= {one.name: one for one in prefixes}
             places.present += here.present
             places.lost += here.lost
             places.moved += here.moved
@@ -122,6 +123,16 @@ class VerifyDeletion:
         store: Listings = self.store if before is None else WrittenBefore(self.store, before)
         lying = self._look(store, own) if store.listable else ()
         return Verified(places, len(own), lying, waiting, images, trace_items if counting else None)
+
+    def _expected(
+        self, session: Session, request: DeletionRequest, known: Mapping[int, int | None]
+    ) -> tuple[Places, Sequence[OwnPrefix]]:
+        """Where these artifacts are, and what is to be empty. What a report's deletion left alone is no part of it."""
+        if request.report is not None:
+            plan = plan_of_report(session, self.backend, request.report, known.keys())
+            return Places(gone=plan.places.gone), plan.prefixes
+        places, names = self.backend.survey(session, known, request.organization_id)
+        return places, self.backend.own_prefixes(places, names)
 
     def _count(self, counting: CountsTraceItems, owned: Iterable[ArtifactRef]) -> int:
         of_project = defaultdict[tuple[int, int], list[str]](list)

@@ -71,7 +71,7 @@ class ArtifactsReceipt(Answer):
     orphaned: Ids = Ids()
     """Of a report's deletion: had no row. What the report listed of them was deleted; younger objects were left alone."""
     living: Ids = Ids()
-    """Of a report's deletion: had a row by then, and were left alone."""
+    """Of a report's deletion: have a row. Of what lies under them only comparisons went that the report listed without one."""
 
 
 class FilesReceipt(Answer):

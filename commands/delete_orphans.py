@@ -30,10 +30,10 @@ async def delete_orphans(report_id: str, *, requested_by: str | None, yes: bool,
                     requested_by=requested_by,
                     report=report.id,
                 )
-                for part in slices(reports.orphans_of(session, report.id), MAX_ARTIFACTS)
+                for part in slices(reports.listed(session, report.id), MAX_ARTIFACTS)
             ]
         if not requests:
-            warn("the report lists no orphans")
+            warn("the report lists nothing to delete")
             return DONE
         if not yes and sys.stdin.isatty() and not await confirmed(_question(report)):
             warn("nothing was asked for")
@@ -47,8 +47,9 @@ async def delete_orphans(report_id: str, *, requested_by: str | None, yes: bool,
 
 def _question(report: Recorded) -> str:
     """As the report counted."""
-    orphans = report.totals["classes"]["orphan"]
+    classes = [report.totals["classes"][name] for name in ("orphan", "comparison_leftover")]
+    objects, size, artifacts = (sum(one[what] for one in classes) for what in ("objects", "bytes", "artifacts"))
     return (
-        f"Delete {orphans['objects']:,} objects ({orphans['bytes']:,} bytes) of {orphans['artifacts']:,} artifacts of project "
-        f"{report.project_id} for good, as far as no row names them by now?"
+        f"Delete {objects:,} objects ({size:,} bytes) of {artifacts:,} artifacts of project {report.project_id} for good, "
+        "as far as no row names them by now?"
     )

@@ -33,11 +33,11 @@ OlderThan = Annotated[
 Implausible = Annotated[
     int,
     typer.Option(
-        parser=options.percent, metavar="PERCENT", help="if more of the artifacts' objects are orphans, none may be deleted"
+        parser=options.percent, metavar="PERCENT", help="if more of the artifacts' objects may go by the report, none may"
     ),
 ]
 Usable = Annotated[timedelta, typer.Option(parser=options.age, metavar="TIME", help="how long the report may be acted on")]
-Delete = Annotated[str | None, typer.Option("--delete", metavar="REPORT", help="delete the orphans that this report lists")]
+Delete = Annotated[str | None, typer.Option("--delete", metavar="REPORT", help="delete what this report lists")]
 Csv = Annotated[
     str | None, typer.Option("--csv", metavar="FILE", help="one line for each class and artifact; FILE is written anew")
 ]
@@ -61,13 +61,15 @@ def reconcile(
     """List what the store holds of a project, beside the project's rows, with a worker's settings and rights.
 
     An orphan lies under an artifact that has no row, and no open or failed deletion owes it. What is too young for that is
-    recent: an upload's row may not be committed yet. A row dangles if it names an object that cannot be read. Each version of
-    an object counts, and delete markers do not.
+    recent: an upload's row may not be committed yet. A comparison leftover is the same of a comparison, under an artifact that
+    has a row. A row dangles if it names an object that cannot be read. Each version of an object counts, and delete markers do
+    not.
 
-    The report stands in the ledger for a week. With --delete REPORT, the orphans that it lists are deleted, as far as no row
-    names them by then. --requested-by, --yes and --wait are for that alone.
+    The report stands in the ledger for a week. With --delete REPORT, the orphans and comparison leftovers that it lists are
+    deleted, as far as no row names them by then, and the orphaned artifacts' trace items with them. --requested-by, --yes and
+    --wait are for that alone.
 
-    Ends with 1 if there are orphans or dangling rows.
+    Ends with 1 if there are orphans, comparison leftovers or dangling rows.
     """
     if (project is None) == (delete is None):
         raise BadUsage("name a --project to look at, or a report to --delete")
@@ -77,7 +79,7 @@ def reconcile(
         if file is not None:
             _write_csv(report.look, file)
         _show(report, json_=json_, with_keys=keys)
-    return FAILED if report.dangling or report.classes["orphan"].sum.objects else DONE
+    return FAILED if report.dangling or report.deletable else DONE
 
 
 @contextmanager
@@ -109,7 +111,7 @@ def _show(report: "Report", *, json_: bool, with_keys: bool) -> None:
             say(f"dangling, {kind} of {artifact}: {json.dumps(key)}")
     if report.is_implausible:
         warn(
-            f"WARNING: {report.orphans_percent:.0f} % of the artifacts' objects are orphans. A wrong join looks like this: "
+            f"WARNING: no row names {report.deletable_percent:.0f} % of the artifacts' objects. A wrong join looks like this: "
             "is it the right database, is it complete, and is the project's organization the one in these keys?"
         )
 

@@ -37,8 +37,8 @@ BULK = (
     Mutation(
         "rows deleted by a report",
         "activities/plan_of_report.py",
-        "living = backend.find(session, artifact_ids)",
-        "living = backend.find(session, ())",
+        "stay = heads | backend.find(session, artifact_ids).keys()",
+        "stay = heads",
         (
             f"{_ORPHANS}::test_an_artifact_that_has_a_row_again_stays_whenever_it_comes_back",
             f"{_ORPHANS}::test_one_that_comes_back_elsewhere_stays_too",

@@ -1,7 +1,7 @@
 """What the backend's rows and ids say of objects: the keys that columns name, and who was compared with whom."""
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import join, or_, select
@@ -121,13 +121,20 @@ def _add(
     names.add(kind, artifact, key, prefix, is_elsewhere=keys.is_elsewhere(key, artifact, base_id), **of_manifest)
 
 
-def comparison_prefixes(places: Places, names: Names, scopes: keys.Scopes) -> Iterator[OwnPrefix]:
+def comparison_prefixes(places: Places, names: Names, scopes: keys.Scopes) -> list[OwnPrefix]:
     """Of comparisons under heads that are not deleted here: under a head of ours they lie under its own prefix already."""
     mine = {artifact.id for artifact in places.owned}
-    for head, bases in names.comparisons.items():
-        for base in bases if head.id not in mine else ():
-            for scope in scopes.of(head):
-                yield OwnPrefix(scope, keys.comparison_prefix(head, base), PrefixKind.COMPARISON, base)
+    others = ((head, base) for head, bases in names.comparisons.items() if head.id not in mine for base in bases)
+    return prefixes_of(others, scopes)
+
+
+def prefixes_of(comparisons: Iterable[tuple[ArtifactRef, int]], scopes: keys.Scopes) -> list[OwnPrefix]:
+    """Of each head and base, in each usecase."""
+    return [
+        OwnPrefix(scope, keys.comparison_prefix(head, base), PrefixKind.COMPARISON, base)
+        for head, base in comparisons
+        for scope in scopes.of(head)
+    ]
 
 
 def heads_of(comparisons: Iterable[OwnPrefix]) -> set[int]:

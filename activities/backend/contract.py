@@ -303,8 +303,7 @@ class Backend(ABC):
 
         Others may have deleted those rows. But a key stays with an artifact that was moved away, or that names it.
         """
-        moved = set(places.moved)
-        shared = {one for one in sealed if one.kind is PrefixKind.SHARED and one.artifact_id not in moved}
+        shared = {one for one in sealed if one.kind is PrefixKind.SHARED and one.artifact_id not in places.moved}
         named = self.still_named(session, {one.prefix for one in shared}, {artifact.id for artifact in places.present})
         return {one for one in shared if one.prefix not in named}
 
@@ -329,6 +328,10 @@ class Backend(ABC):
     def trace_id(self, artifact: ArtifactRef) -> str:
         """Of the artifact's trace items: 32 hex digits. No worker starts with a trace store and a backend without this."""
         raise NotImplementedError("a backend with trace items says which are an artifact's (trace_id)")
+
+    def without_rows(self, session: Session, comparisons: Collection[tuple[ArtifactRef, int]]) -> list[OwnPrefix]:  # noqa: ARG002
+        """The prefixes of those comparisons, (head, base), that have no row while their head has one in its project."""
+        return []
 
     # How their rows go
 
@@ -358,8 +361,7 @@ class Backend(ABC):
     def _cascade(self, session: Session, artifacts: Sequence[ArtifactRef], verb: Verb) -> Cascade:
         cascade, by_id = Cascade(), {artifact.id: artifact for artifact in artifacts}
         for part in self.parts if artifacts else ():
-            rows = session.execute(getattr(part, verb), {"artifacts": by_id.keys()}).all()
-            if rows:
+            if rows := session.execute(getattr(part, verb), {"artifacts": by_id.keys()}).all():
                 cascade.ids[part.of.name] = {row[0] for row in rows}
             for row in rows:
                 self.read_row(cascade.names, part, row, by_id)
@@ -386,12 +388,11 @@ def places_of(found: Mapping[int, tuple[int, int]], known: Mapping[int, int | No
     """Where each artifact is, given (project, organization) of those with rows, and the projects last known."""
     places = Places()
     for artifact, project_id in sorted(known.items()):
-        if artifact in found:
-            project, organization = found[artifact]
-            if organization == organization_id:
-                places.present.append(ArtifactRef(organization, project, artifact))
-            else:
-                places.moved.append(artifact)
+        project, organization = found.get(artifact, (None, None))
+        if project is not None and organization == organization_id:
+            places.present.append(ArtifactRef(organization, project, artifact))
+        elif project is not None:
+            places.moved.append(artifact)
         elif project_id is None:
             places.lost.append(artifact)
         else:

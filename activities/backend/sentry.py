@@ -81,6 +81,15 @@ class SentryBackend(Backend):
         """See Backend."""
         return columns.icons_named(session, keys, going)
 
+    def without_rows(self, session: Session, comparisons: Collection[tuple[ArtifactRef, int]]) -> list[OwnPrefix]:
+        """See Backend."""
+        found = list[tuple[ArtifactRef, int]]()
+        for organization in {head.organization_id for head, _ in comparisons}:
+            places, names = self.survey(session, {head.id: None for head, _ in comparisons}, organization)
+            here = set(places.present)
+            found += [one for one in comparisons if one[0] in here and one[1] not in names.comparisons.get(one[0], ())]
+        return columns.prefixes_of(found, self.key_scopes)
+
     def owner_of(self, key: str, organization_id: int, project_id: int) -> Owner:
         """See Backend."""
         return keys.owner_of(key, organization_id, project_id)

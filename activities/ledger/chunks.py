@@ -92,6 +92,12 @@ def artifacts_in_open_chunks(session: Session, deletion_id: str) -> set[int]:
     return set(session.execute(_OPEN_ARTIFACTS, {"of": deletion_id}).scalars())
 
 
+def artifacts_left_alone(session: Session, deletion_id: str) -> set[int]:
+    """Of a report's deletion: the artifacts that had a row when they were last looked at."""
+    moved = DeletionArtifact.deletion_id == deletion_id, DeletionArtifact.rows_state == RowsState.MOVED
+    return set(session.execute(select(DeletionArtifact.artifact_id).where(*moved)).scalars())
+
+
 # What is unfinished ---------------------------------------------------------------------------------------------------
 
 

@@ -54,9 +54,10 @@ def forget(session: Session, found: DeletionChunk, prefixes: Iterable[OwnPrefix]
 
 
 def forget_artifacts(session: Session, found: DeletionChunk, artifact_ids: Iterable[int]) -> None:
-    """All prefixes of these artifacts are not to be deleted here after all."""
+    """What lies under these artifacts' own prefixes is not to be deleted here after all. Comparisons lie under their heads'."""
+    own = _FORGET.where(one_of(DeletionPrefix.artifact_id, "ids"), DeletionPrefix.kind != PrefixKind.COMPARISON)
     for ids in slices(artifact_ids):
-        session.execute(_FORGET.where(one_of(DeletionPrefix.artifact_id, "ids")), {**_of(found), "ids": ids})
+        session.execute(own, {**_of(found), "ids": ids})
 
 
 @dataclass(frozen=True)

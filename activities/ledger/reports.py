@@ -1,16 +1,17 @@
 """Reports of what is left behind in a project, for as long as they may be acted on: whose objects no row names any more."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 from sqlalchemy import BigInteger, ForeignKey, String, bindparam, delete, func, insert, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from activities.ledger.insert import insert_many
-from activities.ledger.schema import LedgerTable, clock
+from activities.ledger.overlaps import OPEN
+from activities.ledger.schema import Deletion, LedgerTable, clock
 from activities.one_of import one_of, slices
 from artifact_deletion.errors import InvalidRequest
 from artifact_deletion.request import DeletionRequest
@@ -21,7 +22,7 @@ _ORPHANS_A_STATEMENT = 5000
 
 
 class Report(LedgerTable):
-    """One look at a project. It stays; the list of its orphans goes once it has expired."""
+    """One look at a project. It stays; its list of what may go by it is forgotten once it has expired."""
 
     __tablename__ = "artifact_deletion_report"
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
@@ -32,17 +33,19 @@ class Report(LedgerTable):
     """Only what was written before that is an orphan."""
     expires_at: Mapped[datetime]
     implausible: Mapped[bool]
-    """So large a share of the objects are orphans that a person has to look first."""
+    """So large a share of the objects may go by it that a person has to look first."""
     totals: Mapped[dict[str, Any]]
     """The report's counts, by class."""
 
 
 class Orphan(LedgerTable):
-    """An artifact that has no row, and objects that are old enough."""
+    """An artifact, or a comparison under an artifact that has a row: itself without a row, with objects that are old enough."""
 
     __tablename__ = "artifact_deletion_orphan"
     report_id: Mapped[str] = mapped_column(String(32), ForeignKey(Report.id), primary_key=True)
     artifact_id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    base_id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    """Of a comparison, whose head is the artifact. 0: all of the artifact."""
 
 
 @dataclass(frozen=True)
@@ -83,18 +86,24 @@ _COLUMNS = (
     Report.totals,
 )
 _ONE = select(*_COLUMNS, clock()).where(Report.id == bindparam("of"))
-_EXPIRED = select(Report.id).where(Report.expires_at <= clock())
+_AT_WORK = select(Deletion.request["report"].as_string()).where(
+    Deletion.state.in_(OPEN), Deletion.request["report"].as_string().is_not(None)
+)
+_EXPIRED = select(Report.id).where(Report.expires_at <= clock(), Report.id.not_in(_AT_WORK))
 _FORGET = delete(Orphan).where(Orphan.report_id.in_(_EXPIRED)).execution_options(synchronize_session=False)
 
 
-def write(session: Session, report: Report, orphans: Iterable[int]) -> None:
-    """Write a report down, and forget the lists of expired ones."""
+def write(session: Session, report: Report, orphans: Iterable[int], leftovers: Iterable[tuple[int, int]] = ()) -> None:
+    """Write a report down, and forget the lists of expired ones by which no deletion is at work.
+
+    `leftovers`: (head, base) of comparisons.
+    """
     session.execute(_FORGET)
     values = {column.key: getattr(report, column.key) for column in _COLUMNS}
     session.execute(insert(Report).values(values))
-    waiting = iter(orphans)
+    waiting = chain(((one, 0) for one in orphans), leftovers)
     while part := list(islice(waiting, _ORPHANS_A_STATEMENT)):
-        insert_many(session, Orphan, {"report_id": report.id}, ("artifact_id",), [(one,) for one in part])
+        insert_many(session, Orphan, {"report_id": report.id}, ("artifact_id", "base_id"), part)
 
 
 def find(session: Session, report_id: str) -> Recorded | None:
@@ -108,11 +117,16 @@ def get(session: Session, report_id: str) -> Recorded:
     return Recorded(*session.execute(_ONE, {"of": report_id}).one())
 
 
-def orphans_of(session: Session, report_id: str) -> Iterator[int]:
-    """The artifacts whose objects may go by it, by id."""
-    return session.execute(
-        select(Orphan.artifact_id).where(Orphan.report_id == report_id).order_by(Orphan.artifact_id)
-    ).scalars()
+def listed(session: Session, report_id: str) -> Iterator[int]:
+    """The artifacts of which anything may go by it, by id."""
+    of_it = select(Orphan.artifact_id).where(Orphan.report_id == report_id)
+    return session.execute(of_it.distinct().order_by(Orphan.artifact_id)).scalars()
+
+
+def leftovers_of(session: Session, report_id: str, artifact_ids: Collection[int]) -> set[tuple[int, int]]:
+    """(head, base) of the comparisons that may go by it, of these heads."""
+    of_it = select(Orphan.artifact_id, Orphan.base_id).where(Orphan.report_id == report_id, Orphan.base_id != 0)
+    return {(head, base) for head, base in session.execute(of_it.where(one_of(Orphan.artifact_id, artifact_ids)))}
 
 
 def refuse_unlisted(session: Session, request: DeletionRequest) -> None:
@@ -125,10 +139,9 @@ def refuse_unlisted(session: Session, request: DeletionRequest) -> None:
         raise InvalidRequest("report: the ledger has no such report of this organization and project; nothing was deleted")
     if why := report.why_unusable:
         raise InvalidRequest(f"report: {why}; nothing was deleted")
-    listed = 0
+    unlisted = len(request.artifact_ids)
     for part in slices(request.artifact_ids):
         of_part = Orphan.report_id == report.id, one_of(Orphan.artifact_id, part)
-        listed += session.execute(select(func.count()).select_from(Orphan).where(*of_part)).scalar_one()
-    if listed < len(request.artifact_ids):
-        unlisted = len(request.artifact_ids) - listed
+        unlisted -= session.execute(select(func.count(Orphan.artifact_id.distinct())).where(*of_part)).scalar_one()
+    if unlisted:
         raise InvalidRequest(f"report: it does not list {unlisted} of the artifacts; nothing was deleted")

@@ -98,7 +98,7 @@ class Reconciliation:
         return (image, owner) if image else ("", FOREIGN)
 
     def _judge_keys(self, owners: Mapping[str, tuple[str, Owner]], part: Mapping[str, Stored]) -> None:
-        sums: dict[tuple[str, int], Sum] = {}
+        sums, leftovers = dict[tuple[str, int], Sum](), set[tuple[int, int]]()
         with self.database.read(snapshot=True) as session:
             facts, names = facts_of(session, self.backend, self.project, owners)
         named = {one.key for one in names.keys if not one.is_derived}
@@ -108,9 +108,12 @@ class Reconciliation:
             one, relative = part[key], key[len(scope) :]
             judged = judge_key(scope, relative, owner, facts, is_old=one.sum.is_older(self.older_than, self.now))
             sums.setdefault((judged, owner.artifact), Sum()).add(one.sum)
+            if judged is Class.LEFTOVER:
+                leftovers.add((owner.artifact, owner.base))
             if one.is_readable and (relative in named or relative in facts.named):
                 self._seen.add(key)
         self.tally.add(sums)
+        self.tally.add_leftovers(leftovers)
 
     def _judge_images(self) -> None:
         if not self._images:

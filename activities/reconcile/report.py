@@ -14,6 +14,7 @@ from activities.reconcile.tally import Total
 
 _OWNED = ("living", "owed", "orphan", "comparison_leftover", "recent", "moved")
 """Classes of keys that lie under an artifact."""
+DELETABLE = (Class.ORPHAN, Class.LEFTOVER)
 
 
 @dataclass(frozen=True)
@@ -30,15 +31,20 @@ class Report:
     plausible_percent: int
 
     @property
-    def is_implausible(self) -> bool:
-        """So large a share are orphans that a person has to look before anything goes."""
-        return self.orphans_percent > self.plausible_percent
+    def deletable(self) -> int:
+        """Objects that may go by this report."""
+        return sum(self.classes[name].sum.objects for name in DELETABLE)
 
     @property
-    def orphans_percent(self) -> float:
+    def is_implausible(self) -> bool:
+        """So large a share may go that a person has to look before anything does."""
+        return self.deletable_percent > self.plausible_percent
+
+    @property
+    def deletable_percent(self) -> float:
         """Of the listed objects that are some artifact's own."""
         owned = sum(self.classes[name].sum.objects for name in _OWNED)
-        return 100 * self.classes["orphan"].sum.objects / owned if owned else 0
+        return 100 * self.deletable / owned if owned else 0
 
     def dangling_artifacts(self, kind: str) -> list[int]:
         """Of which a row names an object of that kind in vain."""
@@ -50,7 +56,7 @@ class Report:
         return {
             "classes": {name: _as_json(one) for name, one in self.classes.items()},
             "rows_of_artifacts": self.look.rows.artifacts,
-            "orphans_percent": round(self.orphans_percent, 1),
+            "deletable_percent": round(self.deletable_percent, 1),
         }
 
 
@@ -63,7 +69,7 @@ def report_of(look: Reconciliation, usable_for: timedelta, plausible_percent: in
 
 
 def write(report: Report) -> None:
-    """Into the ledger, with the artifacts whose orphans may go by it."""
+    """Into the ledger, with what may go by it."""
     look = report.look
     written = reports.Report(
         id=report.id,
@@ -76,7 +82,8 @@ def write(report: Report) -> None:
         totals=report.totals,
     )
     with look.database.write() as session:
-        reports.write(session, written, (line.artifact for line in look.tally.lines("orphan")))
+        orphans = (line.artifact for line in look.tally.lines(Class.ORPHAN))
+        reports.write(session, written, orphans, look.tally.leftovers())
 
 
 def moment(written: int | None) -> str | None:

@@ -1,7 +1,7 @@
 """What was counted so far, by class and artifact, in a private SQLite file: a project may have more artifacts than memory."""
 
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from activities.reconcile.stored import AGES, Sum
@@ -14,6 +14,7 @@ _TABLE = f"""
         PRIMARY KEY (class, artifact)
     ) WITHOUT ROWID
 """
+_COMPARISONS = "CREATE TABLE comparisons (head INTEGER, base INTEGER, PRIMARY KEY (head, base)) WITHOUT ROWID"
 # SQLite's min and max of two values are NULL if either is.
 _SPAN = ", ".join(
     f"{name} = {least}(coalesce({name}, excluded.{name}), coalesce(excluded.{name}, {name}))"
@@ -59,6 +60,7 @@ class Tally:
         self._sums = sqlite3.connect("", isolation_level=None)
         self._sums.execute("PRAGMA synchronous = OFF")
         self._sums.execute(_TABLE)
+        self._sums.execute(_COMPARISONS)
 
     def add(self, sums: Mapping[tuple[str, int], Sum]) -> None:
         """Count more, by class and artifact."""
@@ -68,6 +70,14 @@ class Tally:
         with self._sums:
             self._sums.execute("BEGIN")
             self._sums.executemany(_ADD, rows)
+
+    def add_leftovers(self, comparisons: Collection[tuple[int, int]]) -> None:
+        """Remember comparisons, each by its head and its base, of which objects are left and no row."""
+        self._sums.executemany("INSERT OR IGNORE INTO comparisons VALUES (?, ?)", comparisons)
+
+    def leftovers(self) -> Iterator[tuple[int, int]]:
+        """Each of them once."""
+        return iter(self._sums.execute("SELECT head, base FROM comparisons ORDER BY head, base"))
 
     def by_class(self) -> dict[str, Total]:
         """Every class that has anything."""

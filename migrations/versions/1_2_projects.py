@@ -45,6 +45,7 @@ def _reports(schema: str | None) -> None:
         "artifact_deletion_orphan",
         sa.Column("report_id", sa.String(32), primary_key=True),
         _number("artifact_id", key=True),
+        _number("base_id", key=True),
         sa.ForeignKeyConstraint(["report_id"], [f"{report}.id"]),
         schema=schema,
     )
