@@ -245,12 +245,7 @@ class World:
         home = run if versioned else prefix
 
         images = _compare(head, base)
-        if masks is None:
-            changed = (name for name, image in images.items() if image["status"] == "changed")
-            masks = {name: diff_mask(base.images[name], head.images[name]) for name in changed}
-        elif isinstance(masks, int):
-            small = diff_mask(screen("login"), screen("login", 1))
-            masks = {f"screen-{number:05}.png": small for number in range(masks)}
+        masks = _masks(images, head, base, masks)
         mask_keys = {name: f"{home}/diff/{name.removesuffix('.png')}.png" for name in masks}
         for name, key in mask_keys.items():
             images[name] = {**images.get(name, {}), "status": "changed", "diff_mask_key": key}
@@ -544,6 +539,18 @@ def _manifest_images(hashes: Mapping[str, str], *, old_format: bool) -> dict[str
 def _head_images(hashes: Mapping[str, str]) -> dict[str, Any]:
     images = _manifest_images(hashes, old_format=False)
     return {"images": [{"image_file_name": name, "key": hashes[name], **images[name]} for name in sorted(images)]}
+
+
+def _masks(
+    images: Mapping[str, dict[str, Any]], head: Snapshot, base: Snapshot, masks: int | Mapping[str, bytes] | None
+) -> Mapping[str, bytes]:
+    if masks is None:
+        changed = (name for name, image in images.items() if image["status"] == "changed")
+        return {name: diff_mask(base.images[name], head.images[name]) for name in changed}
+    if isinstance(masks, int):
+        small = diff_mask(screen("login"), screen("login", 1))
+        return {f"screen-{number:05}.png": small for number in range(masks)}
+    return masks
 
 
 def _compare(head: Snapshot, base: Snapshot) -> dict[str, dict[str, Any]]:

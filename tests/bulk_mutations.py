@@ -4,6 +4,7 @@ from tests.mutation import Mutation
 
 _BULK, _COMMANDS = "tests/workflow/test_bulk.py", "tests/end_to_end/test_bulk_commands.py"
 _HELD, _ORPHANS = "tests/steps/test_held_artifacts.py", "tests/steps/test_orphans.py"
+_LEFTOVERS = "tests/steps/test_comparison_leftovers.py"
 
 BULK = (
     Mutation(
@@ -43,6 +44,13 @@ BULK = (
             f"{_ORPHANS}::test_an_artifact_that_has_a_row_again_stays_whenever_it_comes_back",
             f"{_ORPHANS}::test_one_that_comes_back_elsewhere_stays_too",
         ),
+    ),
+    Mutation(
+        "a comparison that has its row again, emptied by a report",
+        "activities/plan_of_report.py",
+        "    prefixes.forget(session, found, compared)\n",
+        "",
+        (f"{_LEFTOVERS}::test_a_comparison_that_has_a_row_again_stays",),
     ),
     Mutation(
         "a base that expires before its head",

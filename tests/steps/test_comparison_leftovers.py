@@ -213,7 +213,7 @@ def test_a_person_deletes_them_by_the_report_that_names_them(left: Left, command
 @pytest.mark.parametrize("comes_back", [False, True])
 def test_with_an_orphan_go_its_trace_items(stack: Stack, comes_back: bool) -> None:  # noqa: FBT001
     """Not if it has a row again by then."""
-    project, (gone, other), _ = left_behind(stack)
+    project, (gone, _), _ = left_behind(stack)
     before = stack.world.rows()["trace_items"]
     request = request_of(stack, project, [gone], report(stack, project, [gone]))
     with steps_of(stack) as steps:
