@@ -139,7 +139,7 @@ class Parts:
         )
         return [
             OpenBulk(database, backend, size, at_once, unconfirmed, pace.search_attributes).open_bulk,
-            NextArtifacts(database, backend).next_artifacts,
+            NextArtifacts(database, backend, settings.bulk_keys_at_once).next_artifacts,
             WaitForOthers().wait_for_others,
             CloseBulk(database, backend).close_bulk,
             StartRetention(database, backend).start_retention,

@@ -66,6 +66,15 @@ UNLIMITED = ActivityConfig(
     task_queue=TASK_QUEUE, start_to_close_timeout=LOST_AFTER, retry_policy=AGAIN, priority=Priority(priority_key=ROWS_FIRST)
 )
 
+# A bulk deletion's next artifacts wait until the deletions that run owe few enough keys: no limit but that of one look.
+TURNS = ActivityConfig(
+    task_queue=TASK_QUEUE,
+    start_to_close_timeout=timedelta(minutes=5),
+    heartbeat_timeout=LOST_AFTER,
+    retry_policy=AGAIN,
+    priority=Priority(priority_key=ROWS_FIRST),
+)
+
 
 def longer(budget: ActivityConfig, by: timedelta) -> ActivityConfig:
     """The same budget with some time on top."""
