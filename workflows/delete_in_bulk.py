@@ -216,6 +216,7 @@ class DeleteInBulkWorkflow:
         metrics.bulk_deleted(self._request.kind, deleted)
         self._note(
             deleted=counts.deleted + deleted,
+            not_expired=counts.not_expired + (receipt.artifacts.not_expired.count if receipt else 0),
             deletions=dict(Counter(counts.deletions) + Counter([how])),
             failed=counts.failed if how == COMPLETE else (*counts.failed, request.workflow_id)[:FAILED_NAMED],
             blobs_left=counts.blobs_left + (receipt.files.blobs_left if receipt else 0),

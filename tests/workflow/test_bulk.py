@@ -525,6 +525,28 @@ async def test_what_has_a_grace_waits_for_its_end_and_goes_then(stack: Stack) ->
     assert_promises_hold(stack, before, requests)
 
 
+async def test_what_is_needed_again_stays_and_is_counted(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new head comes while keys are collected. That its base stays is right: the run is complete, and nothing remains."""
+    _, (old, base, head) = shop_of(stack, 3)
+    aged(stack, old, base)
+    with stack.database.write() as session:
+        set_policy(session, Scope(None, None, None), 90, by="user:7")
+    bulk = BulkRequest(organization_id=stack.organization_id, expired=True)
+    reads = Held(monkeypatch, S3Objects, "read")
+    async with stack.worker():
+        handle = await start_bulk(stack.client, bulk)
+        await reads.reached()
+        stack.world.comparison(head, base)
+        before = Evidence.of(stack)
+        reads.let_go()
+        receipt = await result(handle)
+    assert (receipt.complete, receipt.deletions) == (True, {"complete": 1})
+    assert (receipt.artifacts, receipt.asked, receipt.deleted, receipt.not_expired, receipt.remaining) == (2, 2, 1, 1, 0)
+    assert ("Stay", "1 were needed again when their rows were to go") in list(bulk_text.count_lines(receipt))
+    assert set(stack.world.rows()["sentry_preprodartifact"]) == {base.id, head.id}
+    assert_promises_hold(stack, before, deletions_of(bulk, [old, base], 2))
+
+
 @on_sqlite
 async def test_what_expires_while_the_expired_ones_go_is_another_runs(stack: Stack, held: Held) -> None:
     """Time goes on: a run that failed for it would fail every night."""
