@@ -3,6 +3,7 @@
 from tests.mutation import Mutation
 
 _BULK, _COMMANDS = "tests/workflow/test_bulk.py", "tests/end_to_end/test_bulk_commands.py"
+_RECONCILE = "tests/workflow/test_scheduled_reconcile.py"
 _TURNS = "tests/steps/test_bulk_turns.py"
 _HELD, _ORPHANS = "tests/steps/test_held_artifacts.py", "tests/steps/test_orphans.py"
 
@@ -41,6 +42,13 @@ BULK = (
         "if is_fresh and page.last",
         "if not is_fresh and page.last",
         (f"{_TURNS}::test_the_keys_of_the_one_before_are_waited_for_but_not_for_long",),
+    ),
+    Mutation(
+        "a reconcile that passes over failed projects without a word",
+        "workflows/reconcile.py",
+        "        if run.so_far.failures:\n",
+        "        if run.failed_in_a_row:\n",
+        (f"{_RECONCILE}::test_a_project_that_cannot_be_looked_at_hides_no_other",),
     ),
     Mutation(
         "a hold on a project that is not looked for",
