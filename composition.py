@@ -36,6 +36,7 @@ from activities.images.work import ImageWork
 from activities.ledger.holds import Ceilings
 from activities.living import Living
 from activities.next_artifacts import NextArtifacts
+from activities.next_project import NextProject
 from activities.open_bulk import OpenBulk
 from activities.open_deletion import OpenDeletion
 from activities.plan import Planner
@@ -110,6 +111,7 @@ class Parts:
             CancelDeletion(database).cancel_deletion,
             WaitWhileHeld(database).wait_while_held,
             WatchImages(database).watch_images,
+            NextProject(database, self.backend, self.store.listable).next_project,
         ]
         with_database += self._bulk_steps(pace)
         images = self.images(planner, requests)
@@ -120,9 +122,7 @@ class Parts:
             HideImages(database, None if settings.images == "keep" else images).hide_images,
             SettleImages(database, images, timedelta(seconds=settings.images_catch_up_s)).settle_images,
             self.previewing(planner, requests).preview_deletion,
-            ReconcileProject(
-                database, self.backend, self.store.listable, partial(self.reconciling, requests)
-            ).reconcile_project,
+            ReconcileProject(database, partial(self.reconciling, requests)).reconcile_project,
         ]
         return with_database, with_store
 
@@ -139,7 +139,7 @@ class Parts:
         )
         return [
             OpenBulk(database, backend, size, at_once, unconfirmed, pace.search_attributes).open_bulk,
-            NextArtifacts(database, backend).next_artifacts,
+            NextArtifacts(database, backend, settings.bulk_keys_at_once).next_artifacts,
             WaitForOthers().wait_for_others,
             CloseBulk(database, backend).close_bulk,
             StartRetention(database, backend).start_retention,

@@ -261,6 +261,11 @@ class Settings(DatabaseSettings):
     bulk_deletions_at_once: Count = Field(
         4, description="deletions of a whole project or organization at a time, each of up to CHUNK_ARTIFACTS artifacts"
     )
+    bulk_keys_at_once: PositiveInt = Field(
+        1_000_000,
+        description="while running deletions of an organization owe the store more keys than these, none of its bulk deletions "
+        "begins another",
+    )
     shutdown_grace_s: Seconds = Field(30, description="seconds that running activities get after SIGTERM")
     build_id: Annotated[str, Field(min_length=1)] | None = Field(
         None, description="worker versioning: the build of this worker, in its deployment"

@@ -97,6 +97,8 @@ class BulkCounts(Answer):
     """Artifacts of all deletions that were begun."""
     deleted: int = 0
     """Artifacts whose rows they deleted."""
+    not_expired: int = 0
+    """Artifacts that had expired when they were asked for, and were needed again when their rows were to go: they stay."""
     deletions: Mapping[str, int] = {}
     """Deletions that have ended: "complete", or by the name of the error."""
     waiting: int = 0

@@ -87,6 +87,12 @@ class BulkNotComplete(DeletionError):
     final = True
 
 
+class ReconcileNotComplete(DeletionError):
+    """A reconcile of an organization has come to its end: of some of its projects the look failed."""
+
+    final = True
+
+
 class Held(DeletionError):
     """A person holds deletions up: this one waits until the hold is lifted. This attempt deleted nothing since."""
 

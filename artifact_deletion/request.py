@@ -9,10 +9,19 @@ import json
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from annotated_types import Len
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 
 DELETE_WORKFLOW = "DeleteArtifactsWorkflow"
 PREVIEW_WORKFLOW = "PreviewDeletionWorkflow"
@@ -67,10 +76,20 @@ OPAQUE_ID = r"^[A-Za-z0-9][A-Za-z0-9_.:/#-]{0,127}$"
 OpaqueId = Annotated[str, StringConstraints(pattern=OPAQUE_ID)]
 
 
+_REPORT_AND_EXPIRED: dict[str, Any] = {
+    "properties": {"report": {"type": "string"}, "expired": {"const": True}},
+    "required": ["report", "expired"],
+}
+"""What no request may be, for the schema."""
+
+
 class DeletionRequest(Message):
     """What a backend asks for: these artifacts of this organization, for good."""
 
-    model_config = ConfigDict(use_attribute_docstrings=True)  # they are the schema's descriptions
+    model_config = ConfigDict(
+        use_attribute_docstrings=True,  # they are the schema's descriptions
+        json_schema_extra={"not": _REPORT_AND_EXPIRED},
+    )
 
     organization_id: Id
     """Every artifact must belong to it, or nothing is deleted."""
@@ -92,6 +111,12 @@ class DeletionRequest(Message):
     not_before: Annotated[datetime, BeforeValidator(utc_time)] | None = None
     """The deletion waits until this time, which says its zone; a cancel undoes it until then. It is no part of the deletion's
     id. Where the same artifacts are asked for with several times, the earliest counts, and no time is at once."""
+
+    @model_validator(mode="after")
+    def _not_both(self) -> Self:
+        if self.report and self.expired:
+            raise ValueError("report and expired do not go together: what a report lists has no row that could expire")
+        return self
 
     @property
     def deletion_id(self) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -14,11 +15,12 @@ from temporalio.client import (
 from temporalio.exceptions import ApplicationError, CancelledError, TerminatedError
 
 from artifact_deletion.bulk import BulkCounts, BulkReceipt, BulkRequest
-from artifact_deletion.client import bulk_progress, start_bulk
+from artifact_deletion.client import Trying, bulk_progress, start_bulk, trying_again
 from commands import options
 from commands.connection import connect
 from commands.display import print_columns
 from commands.exit_codes import AWAY, DONE, FAILED, UNREACHABLE
+from commands.followers import as_objects
 from commands.output import confirmed, say, warn
 from workflows import bulk_text
 
@@ -59,12 +61,12 @@ async def print_status(workflow: str, *, as_json: bool) -> int:
     described = await client.get_workflow_handle(workflow).describe()
     state = (described.status or WorkflowExecutionStatus.RUNNING).name.lower()
     try:
-        counts = await bulk_progress(client, workflow)
+        counts, again = await bulk_progress(client, workflow), await trying_again(client, workflow)
     except _NO_ANSWER:
         say(json.dumps({"workflow_id": workflow, "state": state}) if as_json else f"{workflow}: {state}")
         warn("no worker answers; one of them knows the rest")
         return UNREACHABLE
-    _print(workflow, state, counts, as_json=as_json)
+    _print(workflow, state, counts, again, as_json=as_json)
     return FAILED if described.status in {WorkflowExecutionStatus.FAILED, WorkflowExecutionStatus.TERMINATED} else DONE
 
 
@@ -75,13 +77,15 @@ async def call_off(workflow: str, by: str) -> int:
     return DONE
 
 
-def _print(workflow: str, state: str | None, counts: BulkCounts, *, as_json: bool) -> None:
+def _print(workflow: str, state: str | None, counts: BulkCounts, again: Sequence[Trying] = (), *, as_json: bool) -> None:
     """`state` is None for a receipt, which says all by itself."""
     if as_json:
         of = {} if state is None else {"workflow_id": workflow, "state": state}
-        say(json.dumps(of | counts.model_dump(mode="json"), indent=None if state else 2))
+        waits = as_objects(again) if again else {}
+        say(json.dumps(of | counts.model_dump(mode="json") | waits, indent=None if state else 2))
         return
-    print_columns([("Bulk deletion", workflow), *([("State", state)] if state else []), *bulk_text.count_lines(counts)])
+    tried = [("Tried again", str(one)) for one in again]
+    print_columns([("Bulk deletion", workflow), *([("State", state)] if state else []), *bulk_text.count_lines(counts), *tried])
 
 
 def _receipt_in(error: WorkflowFailureError) -> BulkReceipt | None:

@@ -26,6 +26,11 @@ NO_WORKER = "no worker answers; the deletion waits for one"
 NO_TEMPORAL = "Temporal does not answer; the deletion goes on where Temporal and its workers are"
 
 
+def as_objects(trying: Sequence[Trying]) -> dict[str, Any]:
+    """Steps that are tried again, for JSON."""
+    return {"trying_again": [{"step": one.step, "attempt": one.attempt, "failure": one.reason} for one in trying]}
+
+
 @dataclass(frozen=True)
 class Now:
     """How a running deletion is."""
@@ -38,8 +43,7 @@ class Now:
 
     @property
     def as_json(self) -> dict[str, Any]:
-        again = [{"step": one.step, "attempt": one.attempt, "failure": one.reason} for one in self.trying]
-        return {"progress": self.progress and self.progress.model_dump(mode="json"), "trying_again": again}
+        return {"progress": self.progress and self.progress.model_dump(mode="json")} | as_objects(self.trying)
 
     @property
     def troubles(self) -> Sequence[Trying]:

@@ -3,6 +3,8 @@
 from tests.mutation import Mutation
 
 _BULK, _COMMANDS = "tests/workflow/test_bulk.py", "tests/end_to_end/test_bulk_commands.py"
+_RECONCILE = "tests/workflow/test_scheduled_reconcile.py"
+_TURNS = "tests/steps/test_bulk_turns.py"
 _HELD, _ORPHANS = "tests/steps/test_held_artifacts.py", "tests/steps/test_orphans.py"
 _LEFTOVERS = "tests/steps/test_comparison_leftovers.py"
 
@@ -27,6 +29,27 @@ BULK = (
         '"running": running}',
         '"running": ()}',
         (f"{_BULK}::test_no_history_grows_without_bounds",),
+    ),
+    Mutation(
+        "a bulk deletion that waits for keys that nothing is at work on",
+        "activities/ledger/in_flight.py",
+        ", ~IS_HELD)",
+        ")",
+        (f"{_TURNS}::test_only_keys_that_a_deletion_of_the_organization_is_at_work_on_count",),
+    ),
+    Mutation(
+        "a bulk deletion that begins another before the last one's keys are known",
+        "activities/next_artifacts.py",
+        "if is_fresh and page.last",
+        "if not is_fresh and page.last",
+        (f"{_TURNS}::test_the_keys_of_the_one_before_are_waited_for_but_not_for_long",),
+    ),
+    Mutation(
+        "a reconcile that passes over failed projects without a word",
+        "workflows/reconcile.py",
+        "        if run.so_far.failures:\n",
+        "        if run.failed_in_a_row:\n",
+        (f"{_RECONCILE}::test_a_project_that_cannot_be_looked_at_hides_no_other",),
     ),
     Mutation(
         "a hold on a project that is not looked for",

@@ -365,7 +365,7 @@ def _wait_for_one(futures: set[Future[Any]], **options: Any) -> tuple[set[Future
 
 _BUDGETS = (
     *(budgets.LEDGER, budgets.READS, budgets.ROWS, budgets.OBJECTS, budgets.TRACE_ITEMS, budgets.SWEEPS, budgets.CLOSING),
-    *(budgets.PREVIEWS, budgets.UNLIMITED, budgets.HIDING, budgets.IMAGES),
+    *(budgets.PREVIEWS, budgets.UNLIMITED, budgets.TURNS, budgets.HIDING, budgets.IMAGES),
 )
 
 

@@ -10,7 +10,7 @@ import functools
 import json
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from activities.database import Database
 from activities.delete_rows import DeleteRows
 from activities.ledger import holds
 from activities.ledger.holds import On
+from activities.reconcile.reconcile import Reconciliation
 from activities.stores import guards
 from activities.stores.s3 import S3Objects
 from activities.stores.snuba import SnubaTraces
@@ -29,7 +30,7 @@ from activities.sweep_prefixes import SweepPrefixes
 from artifact_deletion.bulk import CONFIRM_UPDATE, PAUSE_SIGNAL, UNPAUSE_SIGNAL, BulkRequest
 from artifact_deletion.client import preview_deletion, progress, start_bulk, wait_rows_deleted
 from artifact_deletion.converter import data_converter
-from artifact_deletion.errors import DeletionError, StaleSeal, StoreUnavailable
+from artifact_deletion.errors import DeletionError, InvalidRequest, StaleSeal, StoreUnavailable
 from artifact_deletion.request import SEARCH_ATTRIBUTES, TASK_QUEUE
 from demo.servers import ObjectStoreServer, TemporalServer
 from demo.world import create_schema, sample_world
@@ -393,15 +394,22 @@ async def bulk_handed_on(stack: Stack, changed: pytest.MonkeyPatch) -> Recorded:
     return {"bulk_handed_on": handed_on, "bulk_taken_up": last}
 
 
-async def reconcile(stack: Stack, _: pytest.MonkeyPatch) -> Recorded:
-    """Ten projects of an organization: the second run takes up what the first counted."""
+async def reconcile(stack: Stack, changed: pytest.MonkeyPatch) -> Recorded:
+    """Ten projects of an organization, of which two fail: the last run takes up what the others counted."""
     (one,) = stack.snapshots("one")
-    for number in range(9):
-        stack.world.project(one.artifact.organization_id, f"app-{number}")
+    others = [stack.world.project(one.artifact.organization_id, f"app-{number}") for number in range(9)]
+    whole, away = Reconciliation.list_objects, {others[0].id, others[-1].id}
+
+    def list_objects(look: Reconciliation) -> Iterator[int]:
+        if look.project.id in away:
+            raise InvalidRequest("no look at this project succeeds")
+        return whole(look)
+
+    changed.setattr(Reconciliation, "list_objects", list_objects)
     async with stack.worker():
         given, name = Reconcile(organization_id=one.artifact.organization_id), "reconcile"
         first = await stack.client.start_workflow(RECONCILE_WORKFLOW, given, id=name, task_queue=TASK_QUEUE)
-        await first.result()
+        await _failed(first)
     handed_on = stack.client.get_workflow_handle(name, run_id=first.first_execution_run_id)
     return {"reconcile_handed_on": handed_on, "reconcile_taken_up": stack.client.get_workflow_handle(name)}
 

@@ -58,12 +58,23 @@ IMAGES = ActivityConfig(
 CLOSING = _budget(timedelta(days=3), timedelta(minutes=10), OBJECTS_NEXT)
 # The next run of a schedule looks again; a large project takes hours, and all else goes first.
 LOOKS = _budget(timedelta(days=1), timedelta(hours=12), BULK_PRIORITY, task_queue=OBJECTS_TASK_QUEUE)
+# Which project is looked at next, the database alone says.
+PROJECTS = _budget(timedelta(days=1), timedelta(minutes=5), BULK_PRIORITY)
 # A person waits for the answer: a store that does not come back within hours is reported.
 PREVIEWS = _budget(timedelta(hours=4), timedelta(hours=2), ROWS_FIRST, task_queue=OBJECTS_TASK_QUEUE)
 # A hold lasts as long as a person wants it to, and so does a deletion that is held; one may begin when a person wants it to.
 # These waits have no limit.
 UNLIMITED = ActivityConfig(
     task_queue=TASK_QUEUE, start_to_close_timeout=LOST_AFTER, retry_policy=AGAIN, priority=Priority(priority_key=ROWS_FIRST)
+)
+
+# A bulk deletion waits for its turn, and at its end for holds. One look at all that is there may take minutes.
+TURNS = ActivityConfig(
+    task_queue=TASK_QUEUE,
+    start_to_close_timeout=timedelta(minutes=5),
+    heartbeat_timeout=LOST_AFTER,
+    retry_policy=AGAIN,
+    priority=Priority(priority_key=ROWS_FIRST),
 )
 
 

@@ -29,6 +29,8 @@ class After(Message):
     request: BulkRequest
     after: int
     at_most: int
+    last: str | None = None
+    """The deletion that was begun last: how many keys it has is not known before they are collected."""
 
 
 class ArtifactsFound(Message):

@@ -49,6 +49,8 @@ def count_lines(counts: BulkCounts) -> Iterator[tuple[str, str]]:
     """(name, what is known of it) for a person."""
     ended = counted(counts.deletions) or "none yet"
     yield "Artifacts", f"{counts.deleted:,} deleted, {counts.asked:,} asked for, of {counts.artifacts:,} at the beginning"
+    if counts.not_expired:
+        yield "Stay", f"{counts.not_expired:,} were needed again when their rows were to go"
     yield "Deletions", ended
     if counts.waiting:
         yield "Wait", f"{counts.waiting:,} deletions wait for their time: `list` shows until when, `cancel` undoes each"

@@ -38,7 +38,7 @@ with workflow.unsafe.imports_passed_through():
     from artifact_deletion.receipt import DeletionReceipt
     from artifact_deletion.request import DELETE_WORKFLOW, OPAQUE_ID, TASK_QUEUE, DeletionRequest
     from workflows import bulk_text, metrics
-    from workflows.budgets import LEDGER, UNLIMITED, fair
+    from workflows.budgets import LEDGER, TURNS, UNLIMITED, fair
     from workflows.bulk_steps import (
         CLOSE_BULK,
         NEXT_ARTIFACTS,
@@ -68,6 +68,7 @@ class DeleteInBulkWorkflow:
         self._is_known = False
         self._counts = BulkCounts()
         self._running: dict[asyncio.Task[None], DeletionRequest] = {}
+        self._last: str | None = None
         self._paused = False
         self._waits: str | None = None
 
@@ -169,9 +170,17 @@ class DeleteInBulkWorkflow:
             self._waiting(None)
         await self._until_run(so_far.opened.deletions_at_once - 1)
         self._show()
-        await workflow.wait_condition(lambda: not self._paused)
-        page = After(request=self._request.request, after=so_far.after, at_most=so_far.opened.artifacts_a_deletion)
-        return await self._step(NEXT_ARTIFACTS, page, LEDGER, f"artifacts after {so_far.after}")
+        while True:
+            await workflow.wait_condition(lambda: not self._paused)
+            page = After(
+                request=self._request.request,
+                after=so_far.after,
+                at_most=so_far.opened.artifacts_a_deletion,
+                last=self._last,
+            )
+            found = await self._step(NEXT_ARTIFACTS, page, TURNS, f"artifacts after {so_far.after}")
+            if not self._paused:  # it may have waited for its turn for hours
+                return found
 
     def _not_before(self, artifacts: int) -> Any:
         an_hour = self._request.artifacts_an_hour
@@ -179,6 +188,7 @@ class DeleteInBulkWorkflow:
 
     def _begin(self, ids: tuple[int, ...]) -> None:
         request = self._request.deletion_of(ids)
+        self._last = request.deletion_id
         self._running[asyncio.create_task(self._delete_some(request))] = request
 
     async def _begin_later(self, ids: tuple[int, ...], not_before: datetime) -> None:
@@ -206,6 +216,7 @@ class DeleteInBulkWorkflow:
         metrics.bulk_deleted(self._request.kind, deleted)
         self._note(
             deleted=counts.deleted + deleted,
+            not_expired=counts.not_expired + (receipt.artifacts.not_expired.count if receipt else 0),
             deletions=dict(Counter(counts.deletions) + Counter([how])),
             failed=counts.failed if how == COMPLETE else (*counts.failed, request.workflow_id)[:FAILED_NAMED],
             blobs_left=counts.blobs_left + (receipt.files.blobs_left if receipt else 0),
@@ -238,7 +249,7 @@ class DeleteInBulkWorkflow:
 
     async def _close(self) -> BulkReceipt:
         request = self._request.request
-        closed = await self._step(CLOSE_BULK, request, UNLIMITED, "what remains, and the rest")
+        closed = await self._step(CLOSE_BULK, request, TURNS, "what remains, and the rest")
         return BulkReceipt(
             **self._counts.model_dump(),
             workflow_id=request.workflow_id,

@@ -25,7 +25,7 @@ def named(error: ActivityError, request: DeletionRequest | None = None) -> Appli
 
 
 async def alone(step: Step[In, Out], given: In, budget: ActivityConfig, summary: str) -> Out:
-    """A workflow's only step. Its failure is the workflow's, in its own words; a cancel stays one."""
+    """A step whose failure could be the workflow's: it has the step's own words. A cancel stays one."""
     options: Any = budget
     try:
         done: Out = await workflow.execute_activity(step.name, given, result_type=step.returns, summary=summary, **options)

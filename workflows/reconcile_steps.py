@@ -1,4 +1,4 @@
-"""The step of a reconcile that runs by itself, and what its workflow takes and returns. See steps.py."""
+"""The steps of a reconcile that runs by itself, and what its workflow takes and returns. See steps.py."""
 
 from collections.abc import Mapping
 from datetime import timedelta
@@ -41,6 +41,19 @@ class ProjectAfter(Message):
     after: int
 
 
+class ProjectFound(Message):
+    """That project; none at the end."""
+
+    project_id: int | None
+
+
+class Look(Message):
+    """A look at one project."""
+
+    request: Reconcile
+    project_id: int
+
+
 class ProjectReport(Answer):
     """A report in the ledger, in counts."""
 
@@ -63,16 +76,11 @@ class ProjectReport(Answer):
         return self.objects.get("orphan", 0)
 
 
-class Reconciled(Message):
-    """The report of one project; none at the end."""
-
-    found: ProjectReport | None
-
-
 class Reports(Answer):
     """The workflow's result. Each project's report is in the ledger, whether anything was found or not."""
 
     projects: int = 0
+    """Those that were looked at."""
     orphans: int = 0
     """Objects of all projects together that no row names."""
     orphan_bytes: int = 0
@@ -82,6 +90,10 @@ class Reports(Answer):
     """Reports by which nothing may be deleted."""
     reports: tuple[ProjectReport, ...] = ()
     """The first twenty in which there are orphans or dangling rows, and that of a project which was asked for alone."""
+    failed: tuple[int, ...] = ()
+    """The first twenty projects of which the look failed."""
+    failures: Mapping[str, int] = {}
+    """How many failed, by the name of the error."""
 
 
 class ReconcileRun(Reconcile):
@@ -89,7 +101,15 @@ class ReconcileRun(Reconcile):
 
     after: int = 0
     so_far: Reports = Reports()
+    failed_in_a_row: int = 0
+    """Looks that have failed since the last that did not."""
+
+    @property
+    def request(self) -> Reconcile:
+        """What the schedule sent."""
+        return Reconcile(**self.model_dump(exclude={"after", "so_far", "failed_in_a_row"}))
 
 
-RECONCILE_PROJECT = Step("reconcile_project", ProjectAfter, Reconciled)
-RECONCILE_STEPS = (RECONCILE_PROJECT,)
+NEXT_PROJECT = Step("next_project", ProjectAfter, ProjectFound)
+RECONCILE_PROJECT = Step("reconcile_project", Look, ProjectReport)
+RECONCILE_STEPS = (NEXT_PROJECT, RECONCILE_PROJECT)

@@ -87,6 +87,24 @@ async def test_a_cancel_begins_no_further_deletion(stack: Stack, run: Run, held:
     assert_one_sentence(await run("cancel", "delete-organization/999"), BAD_USAGE)
 
 
+async def test_why_no_further_deletion_begins_is_said(stack: Stack, run: Run, held: Held) -> None:
+    """By the step that waits, in the words of the Web UI; a script has them too."""
+    project, _ = shop_of(stack, 2)
+    workflow = f"delete-project/{stack.organization_id}/{project.id}"
+    async with stack.worker(chunk_artifacts=1, bulk_keys_at_once=1):
+        await run("delete-project", project.id, "--organization", stack.organization_id)
+        await held.reached()
+
+        async def said() -> str | None:
+            found = (await run("status", workflow)).out
+            return found if "the next one begins when these are 1 or fewer" in found else None
+
+        assert "Tried again    next_artifacts, attempt " in await eventually(said)
+        (step,) = json.loads((await run("status", workflow, "--json")).out)["trying_again"]
+        assert (step["step"], "the next one begins when" in step["failure"]) == ("next_artifacts", True)
+        held.let_go()
+
+
 async def test_what_is_left_over_is_said_and_how_it_goes_on(stack: Stack, run: Run, locking_bucket: str) -> None:
     """A script sees it by the exit code, a person by one sentence."""
     stack.use_bucket(locking_bucket)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from temporalio.api.sdk.v1 import WorkflowMetadata
 from temporalio.client import WorkflowFailureError, WorkflowHandle, WorkflowUpdateFailedError
 from temporalio.exceptions import ApplicationError, CancelledError
 
+from activities import next_artifacts
 from activities.ledger.policies import Scope, set_policy
 from activities.stores.s3 import S3Objects
 from artifact_deletion.bulk import (
@@ -223,6 +225,46 @@ async def test_paused_it_begins_no_further_deletion_until_it_goes_on(stack: Stac
         await handle.signal(UNPAUSE_SIGNAL)
         assert (await result(handle)).deleted == 3
     assert_promises_hold(stack, before, deletions_of(bulk, snapshots, 1))
+
+
+async def test_no_further_deletion_begins_while_those_that_run_owe_too_many_keys(
+    stack: Stack, held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three may run at a time, and one alone has more keys than are let in flight. Paused meanwhile, it stays so."""
+    monkeypatch.setattr(next_artifacts, "LOOK_AGAIN", timedelta(milliseconds=100))
+    project, snapshots = shop_of(stack, 3)
+    bulk = whole(project)
+    before = Evidence.of(stack)
+    async with stack.worker(chunk_artifacts=1, bulk_deletions_at_once=3, bulk_keys_at_once=1):
+        handle = await start_bulk(stack.client, bulk)
+        await held.reached()
+
+        async def waits() -> bool:
+            return "the next one begins when these are 1 or fewer" in await why_it_waits(handle)
+
+        await eventually(waits)
+        assert (await progress(handle)).asked == 1
+        await handle.signal(PAUSE_SIGNAL)
+        held.let_go()
+
+        async def has_ended() -> bool:
+            found = await handle.describe()
+            return (await progress(handle)).deletions == {"complete": 1} and not found.raw_description.pending_activities
+
+        await eventually(has_ended)
+        assert (await progress(handle)).asked == 1
+        held.hold()
+        await handle.signal(UNPAUSE_SIGNAL)
+        await held.reached()
+        await eventually(waits)
+        assert (await progress(handle)).asked == 2
+        held.let_go()
+        assert (await result(handle)).deletions == {"complete": 3}
+    assert_promises_hold(stack, before, deletions_of(bulk, snapshots, 1))
+
+
+async def why_it_waits(bulk: Bulk) -> str:
+    return (await pending_failures(bulk)).get(NEXT_ARTIFACTS.name, "")
 
 
 @pytest.mark.thorough
@@ -481,6 +523,28 @@ async def test_what_has_a_grace_waits_for_its_end_and_goes_then(stack: Stack) ->
             await asyncio.wait_for(one.result(), 60)
     assert [stack.recorded(one.workflow_id).request.not_before is None for one in requests] == [True, True, False, False]
     assert_promises_hold(stack, before, requests)
+
+
+async def test_what_is_needed_again_stays_and_is_counted(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new head comes while keys are collected. That its base stays is right: the run is complete, and nothing remains."""
+    _, (old, base, head) = shop_of(stack, 3)
+    aged(stack, old, base)
+    with stack.database.write() as session:
+        set_policy(session, Scope(None, None, None), 90, by="user:7")
+    bulk = BulkRequest(organization_id=stack.organization_id, expired=True)
+    reads = Held(monkeypatch, S3Objects, "read")
+    async with stack.worker():
+        handle = await start_bulk(stack.client, bulk)
+        await reads.reached()
+        stack.world.comparison(head, base)
+        before = Evidence.of(stack)
+        reads.let_go()
+        receipt = await result(handle)
+    assert (receipt.complete, receipt.deletions) == (True, {"complete": 1})
+    assert (receipt.artifacts, receipt.asked, receipt.deleted, receipt.not_expired, receipt.remaining) == (2, 2, 1, 1, 0)
+    assert ("Stay", "1 were needed again when their rows were to go") in list(bulk_text.count_lines(receipt))
+    assert set(stack.world.rows()["sentry_preprodartifact"]) == {base.id, head.id}
+    assert_promises_hold(stack, before, deletions_of(bulk, [old, base], 2))
 
 
 @on_sqlite

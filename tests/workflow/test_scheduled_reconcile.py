@@ -9,7 +9,9 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import select
 from temporalio import activity
+from temporalio.api.sdk.v1 import WorkflowMetadata
 from temporalio.client import WorkflowFailureError, WorkflowHandle
+from temporalio.common import RetryPolicy
 from temporalio.exceptions import ApplicationError, CancelledError
 
 from activities.ledger.reports import Orphan, Report
@@ -22,7 +24,7 @@ from demo.world import Project
 from tests.stack import Seen, Stack
 from tests.steps.test_orphans import forget_rows
 from tests.steps.test_reconcile import NEVER
-from workflows import reconcile
+from workflows import budgets, reconcile
 from workflows.reconcile_steps import RECONCILE_WORKFLOW, Reconcile, Reports
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -130,6 +132,80 @@ async def test_what_cannot_be_looked_at_is_refused(stack: Stack) -> None:
     assert isinstance(failed.value.cause, ApplicationError)
     assert failed.value.cause.message == "the store cannot list, so nothing can be looked for"
     assert reports_of(stack) == {}
+
+
+def away_for(monkeypatch: pytest.MonkeyPatch, *projects: Project) -> None:
+    """The store answers nothing about these projects. A look's time is over after two attempts."""
+    whole, ends = S3Objects.list_under, tuple(f"/project.{one.id}/objects/" for one in projects)
+
+    def list_under(store: S3Objects, prefix: str) -> Any:
+        if prefix.endswith(ends):
+            raise StoreUnavailable("the object store could not be reached")
+        return whole(store, prefix)
+
+    monkeypatch.setattr(S3Objects, "list_under", list_under)
+    monkeypatch.setitem(budgets.LOOKS, "retry_policy", RetryPolicy(maximum_attempts=2))
+
+
+async def failure(handle: WorkflowHandle[Any, Reports]) -> ApplicationError:
+    with pytest.raises(WorkflowFailureError) as failed:
+        await result(handle)
+    assert isinstance(failed.value.cause, ApplicationError)
+    return failed.value.cause
+
+
+@pytest.mark.parametrize("is_handed_on", [False, True])
+async def test_a_project_that_cannot_be_looked_at_hides_no_other(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch, *, is_handed_on: bool
+) -> None:
+    """The two after it are looked at. The run fails, so that the schedule shows it, with what it found; so says the Web UI."""
+    if is_handed_on:
+        monkeypatch.setattr(reconcile, "MAX_EVENTS", 1)
+    organization = stack.world.organization("acme")
+    first, away, third, last = (stack.world.project(organization, slug) for slug in ("shop", "app", "empty", "site"))
+    for one in (first, away, last):
+        put_orphan(stack, one)
+    away_for(monkeypatch, away)
+    before = Seen.of(stack.world)
+    async with stack.worker():
+        handle = await begin(stack, organization)
+        failed = await failure(handle)
+        metadata = await handle.query("__temporal_workflow_metadata", result_type=WorkflowMetadata)
+    assert Seen.of(stack.world) == before
+    assert failed.type == "ReconcileNotComplete"
+    said = f"1 projects could not be looked at (StoreUnavailable 1): {away.id}"
+    assert failed.message.startswith(f"{said}; 3 were looked at. Mend the cause")
+    found = Reports.model_validate(failed.details[0])
+    assert (found.projects, found.failed, found.failures) == (3, (away.id,), {"StoreUnavailable": 1})
+    assert ([one.project_id for one in found.reports], found.orphans) == ([first.id, last.id], 2)
+    assert {project for project, _, _ in reports_of(stack).values()} == {first.id, third.id, last.id}
+    assert f"- **Failed**: {said}\n" in metadata.current_details
+
+
+async def test_a_store_that_is_away_ends_the_run_after_three_projects(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of them takes a day: a run over hundreds of projects would not fail for months. One that goes well begins anew."""
+    organization = stack.world.organization("acme")
+    projects = [stack.world.project(organization, f"app-{number}") for number in range(7)]
+    away_for(monkeypatch, *projects[:2], *projects[3:6])
+    async with stack.worker():
+        failed = await failure(await begin(stack, organization))
+    found = Reports.model_validate(failed.details[0])
+    assert (found.projects, found.failures) == (1, {"StoreUnavailable": 5})
+    assert found.failed == tuple(one.id for one in (*projects[:2], *projects[3:6]))
+    assert "; 1 were looked at, and none after 3 failures in a row. " in failed.message
+    assert {project for project, _, _ in reports_of(stack).values()} == {projects[2].id}
+
+
+async def test_the_failure_of_a_project_that_is_asked_for_alone_is_the_runs(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the step's own words."""
+    project = stack.world.project(stack.world.organization("acme"), "shop")
+    away_for(monkeypatch, project)
+    async with stack.worker():
+        failed = await failure(await begin(stack, project.organization_id, project.id))
+    assert (failed.type, failed.message) == ("StoreUnavailable", "the object store could not be reached")
+    assert not failed.details
 
 
 async def test_a_look_that_is_cancelled_stops_and_writes_nothing(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:

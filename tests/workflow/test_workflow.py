@@ -95,6 +95,10 @@ REFUSED: Mapping[str, tuple[Any, str]] = {
     "an e-mail address": (request_with(requested_by=f"{MARKER}@example.com"), "requested_by: "),
     "a sentence": (request_with(reference=f"because {MARKER} said so"), "reference: "),
     "a line break": (request_with(reference=f"{MARKER}\n"), "reference: "),
+    "a report and what has expired": (
+        request_with(report="0" * 32, expired=True),
+        "request: report and expired do not go together: what a report lists has no row that could expire",
+    ),
     "a list": ([request_with()], "request: Input should be an object"),
     "text": (MARKER, "request: Input should be an object"),
     "null": (payload(b"null"), "request: Input should be an object"),
