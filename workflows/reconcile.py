@@ -76,7 +76,7 @@ class ReconcileWorkflow:
 
 
 def _with(so_far: Reports, found: ProjectReport, *, is_alone: bool) -> Reports:
-    is_worth_reading = found.orphans or found.dangling or is_alone
+    is_worth_reading = found.orphans or found.leftovers or found.dangling or is_alone
     return so_far.model_copy(
         update={
             "projects": so_far.projects + 1,

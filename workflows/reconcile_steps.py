@@ -75,6 +75,11 @@ class ProjectReport(Answer):
         """Objects that no row names."""
         return self.objects.get("orphan", 0)
 
+    @property
+    def leftovers(self) -> int:
+        """Objects of comparisons that have no row."""
+        return self.objects.get("comparison_leftover", 0)
+
 
 class Reports(Answer):
     """The workflow's result. Each project's report is in the ledger, whether anything was found or not."""
@@ -89,7 +94,7 @@ class Reports(Answer):
     implausible: int = 0
     """Reports by which nothing may be deleted."""
     reports: tuple[ProjectReport, ...] = ()
-    """The first twenty in which there are orphans or dangling rows, and that of a project which was asked for alone."""
+    """The first twenty in which there are orphans, comparison leftovers or dangling rows, and that of one asked for alone."""
     failed: tuple[int, ...] = ()
     """The first twenty projects of which the look failed."""
     failures: Mapping[str, int] = {}
