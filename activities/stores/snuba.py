@@ -5,7 +5,7 @@ accepted: rows were matched and a consumer deletes them minutes later. Asking ag
 
 `EndpointTraceItemTable` only reads. What a request must say so that zero means none was read in Snuba's source of August 2026:
 
-- the times, since an unset one is 1970, and nothing is found there (`snuba/web/rpc/common/common.py`);
+- the times, since an unset end is 1970, and nothing is before it (`snuba/web/rpc/common/common.py`);
 - the item type, which chooses the routing too: only some types, preprod among them, are read in full from the beginning on
   (`ITEM_TYPE_FULL_RETENTION` in `snuba/web/rpc/storage_routing`). The answer says whether it was read from a sample;
 - a trace id as text, with or without dashes (`UUIDColumnProcessor`);

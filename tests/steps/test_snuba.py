@@ -174,6 +174,7 @@ def test_an_item_of_any_age_is_counted(age: timedelta) -> None:
     """A clock that is ahead of ours may have written it."""
     with with_items(SnubaServer(written=int(time.time() - age.total_seconds()))) as server:
         assert SnubaTraces(server.url).count(1, 2, TRACES) == 24
+    assert server.counts[0].meta.start_timestamp.seconds >= 86_400, "in no server's time zone is it before 1970"
 
 
 def test_a_count_in_a_sample_is_none() -> None:
