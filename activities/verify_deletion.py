@@ -55,7 +55,7 @@ class Verified:
     """Blobs that deleted files named and no file names now: the backend's own clean-up takes them."""
     images: Total
     trace_items: int | None
-    """None: not looked for. There is no trace store, or its one request deletes."""
+    """None: not looked for. There is no trace store, or it cannot count."""
 
     @property
     def objects(self) -> int:

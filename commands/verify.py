@@ -24,7 +24,7 @@ def verify(*, deletion: options.Deletion, as_json: options.Json = False, utc: op
 
     Counted are artifacts that have rows, what lies under their prefixes with every version and delete marker, unfinished
     uploads, and blobs that no file names. What has become of images stands in the ledger. Trace items are counted if the
-    trace store can be asked without deleting.
+    trace store can count.
 
     Ends with 0 once nothing is there any more.
     """

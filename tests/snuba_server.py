@@ -1,16 +1,41 @@
-"""A local server that speaks Snuba's protocol: real protobuf both ways, and a consumer that deletes when it is told to."""
+"""A stand-in for Snuba, since no real one runs here: a local server that speaks its protocol, real protobuf both ways.
+
+What it demands and answers was read in Snuba's source of August 2026 (getsentry/snuba, `snuba/web/rpc`). Of the table endpoint
+it was also seen: that code was run by hand on ClickHouse in one process, and answered the client's own requests.
+"""
 
 import threading
+import time
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
+from sentry_protos.snuba.v1.downsampled_storage_pb2 import DownsampledStorageConfig
 from sentry_protos.snuba.v1.endpoint_delete_trace_items_pb2 import DeleteTraceItemsRequest, DeleteTraceItemsResponse
+from sentry_protos.snuba.v1.endpoint_trace_item_table_pb2 import TraceItemTableRequest, TraceItemTableResponse
 from sentry_protos.snuba.v1.error_pb2 import Error
 from sentry_protos.snuba.v1.request_common_pb2 import TraceItemType
+from sentry_protos.snuba.v1.trace_item_attribute_pb2 import AttributeAggregation, AttributeKey, ExtrapolationMode, Function
+from sentry_protos.snuba.v1.trace_item_filter_pb2 import ComparisonFilter
 
 Answer = tuple[int, bytes]
+Items = dict[tuple[int, int, str], int]
+"""How many items (organization, project, trace id) has."""
+
+MOST_SQL = 128 * 1024
+"""Bytes (`MAX_QUERY_SIZE_BYTES`)."""
+A_TRACE_IDS_SQL = 76
+"""Bytes, as the SQL was that was seen: each trace id stands in it twice."""
+SAMPLE = 8
+NORMALIZED = {"sentry.trace_id": AttributeKey.TYPE_STRING, "sentry.project_id": AttributeKey.TYPE_INT}
+"""Some columns of a trace item, and the one type of each."""
+NOT_EXTRAPOLATED = {ExtrapolationMode.EXTRAPOLATION_MODE_UNSPECIFIED, ExtrapolationMode.EXTRAPOLATION_MODE_NONE}
+
+
+class _Refused(Exception):
+    """What Snuba refuses, with the status and the message."""
 
 
 def error(status: int, message: str) -> Answer:
@@ -25,14 +50,22 @@ class SnubaServer:
     A request that is accepted is queued; `consume` deletes what was queued, as the consumer does minutes later.
     """
 
-    items: dict[tuple[int, int, str], int] = field(default_factory=dict)
-    """How many items (organization, project, trace id) has."""
+    items: Items = field(default_factory=dict)
+    """Of the type of preprod artifacts."""
+    spans: Items = field(default_factory=dict)
+    """Of another type. A count tells them apart, a deletion by trace ids takes all types."""
+    written: int = field(default_factory=lambda: int(time.time()))
+    """The timestamp of every item."""
+    samples: bool = False
+    """Whether it reads from a sample whatever it is asked for: by its setting `default_tier`, or in a version that does not yet
+    know that this type is to be read in full."""
     answers: list[Callable[[], Answer]] = field(default_factory=list)
     """What to answer to the next requests instead."""
     most_rows: int | None = None
     """More than that in one request is "Too many rows"."""
     consumes_at_once: bool = False
     requests: list[DeleteTraceItemsRequest] = field(default_factory=list)
+    counts: list[TraceItemTableRequest] = field(default_factory=list)
     referers: list[str | None] = field(default_factory=list)
     hang: threading.Event = field(default_factory=threading.Event)
     _queued: set[tuple[int, int, str]] = field(default_factory=set)
@@ -72,16 +105,21 @@ class SnubaServer:
         """Do what the consumer does."""
         for key in self._queued:
             self.items.pop(key, None)
+            self.spans.pop(key, None)
         self._queued.clear()
 
     def answer(self, path: str, body: bytes, referer: str | None) -> Answer:
+        self.referers.append(referer)
+        endpoints = {"/rpc/EndpointDeleteTraceItems/v1": self._delete, "/rpc/EndpointTraceItemTable/v1": self._table}
+        if path not in endpoints:
+            return error(404, "no such endpoint")
+        return endpoints[path](body)
+
+    def _delete(self, body: bytes) -> Answer:
         request = DeleteTraceItemsRequest.FromString(body)
         self.requests.append(request)
-        self.referers.append(referer)
         if self.answers:
             return self.answers.pop(0)()
-        if path != "/rpc/EndpointDeleteTraceItems/v1":
-            return error(404, "no such endpoint")
         if request.filters or request.meta.trace_item_type != TraceItemType.TRACE_ITEM_TYPE_PREPROD:
             return error(500, "No attribute-based deletions configured for item_type preprod")
         keys = [
@@ -89,17 +127,102 @@ class SnubaServer:
             for project in request.meta.project_ids
             for trace in request.trace_ids
         ]
-        matched = sum(self.items.get(key, 0) for key in keys)
+        matched = sum(self.items.get(key, 0) + self.spans.get(key, 0) for key in keys)
         if self.most_rows is not None and matched > self.most_rows:
             return error(500, f"Too many rows to delete ({matched}), maximum allowed is {self.most_rows}")
-        self._queued |= {key for key in keys if key in self.items}
+        self._queued |= {key for key in keys if key in self.items or key in self.spans}
         if self.consumes_at_once:
             self.consume()
         response = DeleteTraceItemsResponse(matching_items_count=matched)
         response.meta.request_id = request.meta.request_id
         return 200, response.SerializeToString()
 
+    def _table(self, body: bytes) -> Answer:
+        request = TraceItemTableRequest.FromString(body)
+        self.counts.append(request)
+        if self.answers:
+            return self.answers.pop(0)()
+        try:
+            weight, traces = _weight_of(request), _traces_of(request)
+        except _Refused as refused:
+            return error(*refused.args)
+        meta = request.meta
+        # The types that are not preprod's fall to a sample when the time begins before their retention: here all of them.
+        preprod = meta.trace_item_type == TraceItemType.TRACE_ITEM_TYPE_PREPROD
+        highest = meta.downsampled_storage_config.mode == DownsampledStorageConfig.MODE_HIGHEST_ACCURACY
+        sampled = self.samples or not preprod or not highest
+        in_time = meta.start_timestamp.seconds <= self.written < meta.end_timestamp.seconds
+        counted = sum(
+            items
+            for (organization, project, trace), items in (self.items if preprod else self.spans).items()
+            if (organization, project in meta.project_ids) == (meta.organization_id, True)
+            and (traces is None or trace in traces)
+            and in_time
+        )
+        rows = (counted // SAMPLE if sampled else counted) * weight
+        return 200, table(request, rows, sampled=sampled).SerializeToString()
+
     def hanging(self) -> Answer:
         """A connection that never answers, until the test ends."""
         self.hang.wait()
         return error(503, "")
+
+
+def table(request: TraceItemTableRequest, rows: int, *, sampled: bool = False) -> TraceItemTableResponse:
+    """The answer to a count. Of no row it is null: ClickHouse counts with `countIfOrNull`, and there are no groups."""
+    response = TraceItemTableResponse()
+    column = response.column_values.add(attribute_name=request.columns[0].label)
+    if rows:
+        column.results.add(val_double=rows)
+    else:
+        column.results.add(is_null=True)
+    response.page_token.offset = 1
+    response.meta.request_id = request.meta.request_id
+    response.meta.query_info.add()
+    response.meta.downsampled_storage_meta.can_go_to_higher_accuracy_tier = sampled
+    return response
+
+
+def _weight_of(request: TraceItemTableRequest) -> int:
+    """How many items each row is said to stand for. Refuses all but one count of rows, without groups."""
+    if not request.columns:
+        raise _Refused(400, "At least one column must be specified in the request")
+    if request.meta.trace_item_type == TraceItemType.TRACE_ITEM_TYPE_UNSPECIFIED:
+        raise _Refused(400, "This endpoint requires meta.trace_item_type to be set")
+    _uuid(request.meta.request_id, "badly formed hexadecimal UUID string")
+    (column,) = request.columns
+    counted: AttributeAggregation = column.aggregation
+    if request.group_by or counted.aggregate != Function.FUNCTION_COUNT:
+        raise _Refused(400, "this stand-in only counts, and knows no groups")
+    _demand_type(counted.key)
+    return 1 if counted.extrapolation_mode in NOT_EXTRAPOLATED else 10
+
+
+def _traces_of(request: TraceItemTableRequest) -> set[str] | None:
+    """Which trace ids are asked for; all, without a filter."""
+    if not request.HasField("filter"):
+        return None
+    these = request.filter.comparison_filter
+    if these.key.name != "sentry.trace_id" or these.op != ComparisonFilter.OP_IN:
+        raise _Refused(400, "this stand-in filters by nothing but trace ids")
+    _demand_type(these.key)
+    if these.value.WhichOneof("value") is None:
+        raise _Refused(400, "comparison does not have a right hand side")
+    traces = these.value.val_str_array.values
+    if (size := 300 + A_TRACE_IDS_SQL * len(traces)) > MOST_SQL:
+        too_long = f"After processing, query is {size} bytes, which is too long for ClickHouse to process."
+        raise _Refused(500, f"{too_long} Max size is {MOST_SQL} bytes.")
+    return {_uuid(trace, "Not a valid UUID string").hex for trace in traces}
+
+
+def _demand_type(key: AttributeKey) -> None:
+    if key.type != NORMALIZED[key.name]:
+        expected, given = AttributeKey.Type.Name(NORMALIZED[key.name]), AttributeKey.Type.Name(key.type)
+        raise _Refused(400, f"Attribute {key.name} must be one of [{expected}], got {given}")
+
+
+def _uuid(text: str, message: str) -> uuid.UUID:
+    try:
+        return uuid.UUID(text)
+    except ValueError:
+        raise _Refused(500, f"internal error occurred while executing this RPC call: {message}") from None

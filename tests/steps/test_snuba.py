@@ -1,10 +1,15 @@
 """Trace items through Snuba's protocol: every status that it answers with, and what a network does in between."""
 
-from collections.abc import Iterator
+import time
+import uuid
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from typing import Any
 
 import pytest
+from sentry_protos.snuba.v1.downsampled_storage_pb2 import DownsampledStorageMeta
+from sentry_protos.snuba.v1.endpoint_trace_item_table_pb2 import TraceItemTableResponse
 from sqlalchemy import delete, update
 
 from activities.backend.contract import ArtifactRef
@@ -21,13 +26,15 @@ from tests import fault_proxy
 from tests.fault_proxy import Kind, Matches, answering
 from tests.faults.test_faults import attempts
 from tests.oracle import Evidence, assert_promises_hold
-from tests.snuba_server import Answer, SnubaServer, error
+from tests.snuba_server import Answer, SnubaServer, error, table
 from tests.stack import Seen, Stack, eventually, pending_failures
 
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 TRACES = [trace_id(ArtifactRef(1, 2, number)) for number in range(8)]
 SECRET = "marker-of-a-customer"
 COUNTED = "3 trace items are still counted; they are counted again in a while"
+either_way = pytest.mark.parametrize("asks", [SnubaTraces.delete, SnubaTraces.count])
+Asks = Callable[..., Any]
 
 
 def with_items(server: SnubaServer, each: int = 3) -> SnubaServer:
@@ -62,6 +69,7 @@ def test_one_artifact_with_too_many_rows_is_a_final_answer_and_the_others_go() -
     assert {trace for _, project, trace in server.items if project == 2} == {TRACES[0], TRACES[2]}, "of organization 9, and it"
 
 
+@either_way
 @pytest.mark.parametrize(
     ("status", "message"),
     [
@@ -73,17 +81,18 @@ def test_one_artifact_with_too_many_rows_is_a_final_answer_and_the_others_go() -
         (500, f"Invalid Columns {SECRET}"),
     ],
 )
-def test_what_will_never_be_done_is_final(status: int, message: str) -> None:
+def test_what_will_never_be_done_is_final(status: int, message: str, asks: Asks) -> None:
     with SnubaServer(answers=[lambda: error(status, message)]) as server, pytest.raises(TraceStoreRefused) as refused:
-        SnubaTraces(server.url).delete(1, 2, TRACES)
+        asks(SnubaTraces(server.url), 1, 2, TRACES)
     assert SECRET not in str(refused.value)
 
 
+@either_way
 @pytest.mark.parametrize("status", [401, 403, 408, 429, 500, 502, 503, 504])
-def test_what_may_pass_is_asked_once_and_left_to_temporal(status: int) -> None:
+def test_what_may_pass_is_asked_once_and_left_to_temporal(status: int, asks: Asks) -> None:
     with SnubaServer(answers=[lambda: error(status, SECRET)]) as server, pytest.raises(TraceStoreUnavailable) as unavailable:
-        SnubaTraces(server.url).delete(1, 2, TRACES)
-    assert len(server.requests) == 1
+        asks(SnubaTraces(server.url), 1, 2, TRACES)
+    assert len(server.requests) + len(server.counts) == 1
     assert SECRET not in str(unavailable.value)
     assert str(status) in str(unavailable.value)
 
@@ -92,26 +101,179 @@ def answer_with(status: int, body: bytes) -> Answer:
     return status, body
 
 
+@either_way
 @pytest.mark.parametrize("status", [200, 502, 302])
-def test_a_page_of_a_proxy_is_no_answer(status: int) -> None:
+def test_a_page_of_a_proxy_is_no_answer(status: int, asks: Asks) -> None:
     """Nor is an empty one: as protobuf it would say that nothing was matched, and so that all is gone."""
     for page in (b"<html><body>Bad gateway</body></html>", b""):
         with SnubaServer(answers=[partial(answer_with, status, page)]) as server, pytest.raises(TraceStoreUnavailable):
-            SnubaTraces(server.url).delete(1, 2, TRACES)
+            asks(SnubaTraces(server.url), 1, 2, TRACES)
 
 
-def test_a_connection_that_hangs_ends_with_its_time_out() -> None:
+@either_way
+def test_a_connection_that_hangs_ends_with_its_time_out(asks: Asks) -> None:
     with SnubaServer() as server:
         server.answers = [server.hanging]
         with pytest.raises(TraceStoreUnavailable, match="could not be reached"):
-            SnubaTraces(server.url, timeout_s=0.3).delete(1, 2, TRACES)
+            asks(SnubaTraces(server.url, timeout_s=0.3), 1, 2, TRACES)
 
 
-def test_nobody_listening_is_unavailable() -> None:
+@either_way
+def test_nobody_listening_is_unavailable(asks: Asks) -> None:
     with SnubaServer() as server:
         url = server.url
     with pytest.raises(TraceStoreUnavailable):
-        SnubaTraces(url, timeout_s=1).delete(1, 2, TRACES)
+        asks(SnubaTraces(url, timeout_s=1), 1, 2, TRACES)
+
+
+# Counting --------------------------------------------------------------------------------------------------------------
+
+
+def test_these_preprod_items_are_counted_and_stay() -> None:
+    """Not another project's or organization's, nor what is of another type in the same trace."""
+    with with_items(SnubaServer(spans={(1, 2, TRACES[0]): 100})) as server:
+        before, store = dict(server.items), SnubaTraces(server.url)
+        assert store.count(1, 2, TRACES) == 24
+        assert store.count(1, 2, TRACES[:2]) == 6
+        assert (store.count(1, 3, TRACES), store.count(9, 2, TRACES)) == (5, 5)
+        assert store.count(1, 2, [str(uuid.UUID(TRACES[0]))]) == 3, "with dashes it is the same trace"
+        server.consume()
+    assert (server.items, server.requests) == (before, []), "nothing was asked to be deleted"
+    assert set(server.referers) == {"artifact-deletion"}
+
+
+def test_of_what_is_not_there_none_is_counted() -> None:
+    with with_items(SnubaServer()) as server:
+        store = SnubaTraces(server.url)
+        assert store.count(1, 2, [uuid.uuid4().hex]) == 0
+        assert (store.count(1, 4, TRACES), store.count(2, 2, TRACES)) == (0, 0)
+        assert store.count(1, 2, []) == 0
+
+
+def test_what_is_queued_is_counted_until_it_is_gone() -> None:
+    with with_items(SnubaServer()) as server:
+        store = SnubaTraces(server.url)
+        store.delete(1, 2, TRACES)
+        assert store.count(1, 2, TRACES) == 24
+        server.consume()
+        assert store.count(1, 2, TRACES) == 0
+
+
+def test_many_traces_are_counted_in_parts_and_each_trace_once() -> None:
+    """In one part Snuba's SQL would be longer than it lets through."""
+    many = [uuid.uuid4().hex for _ in range(2000)]
+    with SnubaServer({(1, 2, trace): 2 for trace in many[::100]}) as server:
+        assert SnubaTraces(server.url).count(1, 2, many + many[:300]) == 40
+    asked = [list(request.filter.comparison_filter.value.val_str_array.values) for request in server.counts]
+    assert [len(traces) for traces in asked] == [500] * 4
+    assert [trace for traces in asked for trace in traces] == many
+
+
+@pytest.mark.parametrize("age", [timedelta(days=-2), timedelta(0), timedelta(days=4000)])
+def test_an_item_of_any_age_is_counted(age: timedelta) -> None:
+    """A clock that is ahead of ours may have written it."""
+    with with_items(SnubaServer(written=int(time.time() - age.total_seconds()))) as server:
+        assert SnubaTraces(server.url).count(1, 2, TRACES) == 24
+    assert server.counts[0].meta.start_timestamp.seconds >= 86_400, "in no server's time zone is it before 1970"
+
+
+def test_a_count_in_a_sample_is_none() -> None:
+    """One item of eight is in it: none may be there, and seven are."""
+    with with_items(SnubaServer(samples=True), each=1) as server, pytest.raises(TraceStoreRefused, match="sample"):
+        SnubaTraces(server.url).count(1, 2, TRACES[:7])
+
+
+def answering_with(change: Callable[[TraceItemTableResponse], Any]) -> int:
+    """What is made of Snuba's answer that five were counted, after this change."""
+    with SnubaServer() as server:
+
+        def answer() -> Answer:
+            response = table(server.counts[-1], 5)
+            change(response)
+            return 200, response.SerializeToString()
+
+        server.answers = [answer]
+        return SnubaTraces(server.url).count(1, 2, TRACES)
+
+
+def test_what_an_older_snuba_says_of_a_sample_is_heard() -> None:
+    """It names the tier."""
+
+    def names(tier: DownsampledStorageMeta.SelectedTier.ValueType) -> Callable[[TraceItemTableResponse], Any]:
+        return lambda response: setattr(response.meta.downsampled_storage_meta, "tier", tier)
+
+    assert answering_with(names(DownsampledStorageMeta.SELECTED_TIER_1)) == 5
+    with pytest.raises(TraceStoreRefused, match="sample"):
+        answering_with(names(DownsampledStorageMeta.SELECTED_TIER_8))
+
+
+def of_result(**values: Any) -> Callable[[TraceItemTableResponse], Any]:
+    """Another value in the only result; without any, a result that says nothing."""
+
+    def change(response: TraceItemTableResponse) -> None:
+        result = response.column_values[0].results[0]
+        result.Clear()
+        for name, value in values.items():
+            setattr(result, name, value)
+
+    return change
+
+
+def test_a_count_of_none_is_null_or_zero() -> None:
+    assert answering_with(lambda _: None) == 5
+    assert answering_with(of_result(is_null=True)) == 0
+    assert answering_with(of_result(val_double=0.0)) == 0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda response: response.Clear(),
+        lambda response: response.ClearField("meta"),
+        lambda response: setattr(response.meta, "request_id", uuid.uuid4().hex),
+        lambda response: response.meta.ClearField("downsampled_storage_meta"),
+        lambda response: response.ClearField("column_values"),
+        lambda response: response.column_values.add(attribute_name="count"),
+        lambda response: setattr(response.column_values[0], "attribute_name", "max"),
+        lambda response: response.column_values[0].ClearField("results"),
+        lambda response: response.column_values[0].results.add(val_double=1),
+        of_result(),
+        of_result(val_str="0"),
+        of_result(val_int=0),
+        of_result(val_double=5, is_null=True),
+        of_result(val_double=-1),
+        of_result(val_double=0.5),
+        of_result(val_double=float("nan")),
+        of_result(val_double=float("inf")),
+        of_result(val_double=2.0**53),
+    ],
+)
+def test_what_is_no_count_is_no_answer(change: Callable[[TraceItemTableResponse], Any]) -> None:
+    """Above all it is not none."""
+    with pytest.raises(TraceStoreUnavailable, match="not one of Snuba's"):
+        answering_with(change)
+
+
+def test_half_an_answer_is_no_answer() -> None:
+    """Wherever it is cut off: in protobuf, what is absent is zero."""
+    with SnubaServer() as server:
+        store = SnubaTraces(server.url)
+        store.count(1, 2, TRACES)
+
+        def answer(length: int) -> Answer:
+            return 200, table(server.counts[-1], 5).SerializeToString()[:length]
+
+        for length in range(len(answer(1000)[1])):
+            server.answers = [partial(answer, length)]
+            with pytest.raises(TraceStoreUnavailable):
+                store.count(1, 2, TRACES)
+    assert len(server.counts) > 50
+
+
+def test_too_many_rows_is_no_answer_to_a_count() -> None:
+    """Only a deletion can be halved."""
+    with SnubaServer(answers=[lambda: error(500, "Too many rows to delete")]) as server, pytest.raises(TraceStoreUnavailable):
+        SnubaTraces(server.url).count(1, 2, TRACES)
 
 
 # The whole path --------------------------------------------------------------------------------------------------------
@@ -163,6 +325,32 @@ async def test_a_deletion_asks_until_no_trace_item_is_counted_any_more(stack: St
     place = head.artifact
     assert before.keys() - snuba.items.keys() == {(place.organization_id, place.project_id, place.trace_id)}
     assert [attempt > 2 for attempt, _ in await attempts(handle, "delete_trace_items")] == [True]
+
+
+@on_sqlite
+async def test_verify_counts_trace_items_before_a_deletion_and_none_after(stack: Stack, snuba: SnubaServer) -> None:
+    """Until the consumer has deleted them, they are there: a receipt without them is not enough."""
+    head, kept = stack.snapshots("head", "kept")
+    counted(snuba, [head, kept])
+    settings: dict[str, Any] = {"trace_store": "snuba", "snuba_url": snuba.url, "trace_items_pause_s": 0.1}
+    request = stack.request([head.id])
+    assert stack.verify(request, **settings).trace_items == 3
+    async with stack.worker(**settings):
+        handle = await stack.start([head.id])
+
+        async def asked() -> bool:
+            return asked_of(snuba, head) >= 1
+
+        await eventually(asked)
+        assert stack.verify(request, **settings).trace_items == 3
+        snuba.consume()
+        await handle.result()
+    asked_to_delete, stay = len(snuba.requests), dict(snuba.items)
+    found = stack.verify(request, **settings)
+    assert (found.trace_items, found.places.present) == (0, [])
+    assert (len(snuba.requests), snuba.items) == (asked_to_delete, stay), "it only counts"
+    place = kept.artifact
+    assert stay[place.organization_id, place.project_id, place.trace_id] == 3
 
 
 @on_sqlite

@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 from sqlalchemy import delete, func, insert, select, update
 
+import composition
 from activities.backend import tables
 from activities.backend.contract import ArtifactRef
 from activities.backend.keys import trace_id
 from activities.backend.trace_items import PREPROD, TraceItem
 from artifact_deletion.request import DeletionRequest
+from commands.exit_codes import DONE, FAILED, UNREACHABLE
 from demo.world import Build, Project, Snapshot, screen
 from tests.conftest import Command
 from tests.image_steps import ImageSteps
@@ -144,17 +146,46 @@ def test_a_blob_that_another_file_names_is_that_files(deleted: Deleted, named: C
 
 
 @pytest.mark.thorough
-def test_a_trace_store_whose_one_request_deletes_is_not_asked(deleted: Deleted, command: Command) -> None:
-    """Snuba's, and where there is none. Null says that nothing was looked for."""
+def test_a_trace_store_that_cannot_count_is_not_asked(
+    deleted: Deleted, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One whose only request deletes, and where there is none. Null says that nothing was looked for."""
     a_trace_item(deleted)
-    with SnubaServer() as server:
-        assert deleted.stack.verify(deleted.request, trace_store="snuba", snuba_url=server.url).trace_items is None
-        assert server.requests == []
+    asked = []
+
+    class DeletesOnly:
+        def delete(self, *given: object) -> tuple[int, int]:
+            asked.append(given)
+            return 0, 0
+
     found = deleted.stack.verify(deleted.request, trace_store="none")
     assert (found.trace_items, found.is_gone) == (None, True)
+    with monkeypatch.context() as patch:
+        patch.setattr(composition, "open_traces", lambda *_: DeletesOnly())
+        found = deleted.stack.verify(deleted.request)
+    assert (found.trace_items, found.is_gone, asked) == (None, True, [])
     code, said = command("verify", deleted.request.workflow_id)
     assert code == 1
     assert re.search(r"^Trace items +1$", said, re.MULTILINE)
+
+
+@pytest.mark.thorough
+def test_trace_items_that_snuba_has_are_said(deleted: Deleted, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    place, words = deleted.snapshot.artifact, ("verify", deleted.request.workflow_id)
+    with SnubaServer({(place.organization_id, place.project_id, place.trace_id): 1204}) as server:
+        monkeypatch.setenv("ARTIFACT_DELETION_TRACE_STORE", "snuba")
+        monkeypatch.setenv("ARTIFACT_DELETION_SNUBA_URL", server.url)
+        code, said = command(*words)
+        assert code == FAILED
+        assert re.search(r"^State +STILL THERE$", said, re.MULTILINE)
+        assert re.search(r"^Trace items +1,204$", said, re.MULTILINE)
+        server.items.clear()
+        code, said = command(*words)
+        assert code == DONE
+        assert re.search(r"^Trace items +0$", said, re.MULTILINE)
+    code, said = command(*words)
+    assert code == UNREACHABLE, "it does not know"
+    assert "the trace store could not be reached" in said
 
 
 @pytest.mark.thorough
