@@ -24,12 +24,12 @@ class Sizes:
     workers_keys: int = 100_000
     workers_small: int = 100
     handler: int = 200
-    retention: int = 1_000
+    retention: int = 2_000
     retention_reference: int = 200
     """As many of the artifacts the reference deletes: its loop's speed does not depend on how many there are."""
-    images_caught_up: int = 10_000
+    images_caught_up: int = 100_000
     images_hidden: int = 3_000
-    images_indexed: tuple[int, ...] = (10, 10_000)
+    images_indexed: tuple[int, ...] = (10, 10_000, 1_000_000)
     reconcile: int = 100_000
     reconcile_rounds: int = 3
     bulk: tuple[tuple[int, int], ...] = ((2_000, 5), (20_000, 3), (100_000, 3))
@@ -40,11 +40,8 @@ class Sizes:
 
 USUAL = Sizes()
 FULL = Sizes(
-    retention=2_000,
     retention_reference=2_000,
-    images_caught_up=100_000,
     images_hidden=10_000,
-    images_indexed=(10, 10_000, 1_000_000),
     bulk_others=100_000,
 )
 QUICK = Sizes(
