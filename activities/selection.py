@@ -88,7 +88,7 @@ def next_page(
     if not request.expired:
         return tuple(_next_ids(session, backend, request, after, at_most)), None
     found = expired(backend)
-    artifact, grace = list(found.selected_columns)[0], list(found.selected_columns)[-1]
+    artifact, *_, grace = found.selected_columns
     found = found.with_only_columns(artifact, grace).order_by(artifact)
     rows: list[Any] = []
     # PostgreSQL would judge all that follow to take the first of them.

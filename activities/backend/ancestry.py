@@ -7,7 +7,7 @@ which its own was made; if that is selective too, as the one before it has them,
 from collections.abc import Collection
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, or_, select, union
+from sqlalchemy import ColumnElement, false, func, or_, select, union
 from sqlalchemy.orm import Session, aliased
 
 from activities.backend.tables import Artifact, CommitComparison, SnapshotMetrics
@@ -15,7 +15,6 @@ from activities.one_of import one_of
 
 _heir, _ancestor = aliased(Artifact, name="heir"), aliased(Artifact, name="ancestor")
 _theirs, _ours = aliased(CommitComparison, name="theirs"), aliased(CommitComparison, name="ours")
-_ALIKE = ("project_id", "app_id", "build_configuration_id")
 
 _IN_ONE_REPOSITORY = (
     _theirs.head_repo_name == _ours.head_repo_name,
@@ -23,6 +22,15 @@ _IN_ONE_REPOSITORY = (
     _theirs.head_sha != _ours.head_sha,  # no commit is made of itself
 )
 _IN_A_FORK = (_theirs.base_repo_name == _ours.head_repo_name, _theirs.head_repo_name != _theirs.base_repo_name)
+
+
+def _alike(artifact: Any) -> tuple[ColumnElement[Any], ...]:
+    """What both have in common.
+
+    By these no database is to look for either: a commit has few artifacts, a project many. PostgreSQL has no index for a
+    null-safe comparison, SQLite none for a sum.
+    """
+    return artifact.project_id + 0, artifact.app_id + "", artifact.build_configuration_id + 0
 
 
 def _inherits(ancestor: Any, where: tuple[ColumnElement[bool], ...]) -> tuple[ColumnElement[bool], ...]:
@@ -35,10 +43,9 @@ def _inherits(ancestor: Any, where: tuple[ColumnElement[bool], ...]) -> tuple[Co
         _theirs.base_sha == _ours.head_sha,
         *where,
         _heir.commit_comparison_id == _theirs.id,
-        # Null-safe even where there is no null: for that PostgreSQL takes no index, and so finds heirs by their commits.
-        *(getattr(_heir, one).is_not_distinct_from(getattr(ancestor, one)) for one in _ALIKE),
+        *(mine.is_not_distinct_from(others) for mine, others in zip(_alike(_heir), _alike(ancestor), strict=True)),
         of_heir.preprod_artifact_id == _heir.id,
-        of_heir.is_selective,
+        of_heir.is_selective != false(),  # for `= 1` SQLite would make itself an index, and begin with that
     )
 
 
@@ -48,7 +55,8 @@ def has_heirs() -> ColumnElement[bool]:
     No index leads from a repository to the commits of its forks. So these are looked for once a statement.
     """
     in_one = select(_heir.id).where(*_inherits(Artifact, _IN_ONE_REPOSITORY)).correlate(Artifact).exists()
-    return or_(in_one, Artifact.id.in_(select(_ancestor.id).where(*_inherits(_ancestor, _IN_A_FORK))))
+    in_forks = select(_ancestor.id).where(*_inherits(_ancestor, _IN_A_FORK))
+    return or_(in_one, Artifact.id.in_(in_forks))
 
 
 def heirs_of(session: Session, artifact_ids: Collection[int]) -> set[int]:
