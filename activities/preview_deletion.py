@@ -97,6 +97,7 @@ class PreviewDeletion:
             self._preview_chunk(request, chunk, places.keys(), tally)
         with self.database.read(snapshot=True) as session:
             files = backend.judge_files(session, tally.cascade, request.organization_id)
+            heirs = backend.bulk.heirs(session, [one for one in ours if one in found]) - set(ours)
         gone, seen = [one for one in ours if one not in found], tally.seen
         preview = Preview(
             organization_id=request.organization_id,
@@ -107,6 +108,7 @@ class PreviewDeletion:
             gone_unchecked=Ids.of(one for one in gone if places[one] is None).for_history(),
             held=Ids.of(held).for_history(),
             not_expired=Ids.of(young).for_history(),
+            heirs=Ids.of(heirs).for_history(),
             overlapping=tuple(overlapping),
             rows={table: count for table, count in sorted((tally.cascade.rows | files.rows).items()) if count},
             files_kept={reason: Ids.of(kept).for_history() for reason, kept in sorted(files.kept.items())},

@@ -17,6 +17,8 @@ from artifact_deletion.bulk import BulkRequest
 
 AGES = (30, 90, 180, 365)
 """Days: the limits between the columns of a preview's histogram."""
+_JUDGED_AT_ONCE = 1000
+"""Artifacts."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,10 @@ class Expired:
 
 def selected(backend: Backend, request: BulkRequest) -> Select[*tuple[Any, ...]]:
     """(artifact id, project id, organization id, …) of each of them that has a row."""
-    found: Select[*tuple[Any, ...]] = expired(backend) if request.expired else backend.living
+    return _asked_for(expired(backend) if request.expired else backend.living, request)
+
+
+def _asked_for(found: Select[*tuple[Any, ...]], request: BulkRequest) -> Select[*tuple[Any, ...]]:
     _, project, organization, *_ = found.selected_columns
     found = found.where(organization == request.organization_id)
     return found if request.project_id is None else found.where(project == request.project_id)
@@ -57,7 +62,8 @@ def not_expired(
     """The projects of those artifacts of the organization that have not expired, given where all of them are."""
     found = _past_their_days(backend)
     artifact = next(iter(found.selected_columns))
-    gone_by = {row[0] for row in session.execute(found.where(one_of(artifact, places.keys())))}
+    found = found.with_only_columns(artifact).where(one_of(artifact, places.keys()))
+    gone_by = set(session.execute(found).scalars())
     return {one: project for one, (project, of) in places.items() if of == organization_id and one not in gone_by}
 
 
@@ -79,12 +85,26 @@ def next_page(
     session: Session, backend: Backend, request: BulkRequest, after: int, at_most: int
 ) -> tuple[tuple[int, ...], datetime | None]:
     """The next of them by their ids, and until when their deletion waits: as long as the longest of their policies says."""
-    found = selected(backend, request)
-    artifact = next(iter(found.selected_columns))
-    rows = session.execute(found.where(artifact > after).order_by(artifact).limit(at_most)).all()
-    grace = max((row[-1] for row in rows), default=0) if request.expired else 0
-    begins = session.execute(select(clock())).scalar_one() + timedelta(seconds=grace) if grace else None
+    if not request.expired:
+        return tuple(_next_ids(session, backend, request, after, at_most)), None
+    found = expired(backend)
+    artifact, *_, grace = found.selected_columns
+    found = found.with_only_columns(artifact, grace).order_by(artifact)
+    rows: list[Any] = []
+    # PostgreSQL would judge all that follow to take the first of them.
+    while len(rows) < at_most and (ids := _next_ids(session, backend, request, after, _JUDGED_AT_ONCE)):
+        rows += session.execute(found.where(one_of(artifact, ids)).limit(at_most - len(rows))).all()
+        after = ids[-1]
+    wait = max((row[-1] for row in rows), default=0)
+    begins = session.execute(select(clock())).scalar_one() + timedelta(seconds=wait) if wait else None
     return tuple(row[0] for row in rows), begins
+
+
+def _next_ids(session: Session, backend: Backend, request: BulkRequest, after: int, at_most: int) -> Sequence[int]:
+    living = _asked_for(backend.living, request)
+    artifact = next(iter(living.selected_columns))
+    living = living.with_only_columns(artifact).where(artifact > after).order_by(artifact).limit(at_most)
+    return session.execute(living).scalars().all()
 
 
 def organizations_with_expired(session: Session, backend: Backend) -> Sequence[int]:

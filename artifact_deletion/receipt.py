@@ -372,6 +372,8 @@ class Preview(Answer):
     """A hold on them, their project or an artifact that they were compared with would keep them: all else is about the rest."""
     not_expired: Ids = Ids()
     """Where only what has expired is to go: these have not."""
+    heirs: Ids = Ids()
+    """Selective snapshots that would stay, and inherit images from one that would go: they show nothing for those then."""
     overlapping: tuple[str, ...] = ()
     """Workflow ids of open deletions of the same artifacts, at most twenty."""
     rows: Mapping[str, int] = {}

@@ -164,6 +164,7 @@ def preview_lines(preview: Preview) -> Rows:
         ("  gone, objects unchecked", preview.gone_unchecked.count),
         ("  held, would stay", preview.held.count),
         ("  not expired, would stay", preview.not_expired.count),
+        ("  selective, would show less", preview.heirs.count),
         *(("  in open deletion", other) for other in preview.overlapping),
         ("Rows", f"{sum(preview.rows.values()):,}"),
         *((f"  {table}", f"{count:,}") for table, count in preview.rows.items()),

@@ -167,6 +167,26 @@ class World:
             row = tables.Project(slug=slug, organization_id=organization_id)
             return Project(draft.add(row), organization_id, slug)
 
+    def commit(
+        self,
+        organization_id: int,
+        sha: str,
+        made_of: str | None = None,
+        *,
+        repository: str = "acme/shop",
+        fork_of: str | None = None,
+    ) -> int:
+        """A commit, and the one that it was made from; it is no artifact's own. Returns the id that a snapshot refers to."""
+        with self._draft() as draft:
+            row = tables.CommitComparison(
+                organization_id=organization_id,
+                head_sha=sha,
+                base_sha=made_of,
+                head_repo_name=repository,
+                base_repo_name=fork_of,
+            )
+            return draft.add(row)
+
     def snapshot(
         self,
         project: Project,
@@ -175,6 +195,7 @@ class World:
         usecase: str = SNAPSHOTS,
         old_format: bool = False,
         base: Snapshot | None = None,
+        commit: int | None = None,
         id: int | None = None,  # noqa: A002  # what the column is called
         puts_images: bool = True,
         before_commit: Callable[[Session, Place], None] = lambda _session, _artifact: None,
@@ -191,7 +212,7 @@ class World:
         if base is not None:
             manifest["all_image_file_names"] = sorted({*base.images, *images})
         with self._draft() as draft:
-            artifact = self._artifact(draft, project, id, app_id="com.example.shop")
+            artifact = self._artifact(draft, project, id, app_id="com.example.shop", commit_comparison_id=commit)
             prefix = f"{folder}/{artifact.id}"
             contents = {f"{prefix}/manifest.json": _json(manifest)}
             extras = {"manifest_key": f"{prefix}/manifest.json"}
@@ -422,7 +443,7 @@ class World:
             draft.objects[physical] = content
             self._object_owners[physical] = owners
 
-    def _artifact(self, draft: _Draft, project: Project, artifact_id: int | None, **columns: int | str) -> Place:
+    def _artifact(self, draft: _Draft, project: Project, artifact_id: int | None, **columns: int | str | None) -> Place:
         row = tables.Artifact(id=artifact_id, project_id=project.id, state=3, **columns)
         added = draft.add(row)
         if artifact_id is not None and self.engine.dialect.name == "postgresql":
@@ -600,8 +621,9 @@ def sample_world(world: World) -> Sample:
 
     first_of_shop = world.snapshot(shop, screens)
     second_of_shop = world.snapshot(shop, second)
-    third_of_shop = world.snapshot(shop, third)
-    fourth_of_shop = world.snapshot(shop, {"login.png": screen("login.png", 2)}, base=third_of_shop)
+    third_of_shop = world.snapshot(shop, third, commit=world.commit(acme, "3c8f"))
+    fourth_commit = world.commit(acme, "4d90", made_of="3c8f")
+    fourth_of_shop = world.snapshot(shop, {"login.png": screen("login.png", 2)}, base=third_of_shop, commit=fourth_commit)
     old_of_site = world.snapshot(site, screens, old_format=True)
     new_of_site = world.snapshot(site, second)
     old_of_intranet = world.snapshot(intranet, screens)

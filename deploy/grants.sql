@@ -73,7 +73,11 @@ GRANT SELECT (id, project_id, date_added, installable_app_file_id) ON sentry_pre
 GRANT SELECT (id, organization_id) ON sentry_project TO artifact_deletion_operator;
 GRANT SELECT (id, preprod_artifact_id, date_added, extras) ON sentry_preprodsnapshotmetrics TO artifact_deletion_operator;
 
--- What has expired, and which base a head needs: only for those who look at retention. ------------------------------------------
+-- What has expired, and what others need: the operator's only to look at retention. --------------------------------------------
+GRANT SELECT (id, organization_id, head_sha, base_sha, head_repo_name, base_repo_name) ON sentry_commitcomparison
+    TO artifact_deletion_worker, artifact_deletion_operator;
+GRANT SELECT (app_id, build_configuration_id, commit_comparison_id) ON sentry_preprodartifact TO artifact_deletion_operator;
+GRANT SELECT (is_selective) ON sentry_preprodsnapshotmetrics TO artifact_deletion_operator;
 GRANT SELECT (head_snapshot_metrics_id, base_snapshot_metrics_id) ON sentry_preprodsnapshotcomparison
     TO artifact_deletion_operator;
 GRANT SELECT (id, preprod_artifact_id) ON sentry_preprodartifactsizemetrics TO artifact_deletion_operator;

@@ -83,6 +83,27 @@ BULK = (
         ("tests/steps/test_retention.py::test_a_base_is_kept_until_its_last_head_has_expired",),
     ),
     Mutation(
+        "an artifact that expires before what inherits from it",
+        "activities/backend/preprod_bulk.py",
+        "case((has_heirs(), _NEVER)",
+        "case((~has_heirs(), _NEVER)",
+        ("tests/steps/test_ancestry.py::test_a_chain_expires_from_its_young_end",),
+    ),
+    Mutation(
+        "an artifact that is needed by another app",
+        "activities/backend/ancestry.py",
+        'artifact.project_id + 0, artifact.app_id + "", artifact',
+        "artifact.project_id + 0, artifact",
+        ("tests/steps/test_ancestry.py::test_what_a_selective_snapshot_inherits_from_has_not_expired",),
+    ),
+    Mutation(
+        "a page that ends where nothing has expired for a while",
+        "activities/selection.py",
+        "    while len(rows) < at_most and (ids :=",
+        "    if len(rows) < at_most and (ids :=",
+        ("tests/steps/test_ancestry.py::test_a_page_is_full_however_many_are_judged_at_once",),
+    ),
+    Mutation(
         "a deletion that takes what is needed again since its keys were collected",
         "activities/delete_rows.py",
         "if sealed.expired and not_expired(",

@@ -1,5 +1,6 @@
 """What deletions of whole projects, retention and schedules ask of a backend: projects, their rest, how old artifacts are."""
 
+from collections.abc import Collection
 from datetime import datetime
 from typing import Any
 
@@ -16,6 +17,10 @@ class Bulk:
     def aged(self, artifacts: Select[int, int, int, datetime]) -> Select[Any]:
         """`artifacts` with two more columns: the kind of each, and the time from which on no other needed it."""
         return artifacts.add_columns(literal("").label("kind"), list(artifacts.selected_columns)[3].label("since"))
+
+    def heirs(self, session: Session, artifact_ids: Collection[int]) -> set[int]:  # noqa: ARG002
+        """The artifacts that show less once these are gone, for a preview: those that inherit objects of theirs."""
+        return set()
 
     def next_project(self, session: Session, living: Select[int, int, int], organization_id: int, after: int) -> int | None:
         """The organization's next project by its id: of those with artifacts, where a backend knows no others."""

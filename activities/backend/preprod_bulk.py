@@ -1,15 +1,17 @@
-"""Sentry's kinds of artifacts, what else hangs from a project, and until when an artifact is needed: as a base, by its head.
+"""Sentry's kinds of artifacts, what else hangs from a project, and until when an artifact is needed by others.
 
 A comparison goes with either side. So a base ages from the day on which its last head was uploaded, and both go together.
-A selective snapshot needs the complete one before it too, but no row says which that is, unless they were compared.
+What a selective snapshot inherits from does not expire while that has a row: ancestry.py finds it.
 """
 
-from datetime import datetime
+from collections.abc import Collection
+from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Select, case, delete, exists, func, or_, select, true, union_all
+from sqlalchemy import Select, case, delete, exists, func, literal, or_, select, true, union_all
 from sqlalchemy.orm import Session, aliased
 
+from activities.backend.ancestry import has_heirs, heirs_of
 from activities.backend.bulk import Bulk
 from activities.backend.tables import (
     Artifact,
@@ -57,7 +59,9 @@ _NEEDED = union_all(
     _heads(SnapshotMetrics, SnapshotComparison.head_snapshot_metrics_id, SnapshotComparison.base_snapshot_metrics_id),
     _heads(SizeMetrics, SizeComparison.head_size_analysis_id, SizeComparison.base_size_analysis_id),
 ).subquery()
-_SINCE = select(func.max(_NEEDED.c.at)).scalar_subquery()
+# Not the database's clock: by a policy of no days it would have expired.
+_NEVER = literal(datetime(9999, 1, 1, tzinfo=UTC))
+_SINCE = case((has_heirs(), _NEVER), else_=select(func.max(_NEEDED.c.at)).scalar_subquery())
 
 
 class PreprodBulk(Bulk):
@@ -68,6 +72,10 @@ class PreprodBulk(Bulk):
     def aged(self, artifacts: Select[int, int, int, datetime]) -> Select[Any]:
         """See Bulk."""
         return artifacts.add_columns(_KIND.label("kind"), _SINCE.label("since"))
+
+    def heirs(self, session: Session, artifact_ids: Collection[int]) -> set[int]:
+        """See Bulk."""
+        return heirs_of(session, artifact_ids)
 
     def next_project(
         self,

@@ -13,6 +13,7 @@ from sqlalchemy import (
     DateTime,
     ForeignKey,
     Identity,
+    Index,
     Integer,
     MetaData,
     String,
@@ -74,6 +75,23 @@ class BuildConfiguration(BackendTable):
     project_id: Mapped[int] = _refers("sentry_project.id")
 
 
+class CommitComparison(BackendTable):
+    """A commit, and the one that it is compared with. It outlives the artifacts that refer to it, and deletions leave it."""
+
+    __tablename__ = "sentry_commitcomparison"
+    __table_args__ = (
+        Index("sentry_commitcomparison_head", "organization_id", "head_repo_name", "head_sha"),
+        Index("sentry_commitcomparison_base", "organization_id", "head_repo_name", "base_sha"),
+        {"sqlite_autoincrement": True},
+    )
+    id: Mapped[int] = _id()
+    organization_id: Mapped[int] = mapped_column(index=True)
+    head_sha: Mapped[str] = mapped_column(String(64))
+    base_sha: Mapped[str | None] = mapped_column(String(64))
+    head_repo_name: Mapped[str] = mapped_column(String(255))
+    base_repo_name: Mapped[str | None] = mapped_column(String(255))
+
+
 class Artifact(BackendTable):
     """A mobile build or a set of snapshots. Its file ids are plain numbers: no foreign key guards them."""
 
@@ -87,6 +105,7 @@ class Artifact(BackendTable):
     state: Mapped[int] = mapped_column(Integer, server_default="0")
     app_id: Mapped[str | None] = mapped_column(String(255))
     build_configuration_id: Mapped[int | None] = _refers("sentry_preprodbuildconfiguration.id", nullable=True)
+    commit_comparison_id: Mapped[int | None] = _refers("sentry_commitcomparison.id", nullable=True)
     extras: Mapped[Any] = mapped_column(Json, nullable=True)
 
 

@@ -17,6 +17,7 @@ from activities.backend.tables import (
     Artifact,
     BackendTable,
     BuildConfiguration,
+    CommitComparison,
     File,
     FileBlob,
     FileBlobIndex,
@@ -33,11 +34,21 @@ from activities.backend.trace_items import TraceItem
 _BESIDE: tuple[InstrumentedAttribute[Any], ...] = (
     Artifact.project_id,
     Artifact.date_added,
+    Artifact.app_id,
+    Artifact.build_configuration_id,
+    Artifact.commit_comparison_id,
     BuildConfiguration.id,
     BuildConfiguration.project_id,
+    CommitComparison.id,
+    CommitComparison.organization_id,
+    CommitComparison.head_sha,
+    CommitComparison.base_sha,
+    CommitComparison.head_repo_name,
+    CommitComparison.base_repo_name,
     Project.id,
     Project.organization_id,
     SnapshotMetrics.date_added,
+    SnapshotMetrics.is_selective,
     File.id,
     File.blob_id,
     FileBlob.id,
@@ -91,9 +102,11 @@ def worker_uses(*, deletes: bool, sql_traces: bool) -> Iterator[Use]:
 
 def operator_uses() -> Iterator[Use]:
     """What one must be allowed who looks which artifacts have expired, which a restore has brought back, and at the images."""
-    yield _reads(Artifact.__tablename__, {"id", "project_id", "date_added", "installable_app_file_id"})
+    alike = {"app_id", "build_configuration_id", "commit_comparison_id"}
+    yield _reads(Artifact.__tablename__, {"id", "project_id", "date_added", "installable_app_file_id"} | alike)
+    yield _reads(CommitComparison.__tablename__, BackendTable.metadata.tables[CommitComparison.__tablename__].columns.keys())
     yield _reads(Project.__tablename__, {"id", "organization_id"})
-    yield _reads(SnapshotMetrics.__tablename__, {"id", "preprod_artifact_id", "date_added", "extras"})
+    yield _reads(SnapshotMetrics.__tablename__, {"id", "preprod_artifact_id", "date_added", "is_selective", "extras"})
     yield _reads(SnapshotComparison.__tablename__, {"head_snapshot_metrics_id", "base_snapshot_metrics_id"})
     yield _reads(SizeMetrics.__tablename__, {"id", "preprod_artifact_id"})
     yield _reads(SizeComparison.__tablename__, {"head_size_analysis_id", "base_size_analysis_id"})

@@ -4,13 +4,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
+from sqlalchemy import update
 
+from activities.backend.tables import Artifact
 from activities.ledger.holds import On
 from artifact_deletion.bulk import BulkRequest
 from artifact_deletion.errors import StaleSeal
 from artifact_deletion.receipt import DeletionReceipt
 from artifact_deletion.request import DeletionRequest
-from demo.world import Snapshot
+from demo.world import Project, Snapshot
 from tests.oracle import Evidence, assert_promises_hold
 from tests.stack import Seen, Stack, Steps, steps_of
 from tests.steps import test_held_artifacts, test_retention
@@ -36,6 +38,13 @@ class Expired:
     def compare(self) -> None:
         self.stack.world.comparison(self.head, self.needed)
 
+    def inherit(self) -> None:
+        """A selective snapshot is uploaded whose commit was made of that of the one that is needed."""
+        world = self.stack.world
+        place = self.needed.artifact
+        shop = Project(place.project_id, place.organization_id, "shop")
+        world.snapshot(shop, {}, base=self.needed, commit=world.commit(shop.organization_id, "second", made_of="first"))
+
     def keep_longer(self) -> None:
         """The one that is needed is younger than what the policy now says; the other is not."""
         test_retention.aged(self.stack, self.going, days=300)
@@ -52,12 +61,19 @@ class Expired:
 
 
 BEFORE, *_ = WHEN = ("before", "after the keys were collected")
-NEEDED: dict[str, Callable[[Expired], None]] = {"a new head": Expired.compare, "another policy": Expired.keep_longer}
+NEEDED: dict[str, Callable[[Expired], None]] = {
+    "a new head": Expired.compare,
+    "a selective snapshot": Expired.inherit,
+    "another policy": Expired.keep_longer,
+}
 
 
 @pytest.fixture
 def expired(stack: Stack) -> Expired:
     going, needed, head = stack.snapshots("going", "needed", "head")
+    commit = stack.world.commit(stack.organization_id, "first")
+    with stack.database.write() as session:
+        session.execute(update(Artifact).where(Artifact.id == needed.id).values(commit_comparison_id=commit))
     test_retention.aged(stack, going, needed)
     test_retention.keep(stack, 90)
     return Expired(stack, going, needed, head)
@@ -83,7 +99,7 @@ def finish_with(steps: Steps, expired: Expired, when: str, become_needed: Callab
 @pytest.mark.parametrize("why", NEEDED)
 @pytest.mark.parametrize("when", WHEN)
 def test_what_is_needed_again_stays(stack: Stack, expired: Expired, why: str, when: str) -> None:
-    """Until the moment at which rows go: of the last words of policies and comparisons none is too late."""
+    """Until the moment at which rows go: of the last words of policies and uploads none is too late."""
     with steps_of(stack) as steps:
         finish_with(steps, expired, when, NEEDED[why])
 

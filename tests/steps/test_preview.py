@@ -136,6 +136,15 @@ def test_what_is_gone_or_taken_is_told(stack: Stack) -> None:
     assert preview_of(stack, stack.request([one.id, two.id])).overlapping == (other.workflow_id,)
 
 
+def test_snapshots_that_would_show_less_are_counted(stack: Stack) -> None:
+    """Those that stay, and inherit images from one that would go."""
+    sample = sample_world(stack.world)
+    third, fourth = sample.snapshots[2:4]
+    assert preview_of(stack, stack.request(sample.to_delete)).heirs.ids == (fourth.id,)
+    assert preview_of(stack, stack.request([third.id, fourth.id])).heirs.ids == ()
+    assert preview_of(stack, stack.request([fourth.id])).heirs.ids == ()
+
+
 @pytest.mark.thorough
 @on_sqlite
 def test_an_icon_that_another_build_names_is_kept(stack: Stack) -> None:
