@@ -1,6 +1,7 @@
 """`reconcile`: what of a project the store holds and no row names, and what rows name in vain. It deletes by a report alone."""
 
 import csv
+import gc
 import json
 from collections.abc import Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -91,6 +92,7 @@ def _report(project: int, older_than: timedelta, usable_for: timedelta, plausibl
     try:
         with ThreadPoolExecutor(settings.store_requests) as requests:
             look = _begun(parts, project, older_than, requests)
+            gc.freeze()  # modules and clients stay: no collection need look through them again and again
             with closing(look.tally):
                 _say_progress(look.list_objects(), "keys looked at")
                 _say_progress(look.check_rows(), "artifacts' rows looked at")
