@@ -14,7 +14,6 @@ import typer
 from sqlalchemy import select
 
 from commands import options
-from commands.delete_orphans import delete_orphans
 from commands.display import print_columns
 from commands.exit_codes import DONE, FAILED, BadUsage
 from commands.output import say, warn
@@ -73,6 +72,8 @@ def reconcile(
     if (project is None) == (delete is None):
         raise BadUsage("name a --project to look at, or a report to --delete")
     if delete is not None:
+        from commands.delete_orphans import delete_orphans  # noqa: PLC0415  slow to import, and not needed for a look
+
         return delete_orphans(delete, requested_by=requested_by, yes=yes, wait=wait, as_json=json_)
     with _opened(csv_file) as file, _report(project or 0, older_than, usable_for, implausible) as report:
         if file is not None:
