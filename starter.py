@@ -9,96 +9,63 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from importlib import import_module
 from typing import Annotated, Any, NoReturn
 
 import typer
 
 from commands import images, retention, schedule
-from commands.cancel import cancel
-from commands.confirm import confirm
-from commands.delete import delete
-from commands.delete_organization import delete_organization
-from commands.delete_project import delete_project
-from commands.demo import demo
-from commands.doctor import doctor
 from commands.exit_codes import BAD_USAGE, DONE, EXPECTED, INTERRUPTED, OUTPUT_LOST, explained
-from commands.hold import hold
-from commands.holds import list_holds
-from commands.images.adopt import adopt
-from commands.images.index import index
-from commands.images.status import status as images_status
-from commands.lift import lift
-from commands.list import list_deletions
 from commands.output import OutputLost, say, warn
-from commands.pause import pause, unpause
-from commands.preview import preview
-from commands.reapply import reapply
-from commands.receipt import receipt
-from commands.reconcile import reconcile
-from commands.rerun import rerun
-from commands.resume import resume
-from commands.retention.list import list_policies
-from commands.retention.preview import preview as retention_preview
-from commands.retention.remove import remove as retention_remove
-from commands.retention.run import run as retention_run
-from commands.retention.set import set_policy
-from commands.schedule import change
-from commands.schedule.list import list_schedules
-from commands.schedule.reconcile import set_reconcile
-from commands.schedule.set import set_schedule
-from commands.schema import schema
-from commands.setup import setup
-from commands.status import status
-from commands.verify import verify
 from commands.version import version
 from temporal_client import send_traces
 
 _PROGRAM = "starter.py"
 Command = Callable[..., Any]
-COMMANDS: dict[str, dict[str, Command | dict[str, Command]]] = {
+COMMANDS: dict[str, dict[str, str | dict[str, str]]] = {
     "Ask": {
-        "delete": delete,
-        "preview": preview,
-        "cancel": cancel,
-        "delete-project": delete_project,
-        "delete-organization": delete_organization,
+        "delete": "delete:delete",
+        "preview": "preview:preview",
+        "cancel": "cancel:cancel",
+        "delete-project": "delete_project:delete_project",
+        "delete-organization": "delete_organization:delete_organization",
         "retention": {
-            "set": set_policy,
-            "list": list_policies,
-            "remove": retention_remove,
-            "preview": retention_preview,
-            "run": retention_run,
+            "set": "retention.set:set_policy",
+            "list": "retention.list:list_policies",
+            "remove": "retention.remove:remove",
+            "preview": "retention.preview:preview",
+            "run": "retention.run:run",
         },
         "schedule": {
-            "set": set_schedule,
-            "reconcile": set_reconcile,
-            "list": list_schedules,
-            "pause": change.pause,
-            "unpause": change.unpause,
-            "run": change.run,
-            "remove": change.remove,
+            "set": "schedule.set:set_schedule",
+            "reconcile": "schedule.reconcile:set_reconcile",
+            "list": "schedule.list:list_schedules",
+            "pause": "schedule.change:pause",
+            "unpause": "schedule.change:unpause",
+            "run": "schedule.change:run",
+            "remove": "schedule.change:remove",
         },
     },
     "Follow": {
-        "status": status,
-        "list": list_deletions,
-        "receipt": receipt,
-        "verify": verify,
-        "images": {"status": images_status, "index": index, "adopt": adopt},
-        "reconcile": reconcile,
+        "status": "status:status",
+        "list": "list:list_deletions",
+        "receipt": "receipt:receipt",
+        "verify": "verify:verify",
+        "images": {"status": "images.status:status", "index": "images.index:index", "adopt": "images.adopt:adopt"},
+        "reconcile": "reconcile:reconcile",
     },
-    "Mend": {"rerun": rerun, "resume": resume, "doctor": doctor, "reapply": reapply},
+    "Mend": {"rerun": "rerun:rerun", "resume": "resume:resume", "doctor": "doctor:doctor", "reapply": "reapply:reapply"},
     "Emergencies": {
-        "hold": hold,
-        "holds": list_holds,
-        "lift": lift,
-        "confirm": confirm,
-        "pause": pause,
-        "unpause": unpause,
+        "hold": "hold:hold",
+        "holds": "holds:list_holds",
+        "lift": "lift:lift",
+        "confirm": "confirm:confirm",
+        "pause": "pause:pause",
+        "unpause": "pause:unpause",
     },
-    "Set up": {"setup": setup, "schema": schema, "demo": demo},
+    "Set up": {"setup": "setup:setup", "schema": "schema:schema", "demo": "demo:demo"},
 }
-"""Commands, by the panel in which the help shows them; those of a group have two words."""
+"""The file and function of each command, by the panel in which the help shows it; those of a group have two words."""
 _GROUPS = {"images": images.__doc__, "retention": retention.__doc__, "schedule": schedule.__doc__}
 
 
@@ -114,7 +81,8 @@ def _every_command(
     """Delete snapshot artifacts for good: start deletions, follow them, run them again."""
 
 
-def _app() -> typer.Typer:
+def _app(first: str = "") -> typer.Typer:
+    """All commands, or those of the first word alone if it is one: the others take as long to import as a short look does."""
     app = typer.Typer(
         callback=_every_command,
         no_args_is_help=True,
@@ -124,19 +92,24 @@ def _app() -> typer.Typer:
             "74 the output could not be written, 130 Ctrl-C."
         ),
     )
+    is_one = any(first in commands for commands in COMMANDS.values())
     for panel, commands in COMMANDS.items():
-        for name, run in commands.items():
-            if not isinstance(run, dict):
-                _add(app, name, run, panel)
+        for name, place in commands.items():
+            if is_one and name != first:
+                continue
+            if isinstance(place, str):
+                _add(app, name, place, panel)
                 continue
             group = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
-            for second, of_group in run.items():
+            for second, of_group in place.items():
                 _add(group, second, of_group)
             app.add_typer(group, name=name, help=_GROUPS[name], rich_help_panel=panel)
     return app
 
 
-def _add(app: typer.Typer, name: str, run: Command, panel: str | None = None) -> None:
+def _add(app: typer.Typer, name: str, place: str, panel: str | None = None) -> None:
+    file, _, function = place.partition(":")
+    run: Command = getattr(import_module(f"commands.{file}"), function)
     app.command(name, help=_in_paragraphs(run.__doc__ or ""), rich_help_panel=panel)(_with_exit_code(run))
 
 
@@ -177,7 +150,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: Sequence[str] | None) -> int:
     try:
-        code = typer.main.get_command(_app()).main(arguments, prog_name=_PROGRAM, standalone_mode=False)
+        first = next(iter(sys.argv[1:] if arguments is None else arguments), "")
+        code = typer.main.get_command(_app(first)).main(arguments, prog_name=_PROGRAM, standalone_mode=False)
     except typer.TyperException as error:
         usage = getattr(error, "ctx", None)  # the parser has one; a command that refuses words has none
         if type(error).__name__ != "NoArgsIsHelpError":  # it has shown the help

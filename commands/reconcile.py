@@ -1,6 +1,7 @@
 """`reconcile`: what of a project the store holds and no row names, and what rows name in vain. It deletes by a report alone."""
 
 import csv
+import gc
 import json
 from collections.abc import Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,6 @@ import typer
 from sqlalchemy import select
 
 from commands import options
-from commands.delete_orphans import delete_orphans
 from commands.display import print_columns
 from commands.exit_codes import DONE, FAILED, BadUsage
 from commands.output import say, warn
@@ -74,6 +74,8 @@ def reconcile(
     if (project is None) == (delete is None):
         raise BadUsage("name a --project to look at, or a report to --delete")
     if delete is not None:
+        from commands.delete_orphans import delete_orphans  # noqa: PLC0415  slow to import, and not needed for a look
+
         return delete_orphans(delete, requested_by=requested_by, yes=yes, wait=wait, as_json=json_)
     with _opened(csv_file) as file, _report(project or 0, older_than, usable_for, implausible) as report:
         if file is not None:
@@ -93,6 +95,7 @@ def _report(project: int, older_than: timedelta, usable_for: timedelta, plausibl
     try:
         with ThreadPoolExecutor(settings.store_requests) as requests:
             look = _begun(parts, project, older_than, requests)
+            gc.freeze()  # modules and clients stay: no collection need look through them again and again
             with closing(look.tally):
                 _say_progress(look.list_objects(), "keys looked at")
                 _say_progress(look.check_rows(), "artifacts' rows looked at")

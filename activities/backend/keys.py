@@ -90,18 +90,23 @@ def icon_file_id(app_icon_id: str | None) -> int | None:
 
 def owner_of(key: str, organization_id: int, project_id: int) -> Owner:
     """Whose a key in a scope of the project is. Below an artifact's prefix all is its own, however odd: the store named it."""
-    if (archive := _ARCHIVE.fullmatch(key)) is not None:
-        return Owner(KeyKind.OWN, int(archive[1])) if int(archive[1]) < _IDS_END else FOREIGN
-    folder, found, name = key.partition(f"{organization_id}/{project_id}/")
-    if folder or not found:
+    home = f"{organization_id}/{project_id}/"
+    if not key.startswith(home):
+        archive = _ARCHIVE.fullmatch(key)
+        return FOREIGN if archive is None else _owner(archive[1], None)
+    if (own := _ARTIFACT_AND_BASE.match(key, len(home))) is not None:
+        return _owner(own[1], own[2])
+    is_icon = icon_key(ArtifactRef(organization_id, project_id, 0), key[len(home) :]) == key
+    return Owner(KeyKind.SHARED) if is_icon else FOREIGN
+
+
+@lru_cache
+def _owner(artifact: str, base: str | None) -> Owner:
+    """A listing has an artifact's keys beside each other."""
+    own, other = int(artifact), int(base or 0)
+    if own >= _IDS_END:
         return FOREIGN
-    if (own := _ARTIFACT_AND_BASE.match(name)) is None:
-        is_icon = icon_key(ArtifactRef(organization_id, project_id, 0), name) == key
-        return Owner(KeyKind.SHARED) if is_icon else FOREIGN
-    artifact, base = int(own[1]), int(own[2] or 0)
-    if artifact >= _IDS_END:
-        return FOREIGN
-    return Owner(KeyKind.COMPARISON, artifact, base) if 0 < base < _IDS_END else Owner(KeyKind.OWN, artifact)
+    return Owner(KeyKind.COMPARISON, own, other) if 0 < other < _IDS_END else Owner(KeyKind.OWN, own)
 
 
 def column_key(extras: Any, name: str) -> object | None:

@@ -18,8 +18,6 @@ class KeyKind(StrEnum):
     """Under one artifact's prefix, and another's too as its base: it lives while the two are compared."""
     SHARED = "shared"
     """Several artifacts' rows may name it."""
-    IMAGE = "image"
-    """A snapshot's manifest names it."""
     FOREIGN = "foreign"
     """No shape of this backend's."""
 

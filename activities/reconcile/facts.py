@@ -25,23 +25,21 @@ class Project:
 
 
 def facts_of(
-    session: Session, backend: Backend, project: Project, keys: Mapping[str, tuple[str, Owner]]
+    session: Session, backend: Backend, project: Project, scope: str, owners: Mapping[str, Owner]
 ) -> tuple[Facts, Names]:
-    """What is known of these keys' owners, and all that the rows of living ones name.
-
-    `keys`: by physical key the scope and the owner.
-    """
-    ids = {one for _, owner in keys.values() for one in (owner.artifact, owner.base) if one}
+    """What is known of the owners of a scope's keys, and all that the rows of living ones name."""
+    different = set(owners.values())
+    ids = {one for owner in different for one in (owner.artifact, owner.base) if one}
     places, names = backend.survey(session, dict.fromkeys(ids), project.organization_id)
     living = {one.id for one in places.present if one.project_id == project.id}
-    shared = {key: key[len(scope) :] for key, (scope, owner) in keys.items() if owner.kind is KeyKind.SHARED}
+    shared = [key for key, owner in owners.items() if owner.kind is KeyKind.SHARED]
     facts = Facts(
         living=living,
         moved={*places.moved, *(one.id for one in places.present if one.project_id != project.id)},
         compared={(head.id, base) for head, bases in names.comparisons.items() for base in bases},
         owed=overlaps.artifacts_owed(session, ids - living, project.organization_id, project.id) if ids - living else (),
-        named=backend.still_named(session, set(shared.values())) if shared else (),
-        owed_keys=overlaps.shared_keys_owed(session, shared) if shared else (),
+        named=backend.still_named(session, shared) if shared else (),
+        owed_keys=overlaps.shared_keys_owed(session, [scope + key for key in shared]) if shared else (),
     )
     return facts, names
 

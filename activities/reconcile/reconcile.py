@@ -5,19 +5,20 @@ its keys is judged by what the database says a moment later: a row that came sin
 it has not yet deleted.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import islice
 
 from activities.backend.contract import ArtifactRef, Backend
-from activities.backend.owners import FOREIGN, KeyKind, Owner
+from activities.backend.owners import FOREIGN, Owner
 from activities.backend.shared_images import is_image
 from activities.database import Database
 from activities.images.index import Index
 from activities.reconcile.facts import Project, facts_of, image_facts_of
-from activities.reconcile.judge import Class, judge_image, judge_key
+from activities.reconcile.judge import judge_image, judge_key
 from activities.reconcile.rows import CheckRows, RowsLook, Seen
 from activities.reconcile.stored import Stored, Sum, stored
 from activities.reconcile.tally import Tally
@@ -47,7 +48,8 @@ class Reconciliation:
     tally: Tally = field(default_factory=Tally)
     rows: RowsLook = field(default_factory=RowsLook)
     _seen: Seen = field(default_factory=Seen)
-    _images: list[tuple[str, Stored]] = field(default_factory=list)
+    _images: list[tuple[str, Sum, bool]] = field(default_factory=list)
+    """Each with what it comes to, and whether it is hidden."""
 
     def list_objects(self) -> Iterator[int]:
         """How many keys were looked at, now and then. Raises StoreUnavailable, DatabaseUnavailable."""
@@ -73,56 +75,53 @@ class Reconciliation:
     # Judging ------------------------------------------------------------------------------------------------------------
 
     def _judge(self, prefix: str, part: Sequence[Stored], *, is_quarantine: bool) -> None:
-        owners: dict[str, tuple[str, Owner]] = {}
+        owned: list[tuple[Stored, str, Owner]] = []
         for one in part:
-            image, owner = self._copy_in(one.key, prefix) if is_quarantine else self._owner_of(one.key[len(prefix) :])
-            owners[one.key] = prefix, owner
-            if image:
-                self._images.append((image, Stored(one.key, one.sum, one.is_readable and not is_quarantine)))
-        self._judge_keys(owners, {one.key: one for one in part})
+            key = one.key[len(prefix) :]
+            if image := self._copied_image(key) if is_quarantine else self._image(key):
+                self._images.append((image, one.sum, is_quarantine or not one.is_readable))
+            else:
+                whose = FOREIGN if is_quarantine else self.backend.owner_of(key, self.project.organization_id, self.project.id)
+                owned.append((one, key, whose))
+        if owned:
+            self._judge_keys(prefix, owned)
         if len(self._images) >= _IMAGES_A_QUERY:
             self._judge_images()
 
-    def _owner_of(self, key: str) -> tuple[str, Owner]:
-        """An image's hash, or nothing, and whose the key is."""
-        organization, project, shared = self.project.organization_id, self.project.id, self.backend.shared_images
-        name = key.rpartition("/")[2]
-        if shared is not None and is_image(name) and key in shared.keys(organization, project, name):
-            return name, Owner(KeyKind.IMAGE)
-        return "", self.backend.owner_of(key, organization, project)
+    def _image(self, key: str) -> str:
+        """The hash of the image that lies there, or nothing."""
+        name, shared = key.rpartition("/")[2], self.backend.shared_images
+        if shared is None or not is_image(name):
+            return ""
+        return name if key in shared.keys(self.project.organization_id, self.project.id, name) else ""
 
-    def _copy_in(self, key: str, prefix: str) -> tuple[str, Owner]:
+    def _copied_image(self, key: str) -> str:
         """The same of a key in quarantine, where a round's number stands after that of the image."""
-        name, _, round_ = key[len(prefix) :].rpartition(".")
-        image, owner = self._owner_of(name) if round_.isdecimal() else ("", FOREIGN)
-        return (image, owner) if image else ("", FOREIGN)
+        name, _, round_ = key.rpartition(".")
+        return self._image(name) if round_.isdecimal() else ""
 
-    def _judge_keys(self, owners: Mapping[str, tuple[str, Owner]], part: Mapping[str, Stored]) -> None:
-        sums, leftovers = dict[tuple[str, int], Sum](), set[tuple[int, int]]()
+    def _judge_keys(self, scope: str, owned: Sequence[tuple[Stored, str, Owner]]) -> None:
+        sums, leftovers = defaultdict[tuple[str, int], Sum](Sum), set[tuple[int, int]]()
         with self.database.read(snapshot=True) as session:
-            facts, names = facts_of(session, self.backend, self.project, owners)
-        named = {one.key for one in names.keys if not one.is_derived}
-        for key, (scope, owner) in owners.items():
-            if owner.kind is KeyKind.IMAGE:
-                continue
-            one, relative = part[key], key[len(scope) :]
-            judged = judge_key(scope, relative, owner, facts, is_old=one.sum.is_older(self.older_than, self.now))
-            sums.setdefault((judged, owner.artifact), Sum()).add(one.sum)
+            facts, names = facts_of(session, self.backend, self.project, scope, {key: owner for _, key, owner in owned})
+        named = {one.key for one in names.keys if not one.is_derived}.union(facts.named)
+        for one, key, owner in owned:
+            judged = judge_key(scope, key, owner, facts, is_old=one.sum.is_older(self.older_than, self.now))
+            sums[judged, owner.artifact].add(one.sum)
             if judged is Class.LEFTOVER:
                 leftovers.add((owner.artifact, owner.base))
-            if one.is_readable and (relative in named or relative in facts.named):
-                self._seen.add(key)
+            if key in named and one.is_readable:
+                self._seen.add(one.key)
         self.tally.add(sums)
         self.tally.add_leftovers(leftovers)
 
     def _judge_images(self) -> None:
         if not self._images:
             return
-        index, sums = Index(self.backend), dict[tuple[str, int], Sum]()
+        index, sums = Index(self.backend), defaultdict[tuple[str, int], Sum](Sum)
         with self.database.read(snapshot=True) as session:
-            facts = image_facts_of(session, index, self.project.id, {image for image, _ in self._images})
-        for image, one in self._images:
-            judged: Class = judge_image(image, facts, is_hidden=not one.is_readable)
-            sums.setdefault((judged, 0), Sum()).add(one.sum)
+            facts = image_facts_of(session, index, self.project.id, {image for image, _, _ in self._images})
+        for image, of_image, is_hidden in self._images:
+            sums[judge_image(image, facts, is_hidden=is_hidden), 0].add(of_image)
         self.tally.add(sums)
         self._images.clear()

@@ -4,7 +4,9 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from itertools import groupby
+from itertools import chain, filterfalse, groupby
+from operator import add, attrgetter
+from typing import NamedTuple
 
 from activities.stores.objects import Found
 
@@ -25,36 +27,37 @@ class Sum:
     ages: list[int] = field(default_factory=lambda: [0] * len(AGES))
     """How many of them are in each of AGES."""
 
-    def add_version(self, found: Found, now: datetime) -> None:
-        """Count an object, or one version of it."""
+    def add_version(self, found: Found, at: float) -> None:
+        """Count an object, or one version of it. `at`: the moment of the look, in seconds since 1970."""
         self.objects += 1
         self.size += found.size
         if found.written is None:
             self.ages[-1] += 1
             return
         written = int(found.written.timestamp())
-        self.ages[bisect_right(_DAYS, (now.timestamp() - written) / _DAY_S)] += 1
+        self.ages[bisect_right(_DAYS, (at - written) / _DAY_S)] += 1
         self._span(written, written)
 
     def add(self, other: "Sum") -> None:
         """Count all that another has."""
         self.objects += other.objects
         self.size += other.size
-        self.ages = [mine + more for mine, more in zip(self.ages, other.ages, strict=True)]
+        self.ages = list(map(add, self.ages, other.ages))
         if other.oldest is not None and other.newest is not None:
             self._span(other.oldest, other.newest)
 
     def _span(self, oldest: int, newest: int) -> None:
-        self.oldest = oldest if self.oldest is None else min(self.oldest, oldest)
-        self.newest = newest if self.newest is None else max(self.newest, newest)
+        if self.oldest is None or oldest < self.oldest:
+            self.oldest = oldest
+        if self.newest is None or newest > self.newest:
+            self.newest = newest
 
     def is_older(self, than: timedelta, now: datetime) -> bool:
         """True if each is. One whose age is unknown is never old enough."""
         return self.newest is not None and not self.ages[-1] and self.newest <= (now - than).timestamp()
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
+class Stored(NamedTuple):
     """A key under which there are bytes."""
 
     key: str
@@ -67,10 +70,10 @@ class Stored:
 def stored(listing: Iterable[Sequence[Found]], now: datetime) -> Iterator[Stored]:
     """Each listed key that has bytes. Delete markers are none."""
     # A server may list markers apart from versions; versions of one key lie beside each other all the same.
-    found = (one for page in listing for one in page if not one.is_marker)
-    for key, versions in groupby(found, key=lambda one: one.key):
+    found, at = filterfalse(attrgetter("is_marker"), chain.from_iterable(listing)), now.timestamp()
+    for key, versions in groupby(found, attrgetter("key")):
         total, is_readable = Sum(), False
         for one in versions:
-            total.add_version(one, now)
+            total.add_version(one, at)
             is_readable = is_readable or one.is_latest
         yield Stored(key, total, is_readable)

@@ -141,6 +141,7 @@ def s3_client(
     client = session.client("s3", endpoint_url=endpoint, config=config)
     client.meta.events.register("before-parameter-build.s3.DeleteObjects", _take_batch)
     client.meta.events.register("before-call.s3.DeleteObjects", _send_batch)
+    client.meta.events.register("before-parse.*.*", _take_tree)
     client.meta.events.register("before-parse.s3", _look_at_answer)
     for call in CHANGING_KEYS:
         client.meta.events.register(f"before-send.s3.{call}", take_last_word)
@@ -245,6 +246,20 @@ def ask(call: Callable[..., Any], **asked: Any) -> Any:
         raise StoreUnavailable(f"the object store's answer could not be read ({type(error).__name__})") from None
 
 
+def _take_tree(
+    operation_model: Any, response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: object
+) -> None:
+    """Before botocore itself looks for an error under HTTP 200, for which it would read all of a listing. It reads the rest."""
+    if not _as_tree.get() or response_dict["status_code"] >= _REDIRECTIONS:
+        return
+    expected = _ROOT_ELEMENTS[operation_model.name]
+    with contextlib.suppress(ET.ParseError):
+        root = ET.fromstring(response_dict["body"])  # noqa: S314  botocore reads all answers so
+        if root.tag.rpartition("}")[2] == expected.decode():
+            customized_response_dict[TREE] = root
+            response_dict["body"] = b"<%b/>" % expected
+
+
 def _look_at_answer(
     operation_model: Any, response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: object
 ) -> None:
@@ -254,15 +269,14 @@ def _look_at_answer(
         return
     if status >= _REDIRECTIONS:
         answered = "x-amz-bucket-region" in response_dict["headers"] or b"<Error" in body
+    elif _as_tree.get():
+        answered = TREE in customized_response_dict
     elif name in _ROOT_ELEMENTS:
         answered = _ROOT_ELEMENTS[name] in body[:_PROLOGUE]
     else:
         answered = name not in _WITHOUT_BODY or not body
     if not answered:
         raise _not_the_store(status, name)
-    if _as_tree.get() and status < _REDIRECTIONS:
-        customized_response_dict[TREE] = ET.fromstring(body)  # noqa: S314  botocore has read it by now, as it reads all answers
-        response_dict["body"] = b"<%b/>" % _ROOT_ELEMENTS[name]
 
 
 _as_tree: ContextVar[bool] = ContextVar("as_tree", default=False)

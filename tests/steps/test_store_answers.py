@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import botocore.handlers
 import pytest
 from botocore.utils import parse_timestamp
 from mypy_boto3_s3 import S3Client
@@ -86,7 +87,10 @@ def test_every_call_is_one_attempt(answers: Answers, call: str) -> None:
     assert len(answers.asked) == 1
 
 
-PAGES = [b"", b"<html><body>private gateway</body></html>", b"<html>private", b"private", b"{}"]
+PAGES = [
+    *(b"", b"<html><body>private gateway</body></html>", b"<html>private", b"private", b"{}"),
+    b"<html>private ListBucketResult ListVersionsResult ListMultipartUploadsResult</html>",
+]
 
 
 @pytest.mark.parametrize("status", [200, 302, 400, 502])
@@ -104,6 +108,15 @@ def test_a_page_is_no_single_keys_deletion(answers: Answers, status: int) -> Non
     for body in PAGES[1:]:
         with contextlib.suppress(StoreUnavailable):
             assert answers.give(Reply(body, status)).delete(["a\x01"]).not_yet == {"a\x01": "500"}
+
+
+def test_a_listing_is_read_once(answers: Answers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For an error under HTTP 200 botocore looks in every answer, which takes as long as our own reading."""
+    body = f"<ListBucketResult {NAMESPACE}><Contents><Key>{KEY}</Key></Contents></ListBucketResult>".encode()
+    looked: list[bytes] = []
+    monkeypatch.setattr(botocore.handlers, "_looks_like_special_case_error", lambda _, seen: looked.append(seen))
+    assert [one.key for page in answers.give(body).list_under(KEY) for one in page] == [KEY]
+    assert looked == [b"<ListBucketResult/>"]
 
 
 def test_an_answer_that_cannot_be_read_is_the_stores_fault(answers: Answers) -> None:
