@@ -358,7 +358,7 @@ class Backend(ABC):
     def _cascade(self, session: Session, artifacts: Sequence[ArtifactRef], verb: Verb) -> Cascade:
         cascade, by_id = Cascade(), {artifact.id: artifact for artifact in artifacts}
         for part in self.parts if artifacts else ():
-            rows = session.execute(getattr(part, verb), {"artifacts": by_id.keys()}).all()
+            rows = part.rows(session, verb, {"artifacts": by_id.keys()})
             if rows:
                 cascade.ids[part.of.name] = {row[0] for row in rows}
             for row in rows:
