@@ -62,9 +62,10 @@ class Living:
             .join(open_chunk, and_(open_chunk.deletion_id == again.deletion_id, open_chunk.chunk == again.chunk))
             .where(open_chunk.state == ChunkState.OPEN, again.rows_state != RowsState.COMPARED)
         )
-        self._released = select(alive.scalar_subquery(), going.scalar_subquery(), DeletionChunk.state, *_COLUMNS).where(
+        self._released = select(alive.scalar_subquery(), DeletionChunk.state, *_COLUMNS).where(
             *of_chunk(DeletionChunk), DeletionChunk.fence == bindparam("of_fence")
         )
+        self._back = select(alive.scalar_subquery(), going.scalar_subquery())
         self._of_deletion = (
             select(
                 DeletionArtifact.artifact_id,
@@ -87,9 +88,12 @@ class Living:
         row = session.execute(self._released, values).one_or_none()
         if row is None:
             raise NotOpen("this deletion was cancelled since; nothing of this step was done")
-        alive, going, state, *columns = row
+        alive, state, *columns = row
         if state != ChunkState.ROWS_DELETED:
             raise StaleAttempt(f"chunk {chunk.chunk}: its rows are not deleted")
+        going = 0
+        if alive:  # hardly ever: the database takes longer to plan this than all else
+            alive, going = session.execute(self._back, values).one()
         if alive > going:
             raise ArtifactReappeared(
                 f"{alive} artifacts whose rows were gone have rows again; objects are left alone until a re-run deletes these, "

@@ -157,7 +157,7 @@ def cascade_of(
     rows: dict[Part, Sequence[Any]] = {}
     for part in PARTS:
         needed = metrics[_HANGS_FROM[part]] if part in _HANGS_FROM else by_id
-        rows[part] = session.execute(getattr(part, verb), ids).all() if needed else ()
+        rows[part] = part.rows(session, verb, ids) if needed else ()
         if part is SNAPSHOT_COMPARISONS:  # now, before the metrics go
             add_comparisons(cascade.names, _compared(session, rows[part]), artifacts[0].organization_id)
     cascade.ids = {part.table.__tablename__: {row[0] for row in found} for part, found in rows.items() if found}

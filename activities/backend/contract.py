@@ -361,7 +361,7 @@ class Backend(ABC):
     def _cascade(self, session: Session, artifacts: Sequence[ArtifactRef], verb: Verb) -> Cascade:
         cascade, by_id = Cascade(), {artifact.id: artifact for artifact in artifacts}
         for part in self.parts if artifacts else ():
-            if rows := session.execute(getattr(part, verb), {"artifacts": by_id.keys()}).all():
+            if rows := part.rows(session, verb, {"artifacts": by_id.keys()}):
                 cascade.ids[part.of.name] = {row[0] for row in rows}
             for row in rows:
                 self.read_row(cascade.names, part, row, by_id)

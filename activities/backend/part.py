@@ -1,11 +1,12 @@
 """The rows of one table that go with artifacts: to be looked at, locked or deleted by the same condition."""
 
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, CompoundSelect, Select, Table, delete, select
-from sqlalchemy.orm import InstrumentedAttribute
+from sqlalchemy import ColumnElement, CompoundSelect, Row, Select, Table, delete, select
+from sqlalchemy.orm import InstrumentedAttribute, Session
 from sqlalchemy.sql.dml import ReturningDelete
 
 Verb = Literal["look", "lock", "delete"]
@@ -42,5 +43,10 @@ class Part:
     @cached_property
     def delete(self) -> ReturningDelete[*tuple[Any, ...]]:
         """The same, and they are gone."""
-        statement = delete(self.table).where(self.where).returning(self.table.id, *self.columns)
-        return statement.execution_options(synchronize_session=False)
+        return delete(self.table).where(self.where).returning(self.table.id, *self.columns)
+
+    def rows(self, session: Session, verb: Verb, ids: Mapping[str, Collection[int]]) -> Sequence[Row[*tuple[Any, ...]]]:
+        """What was looked at, locked or deleted."""
+        session.flush()  # what a backend's own ORM has changed
+        # Not by the session, which takes longer over what a DELETE of a mapped table returns than the DELETE itself.
+        return session.connection().execute(getattr(self, verb), ids).all()

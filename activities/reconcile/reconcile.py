@@ -18,7 +18,7 @@ from activities.backend.shared_images import is_image
 from activities.database import Database
 from activities.images.index import Index
 from activities.reconcile.facts import Project, facts_of, image_facts_of
-from activities.reconcile.judge import judge_image, judge_key
+from activities.reconcile.judge import Class, judge_image, judge_key
 from activities.reconcile.rows import CheckRows, RowsLook, Seen
 from activities.reconcile.stored import Stored, Sum, stored
 from activities.reconcile.tally import Tally
