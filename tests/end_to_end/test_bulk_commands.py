@@ -68,6 +68,7 @@ async def test_a_large_project_is_asked_for_confirmed_by_another_looked_at_pause
     assert_promises_hold(stack, before, deletions_of(whole(project, requested_by="user:7"), snapshots, 1))
 
 
+@pytest.mark.thorough
 async def test_a_cancel_begins_no_further_deletion(stack: Stack, run: Run, held: Held) -> None:
     """And says so. Where nothing runs it says that."""
     project, snapshots = shop_of(stack, 2)
@@ -105,6 +106,7 @@ async def test_why_no_further_deletion_begins_is_said(stack: Stack, run: Run, he
         held.let_go()
 
 
+@pytest.mark.thorough
 async def test_what_is_left_over_is_said_and_how_it_goes_on(stack: Stack, run: Run, locking_bucket: str) -> None:
     """A script sees it by the exit code, a person by one sentence."""
     stack.use_bucket(locking_bucket)
@@ -187,6 +189,7 @@ async def test_what_expires_waits_for_the_end_of_its_grace_and_can_be_called_off
         assert json.loads((await run("retention", "preview", "--json")).out)["artifacts"] == 1
 
 
+@pytest.mark.thorough
 async def test_retention_runs_by_itself_as_often_as_a_schedule_says(stack: Stack, run: Run) -> None:
     """Set twice it is one. Paused it stays paused when it is set anew. A run that is asked for begins at once."""
     _, snapshots = shop_of(stack, 2)

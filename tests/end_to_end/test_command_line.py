@@ -29,6 +29,7 @@ def run(stack: Stack, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
     return runner(stack, monkeypatch, capsys)
 
 
+@pytest.mark.thorough
 async def test_a_deletion_can_be_asked_for_followed_and_looked_up(stack: Stack, run: Run) -> None:
     """From the first command to the last, as in the README; asked twice, it answers with the receipt."""
     one, two = stack.snapshots("one", "two")
@@ -101,6 +102,7 @@ async def test_without_wait_a_command_leaves_once_the_deletion_is_started(
     assert (followed.code, followed.err) == (DONE, "")
 
 
+@pytest.mark.thorough
 async def test_leftovers_are_a_failure_until_a_rerun_has_dealt_with_them(stack: Stack, run: Run, locking_bucket: str) -> None:
     """Scripts go by exit codes: a leftover is no success, neither now nor when it is looked up."""
     stack.use_bucket(locking_bucket)
@@ -240,6 +242,7 @@ async def test_a_database_without_a_ledger_is_one_sentence(stack: Stack, run: Ru
         assert done.err == "the ledger is absent: run `python starter.py setup`\n"
 
 
+@pytest.mark.thorough
 async def test_a_status_needs_no_worker(stack: Stack, run: Run) -> None:
     """All that is known without one is said at once: its reader wants to find out that there is none."""
     (one,) = stack.snapshots("one")
@@ -256,6 +259,7 @@ async def test_a_setting_that_is_missing_is_named(run: Run) -> None:
     assert "private" not in done.err
 
 
+@pytest.mark.thorough
 async def test_setup_makes_what_is_missing_and_may_be_repeated(stack: Stack, run: Run) -> None:
     """On a backend's database without a ledger, and a namespace without our search attributes."""
     url = f"sqlite:///{stack.folder / 'new.db'}"
@@ -275,6 +279,7 @@ async def test_setup_makes_what_is_missing_and_may_be_repeated(stack: Stack, run
         assert "CREATE TABLE" in (await run("setup", "--sql", dialect)).out
 
 
+@pytest.mark.thorough
 async def test_commands_are_programs_with_exit_codes(stack: Stack) -> None:
     """The other tests call them as functions; a shell gets the same."""
     done = stack.command("receipt", "nothing")

@@ -46,6 +46,7 @@ def examine(stack: Stack, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
 PERMISSIONS = ["s3:GetObject", "s3:ListBucket", "s3:ListBucketMultipartUploads", "s3:DeleteObject", "s3:AbortMultipartUpload"]
 
 
+@pytest.mark.thorough
 @on_sqlite
 async def test_where_all_is_well_it_says_what_that_rests_on(stack: Stack, examine: Examine) -> None:
     """Every permission that a worker uses is named, in each usecase, and nothing is other than it was."""
@@ -164,6 +165,7 @@ async def test_search_attributes_that_are_absent_or_of_another_type_are_named(
             assert (await stack.delete([one.id])).complete
 
 
+@pytest.mark.thorough
 @on_sqlite
 async def test_the_trace_store_is_asked_about_a_trace_of_no_artifact(stack: Stack, examine: Examine) -> None:
     (one,) = stack.snapshots("one")

@@ -38,6 +38,7 @@ async def status_of(run: Run, project: int) -> dict[str, object]:
     return answer
 
 
+@pytest.mark.thorough
 async def test_the_command_line_deletes_images_and_says_what_is_hidden_until_when(stack: Stack, run: Run) -> None:
     """A person who deletes means all of it, and can see that it is on its way."""
     one, other = stack.snapshots("one", "other")
@@ -127,6 +128,7 @@ async def test_a_project_that_is_not_there_is_bad_usage(run: Run) -> None:
     assert_one_sentence(await run("images", "status", "--project", 10**9), BAD_USAGE)
 
 
+@pytest.mark.thorough
 async def test_resume_starts_the_watch_over_hidden_images_that_no_run_watches(stack: Stack, run: Run) -> None:
     """Terminated, or lost with Temporal: what is hidden must be restored for an upload, and purged in the end."""
     one, _ = stack.snapshots("one", "other")

@@ -136,6 +136,7 @@ async def test_a_project_that_is_not_caught_up_is_looked_at_when_the_command_is_
     assert (repeated.code, "1 to be purged after the grace" in repeated.out) == (DONE, True)
 
 
+@pytest.mark.thorough
 @on_sqlite
 async def test_receipts_of_before_images_and_without_them_ask_for_nothing(stack: Stack, run: Run, tmp_path: Path) -> None:
     """Neither a worker's settings nor Temporal are needed for those."""

@@ -216,6 +216,7 @@ def doctors_findings(ci: Ci) -> tuple[int, dict[str, str]]:
     return code, {one["name"]: one["state"] for one in json.loads(said)}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("url", ["sqlite"], indirect=True)
 def test_no_worker_starts_with_a_trace_store_that_its_backend_says_nothing_of(ci: Ci, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else it would be found out after the rows are gone."""

@@ -244,6 +244,7 @@ async def test_images_that_are_not_purged_in_time_are_said_to_be_overdue(images:
             assert len(re.findall(r"^  not purged in time: see images status +1$", said, re.MULTILINE)) == overdue
 
 
+@pytest.mark.thorough
 async def test_what_has_become_of_images_since_is_said_and_changes_no_digest(
     images: ImageSteps, run: Run, tmp_path: Path
 ) -> None:

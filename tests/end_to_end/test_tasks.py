@@ -108,6 +108,7 @@ def customer(stack: Stack, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     return Customer(stack, runner(stack, monkeypatch, capsys), project, snapshots)
 
 
+@pytest.mark.thorough
 @on_sqlite
 async def test_close_a_customers_account(customer: Customer) -> None:
     """So small an account needs the second person where the setting says so."""
@@ -116,6 +117,7 @@ async def test_close_a_customers_account(customer: Customer) -> None:
     assert customer.stack.world.rows()["sentry_preprodartifact"] == {}
 
 
+@pytest.mark.thorough
 @on_sqlite
 async def test_find_what_was_left_behind(customer: Customer, monkeypatch: pytest.MonkeyPatch) -> None:
     """A look of a later time: no object can be made old."""
@@ -142,6 +144,7 @@ async def test_keep_it_for_the_court(customer: Customer) -> None:
     assert customer.stack.world.rows()["sentry_preprodartifact"] == {}
 
 
+@pytest.mark.thorough
 @on_sqlite
 async def test_we_deleted_the_wrong_project(customer: Customer) -> None:
     """What is cancelled in time is whole. The other one waits for the end of a quiet period, and is held there."""

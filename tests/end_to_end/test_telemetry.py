@@ -284,6 +284,7 @@ async def buffered(stack: Stack) -> MetricBuffer:
     return buffer
 
 
+@pytest.mark.thorough
 @on_sqlite
 async def test_a_bulk_deletion_is_counted_by_its_kind_and_how_it_ended(stack: Stack, locking_bucket: str) -> None:
     """What an operator sees of it beside its deletions: how much went, and whether it is to be asked for again."""

@@ -86,6 +86,7 @@ async def test_what_no_run_has_begun_yet_can_be_called_off_too(stack: Stack, run
     assert Seen.of(stack.world) == before
 
 
+@pytest.mark.thorough
 async def test_a_cancel_that_comes_too_late_says_so(stack: Stack, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """A person must not believe that there is time, and must not be told that something is wrong."""
     (one,) = stack.snapshots("one")

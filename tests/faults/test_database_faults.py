@@ -145,6 +145,7 @@ class BadDisk:
         connection.execute(self._bad if self.bad else self._good)
 
 
+@pytest.mark.thorough
 @SQLITE
 @pytest.mark.parametrize("how", ["SQLITE_FULL", "SQLITE_READONLY"])
 async def test_a_disk_that_takes_no_more_is_waited_for_in_plain_words(
@@ -177,6 +178,7 @@ def many_masks(head: Snapshot, prefix: str) -> bytes:
     return json.dumps({"head_artifact_id": head.id, "base_artifact_id": 0, "summary": {}, "images": images}).encode()
 
 
+@pytest.mark.thorough
 @SQLITE
 async def test_a_disk_that_takes_no_more_once_the_rows_are_gone_loses_no_key(
     stack: Stack, monkeypatch: pytest.MonkeyPatch
@@ -241,6 +243,7 @@ def test_connections_of_a_time_when_the_database_was_read_only_are_thrown_away(
             assert session.execute(text("SHOW transaction_read_only")).scalar_one() == "off"
 
 
+@pytest.mark.thorough
 @POSTGRESQL
 async def test_a_database_that_was_read_only_for_a_while_is_waited_for_and_needs_no_restart(
     stack: Stack, postgres: PostgresServer

@@ -117,6 +117,7 @@ async def returncode(process: Any) -> int:
     return code
 
 
+@pytest.mark.thorough
 @on_postgresql
 async def test_a_worker_killed_after_the_commit_loses_no_key(stack: Stack) -> None:
     """SIGKILL between COMMIT and report: rows are gone, no one has heard of it, and the keys are in the ledger alone."""
@@ -200,6 +201,7 @@ async def test_a_second_worker_shares_the_work(stack: Stack, held_deletes: Held)
     assert "Traceback" not in log.read_text()
 
 
+@pytest.mark.thorough
 @on_sqlite
 async def test_what_the_store_refuses_is_left_over_until_it_no_longer_does(stack: Stack, locking_bucket: str) -> None:
     """A legal hold on a sealed mask and on a plan that only the listing finds: all else goes, and a re-run ends it."""
@@ -359,6 +361,7 @@ async def test_a_writer_that_never_stops_is_reported(stack: Stack, monkeypatch: 
     assert stack.receipt(handle.id).objects.found_left_over == {"StillWritten": 1}
 
 
+@pytest.mark.thorough
 @pytest.mark.ceph
 @on_sqlite
 async def test_a_cancel_before_the_first_commit_undoes_everything(stack: Stack, mortal_store: S3Server) -> None:
@@ -412,6 +415,7 @@ async def test_a_cancel_after_the_first_commit_is_refused_in_words(stack: Stack,
     assert state_of(stack, handle) == DeletionState.CLOSED
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 async def test_a_cancel_during_the_transaction_waits_for_its_commit_and_comes_too_late(stack: Stack) -> None:
     """The rows' transaction waits for a lock that another client holds: whether anything is undone is only known after it."""

@@ -46,6 +46,7 @@ def there(world: World, artifact_id: int) -> bool:
     return artifact_id in world.rows()["sentry_preprodartifact"]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("ask", [accept_deletion, insert_ask])
 async def test_an_ask_of_any_hand_deletes_and_deletes_again_what_came_back(stack: Stack, ask: Callable[..., Any]) -> None:
     """Python's function and the INSERT of other languages; the second time the deletion is closed and its rows are back."""

@@ -35,6 +35,7 @@ KINDS: dict[str, tuple[BucketVersioningStatusType, ...]] = {
 """What a bucket's versioning was set to, one after the other."""
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_whole_deletion_leaves_nothing_in_any_kind_of_bucket(stack: Stack, kind: str) -> None:
     """No version, marker or upload of what it took, and of all else every one."""
@@ -59,6 +60,7 @@ async def test_a_whole_deletion_leaves_nothing_in_any_kind_of_bucket(stack: Stac
     assert after.versions == {key: found for key, found in before.versions.items() if key not in own}
 
 
+@pytest.mark.thorough
 async def test_where_versioning_was_suspended_null_versions_go_too(stack: Stack, object_store: S3Server) -> None:
     """Old versions, markers, and the version called null that a suspended bucket writes: gone means none of them.
 
@@ -124,6 +126,7 @@ async def test_what_retention_keeps_is_left_over_until_it_may_go(stack: Stack, l
     assert_promises_hold(stack, before, [stack.request([head.id])])
 
 
+@pytest.mark.thorough
 async def test_odd_keys_that_nobody_names_are_found_and_go_literally(stack: Stack, object_store: S3Server) -> None:
     """Both normal forms of a letter, what XML cannot carry, 1024 bytes: what the store lists is deleted.
 
@@ -243,6 +246,7 @@ async def test_where_a_store_cannot_list_prefixes_are_unchecked_and_what_is_name
     assert gone <= stack.world.objects_of([head.id])
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("missing", ["keys", "bucket", "endpoint"])
 async def test_a_store_that_is_not_usable_yet_is_waited_for_in_plain_words(
     stack: Stack, missing: str, caplog: pytest.LogCaptureFixture

@@ -73,6 +73,7 @@ async def test_more_artifacts_than_may_go_unconfirmed_wait_whole(stack: Stack, c
         assert session.execute(select(Hold.lifted_by)).scalar_one() == "user:7"
 
 
+@pytest.mark.thorough
 @on_sqlite
 async def test_no_more_keys_than_the_ceiling_go_unconfirmed(stack: Stack) -> None:
     """How many keys there are is known chunk by chunk: the first that would exceed the ceiling waits, and all after it."""
@@ -119,6 +120,7 @@ async def test_a_cancel_instead_of_a_confirmation_undoes_everything(stack: Stack
         assert steps.finish(request, sealed).complete
 
 
+@pytest.mark.thorough
 @on_sqlite
 async def test_what_is_not_over_a_ceiling_does_not_wait(stack: Stack) -> None:
     """As many as the ceiling may go; and one that was confirmed beforehand need not wait either."""

@@ -231,6 +231,7 @@ def test_the_digest_of_names_is_another_one_for_whatever_else_rows_may_say() -> 
     assert in_any_order[0].digest == in_any_order[1].digest
 
 
+@pytest.mark.thorough
 @ONE_DATABASE
 def test_where_a_store_cannot_list_a_changed_row_is_collected_again(stack: Stack) -> None:
     """No listing would find what a new manifest names, so it must be read before its row goes."""
@@ -254,6 +255,7 @@ def test_where_a_store_cannot_list_a_changed_row_is_collected_again(stack: Stack
     assert gone == stack.world.rows_of(request.artifact_ids)
 
 
+@pytest.mark.thorough
 def test_an_artifact_that_has_moved_is_never_deleted_by_what_was_sealed_before(stack: Stack) -> None:
     """The sealed keys lie where the artifact no longer is: nothing happens, and its keys are collected again."""
     shop = shop_of(stack.world)
@@ -294,6 +296,7 @@ def test_an_artifact_that_has_moved_is_never_deleted_by_what_was_sealed_before(s
                 steps.delete_rows(sealed)
 
 
+@pytest.mark.thorough
 def test_an_artifact_of_another_organization_by_now_is_left_alone_and_left_over(stack: Stack) -> None:
     """It was ours when it was asked for. Its new owner did not ask, and the one who did must hear of it."""
     shop = shop_of(stack.world)
@@ -310,6 +313,7 @@ def test_an_artifact_of_another_organization_by_now_is_left_alone_and_left_over(
     assert (receipt.artifacts.moved.ids, receipt.artifacts.deleted.ids) == ((shop.head.id,), (shop.build.id,))
 
 
+@pytest.mark.thorough
 @ONE_DATABASE
 def test_an_artifact_that_moves_away_after_its_keys_were_collected_keeps_its_icon_too(stack: Stack) -> None:
     """What an earlier attempt sealed of it is no longer ours to delete: left alone means all of it."""

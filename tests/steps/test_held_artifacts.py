@@ -63,6 +63,7 @@ def others() -> Iterator[ThreadPoolExecutor]:
         yield pool
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("on", [On.ARTIFACT, On.PROJECT])
 def test_what_is_held_keeps_its_rows_objects_and_trace_items_and_the_rest_of_its_chunk_goes(stack: Stack, on: On) -> None:
     """A court wants one of them: the person who asked for all gets rid of the others today, and of that one later."""
@@ -86,6 +87,7 @@ def test_what_is_held_keeps_its_rows_objects_and_trace_items_and_the_rest_of_its
     assert_promises_hold(stack, before, [request])
 
 
+@pytest.mark.thorough
 def test_a_hold_between_collecting_and_deleting_rows_has_the_keys_collected_again_without_what_it_keeps(stack: Stack) -> None:
     """Its keys were sealed, an icon and a comparison too, which stay owed from seal to seal: released, rows would dangle."""
     one, kept, along = stack.snapshots("one", "kept", "along")
@@ -104,6 +106,7 @@ def test_a_hold_between_collecting_and_deleting_rows_has_the_keys_collected_agai
     assert_promises_hold(stack, before, [request])
 
 
+@pytest.mark.thorough
 def test_what_is_let_go_before_rows_are_deleted_goes_with_them(stack: Stack) -> None:
     """No one would run the deletion again for it: the hold is lifted already."""
     one, kept = stack.snapshots("one", "kept")
@@ -118,6 +121,7 @@ def test_what_is_let_go_before_rows_are_deleted_goes_with_them(stack: Stack) -> 
     stack.assert_only_these_are_gone([one.id, kept.id], Seen(before.rows, before.objects))
 
 
+@pytest.mark.thorough
 @on_postgresql
 def test_a_hold_that_is_placed_while_delete_rows_waits_for_a_lock_is_seen(stack: Stack, others: ThreadPoolExecutor) -> None:
     """Lock, then look: what is held by then is still whole when the command that placed the hold returns."""
@@ -163,6 +167,7 @@ def test_a_hold_that_comes_too_late_returns_when_the_rows_are_gone(
         assert steps.close(request).complete
 
 
+@pytest.mark.thorough
 def test_a_hold_on_a_project_keeps_what_was_moved_into_it_after_its_keys_were_collected(stack: Stack) -> None:
     """An artifact is where its row says under its lock."""
     one, moved = stack.snapshots("one", "moved")
@@ -218,6 +223,7 @@ def test_what_was_compared_with_a_held_one_is_held_along_and_no_further(
     assert_promises_hold(stack, before, [request])
 
 
+@pytest.mark.thorough
 @on_sqlite
 @pytest.mark.parametrize("kept_is_head", [True, False], ids=["the head is held", "the base is held"])
 def test_a_comparison_of_sizes_holds_along_too(stack: Stack, kept_is_head: bool) -> None:  # noqa: FBT001
@@ -233,6 +239,7 @@ def test_a_comparison_of_sizes_holds_along_too(stack: Stack, kept_is_head: bool)
     assert_promises_hold(stack, before, [request])
 
 
+@pytest.mark.thorough
 @on_sqlite
 def test_a_comparison_with_a_held_one_that_is_made_after_the_keys_were_collected_holds_along(stack: Stack) -> None:
     """Which no hold announces: only a look under the locks finds it."""
@@ -282,6 +289,7 @@ def test_of_two_that_are_held_the_one_that_is_let_go_goes(stack: Stack) -> None:
     assert_promises_hold(stack, before, [request])
 
 
+@pytest.mark.thorough
 @on_sqlite
 def test_what_has_no_row_keeps_its_objects_while_it_is_held_and_is_swept_after_that(stack: Stack) -> None:
     """The request says its project, where a deletion would sweep: a hold that came before it is heeded there too."""
@@ -299,6 +307,7 @@ def test_what_has_no_row_keeps_its_objects_while_it_is_held_and_is_swept_after_t
     assert not objects & stack.world.objects().keys()
 
 
+@pytest.mark.thorough
 @on_sqlite
 def test_rows_that_came_back_are_held_too(stack: Stack) -> None:
     """A backup brings it back, and the court asks for it: a re-run leaves it."""
@@ -319,6 +328,7 @@ def test_rows_that_came_back_are_held_too(stack: Stack) -> None:
 # Images ----------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 @on_sqlite
 def test_a_hold_on_a_project_stops_the_purge_of_its_hidden_images(stack: Stack) -> None:
     """Hidden before the court asked: their bytes are evidence, and a snapshot may still come that shows them."""
@@ -335,6 +345,7 @@ def test_a_hold_on_a_project_stops_the_purge_of_its_hidden_images(stack: Stack) 
     assert other.id in stack.world.rows()["sentry_preprodartifact"]
 
 
+@pytest.mark.thorough
 def test_images_of_a_held_project_are_left_over_and_hidden_by_a_re_run(stack: Stack) -> None:
     """Its rows were deleted before the hold: their images stay readable for as long as it lasts."""
     one, other = stack.snapshots("one", "other")

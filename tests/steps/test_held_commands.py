@@ -25,6 +25,7 @@ on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 # Beforehand -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 @on_sqlite
 def test_a_preview_says_how_many_would_be_held_and_counts_the_rest(stack: Stack) -> None:
     """What it counts is what the deletion then takes."""
@@ -45,6 +46,7 @@ def test_a_preview_says_how_many_would_be_held_and_counts_the_rest(stack: Stack)
 # From a terminal --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_what_is_let_go_while_its_deletion_is_at_work_is_asked_for_again(stack: Stack) -> None:
     """Its run has passed it over already, and ends without it: the ask that `lift` made is served by the next run."""
     one, kept = stack.snapshots("one", "kept")
@@ -64,6 +66,7 @@ def test_what_is_let_go_while_its_deletion_is_at_work_is_asked_for_again(stack: 
         assert list(deletions_to_start(session)) == []
 
 
+@pytest.mark.thorough
 def test_a_hold_that_comes_too_late_for_rows_says_which_deletion_to_hold(stack: Stack, command: Command) -> None:
     """The person who places it must not believe that the objects are kept."""
     one, two = stack.snapshots("one", "two")
@@ -81,6 +84,7 @@ def test_a_hold_that_comes_too_late_for_rows_says_which_deletion_to_hold(stack: 
     assert f"project {one.artifact.project_id}" in listed
 
 
+@pytest.mark.thorough
 def test_lifting_while_temporal_is_away_asks_in_the_ledger(
     stack: Stack, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:

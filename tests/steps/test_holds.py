@@ -136,6 +136,7 @@ async def test_what_is_frozen_costs_a_step_none_of_its_time(stack: Stack, heeded
     assert [one.activity_type.name for one in scheduled].count(DELETE_ROWS.name) == 2
 
 
+@pytest.mark.thorough
 @on_sqlite
 async def test_a_frozen_deletion_can_be_cancelled(stack: Stack, heeded_at_once: None) -> None:
     """A person who placed the hold because it was a mistake wants to undo it next."""
@@ -157,6 +158,7 @@ async def test_a_frozen_deletion_can_be_cancelled(stack: Stack, heeded_at_once: 
     assert Seen.of(stack.world) == before
 
 
+@pytest.mark.thorough
 def test_a_freeze_between_collecting_and_deleting_rows_keeps_every_row(stack: Stack) -> None:
     """The transaction itself looks for the freeze; thawed, the same seal is released."""
     (one,) = stack.snapshots("one")
@@ -177,6 +179,7 @@ def test_a_freeze_between_collecting_and_deleting_rows_keeps_every_row(stack: St
     assert_promises_hold(stack, before, [request])
 
 
+@pytest.mark.thorough
 @on_sqlite
 def test_a_held_worker_asks_no_store_to_delete(stack: Stack, heeded_at_once: None) -> None:
     """Pages, listed objects, unfinished uploads and trace items: each of the requests is refused before it is made."""
@@ -238,6 +241,7 @@ def test_a_hold_is_heeded_before_each_request_of_one_call(stack: Stack, single: 
         assert calls == [3]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("on", [On.EVERYTHING, On.ORGANIZATION, On.DELETION])
 @on_sqlite
 def test_a_hold_is_on_what_it_says_and_on_nothing_else(stack: Stack, on: On, heeded_at_once: None) -> None:
@@ -266,6 +270,7 @@ def test_a_hold_is_on_what_it_says_and_on_nothing_else(stack: Stack, on: On, hee
                 assert steps.finish(request, sealed).complete
 
 
+@pytest.mark.thorough
 @on_postgresql
 def test_freezing_returns_when_the_last_transaction_that_had_not_seen_it_has_ended(
     stack: Stack, monkeypatch: pytest.MonkeyPatch
@@ -367,6 +372,7 @@ def test_a_thousand_requests_ask_the_database_once_a_second(database: Database, 
     assert FRESH_S <= 1
 
 
+@pytest.mark.thorough
 @on_sqlite
 def test_an_operator_holds_sees_it_and_lifts(stack: Stack, command: Command) -> None:
     """The whole of it from a terminal."""

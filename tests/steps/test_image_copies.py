@@ -216,6 +216,7 @@ def test_a_copy_that_may_be_all_that_is_left_stays(copies: CopyImages, faults: F
     assert got(copies, place) == before
 
 
+@pytest.mark.thorough
 def test_copies_in_a_bucket_with_versions_leave_none(object_store: S3Server) -> None:
     """An operator may ask for copies there too."""
     images, place = images_of(bucket_of(object_store, "enabled"), "copies", QUARANTINE), new_place()

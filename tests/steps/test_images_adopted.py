@@ -18,6 +18,7 @@ NONE = Adopted(restored=0, hidden=0, known=0)
 pytestmark = pytest.mark.parametrize("versioning", ["enabled", "never"], indirect=True)
 
 
+@pytest.mark.thorough
 def test_what_a_snapshot_that_came_back_shows_is_readable_again(
     images: ImageSteps, uploader: Uploader, restore_point: RestorePoint
 ) -> None:
@@ -36,6 +37,7 @@ def test_what_a_snapshot_that_came_back_shows_is_readable_again(
     assert not [key for key in uploader.left(HOME) if key.startswith(QUARANTINE)]
 
 
+@pytest.mark.thorough
 def test_what_none_shows_is_purged_after_a_whole_grace(
     images: ImageSteps, uploader: Uploader, restore_point: RestorePoint
 ) -> None:
@@ -68,6 +70,7 @@ def test_a_client_that_asked_before_the_restore_and_commits_after_it_finds_its_i
     assert uploader.reads(CART)
 
 
+@pytest.mark.thorough
 def test_what_is_to_be_deleted_again_stays_hidden_all_the_while(
     images: ImageSteps, uploader: Uploader, restore_point: RestorePoint
 ) -> None:
@@ -102,6 +105,7 @@ def test_nothing_is_adopted_before_it_is_known_what_all_others_name(
     assert images.adopt(one) == Adopted(restored=0, hidden=1, known=0)
 
 
+@pytest.mark.thorough
 def test_the_rows_of_a_dump_within_the_grace_stay_as_they_are(
     images: ImageSteps, uploader: Uploader, restore_point: RestorePoint
 ) -> None:
@@ -116,6 +120,7 @@ def test_the_rows_of_a_dump_within_the_grace_stay_as_they_are(
     assert uploader.left(HOME) == []
 
 
+@pytest.mark.thorough
 def test_what_is_known_stays_as_it_is(images: ImageSteps, uploader: Uploader) -> None:
     """Nothing was restored, and the project is at work."""
     images.hidden(uploader.uploads({"home": HOME}))
@@ -127,6 +132,7 @@ def test_what_is_known_stays_as_it_is(images: ImageSteps, uploader: Uploader) ->
     assert uploader.left(HOME) == []
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("commits", [True, False], ids=["committed", "never committed"])
 def test_what_was_hidden_anew_after_a_dump_within_the_grace(
     images: ImageSteps, uploader: Uploader, restore_point: RestorePoint, *, commits: bool
@@ -166,6 +172,7 @@ def test_a_dump_of_after_the_purge_has_nothing_to_adopt(
     assert uploader.reads(LOGIN)
 
 
+@pytest.mark.thorough
 def test_an_image_that_a_step_is_about_to_hide_goes_its_way(images: ImageSteps, uploader: Uploader) -> None:
     """The store has answered, and its answer is lost."""
     deletion = images.delete(uploader.uploads({"home": HOME}))

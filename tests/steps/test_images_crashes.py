@@ -1,5 +1,7 @@
 """Steps about images that die, are late or come twice: what the ledger says next is true, and nothing is lost by it."""
 
+import pytest
+
 from activities.images import owed
 from demo.world import screen
 from tests.image_steps import GRACE, LATE, MOMENT, ImageSteps
@@ -9,6 +11,7 @@ HOME = {"home": screen("home")}
 (IMAGE,) = HOME.values()
 
 
+@pytest.mark.thorough
 def test_a_step_that_died_after_the_store_s_answer_is_done_again(images: ImageSteps, uploader: Uploader) -> None:
     """By then nothing else may lie where the image was, as in a project whose every snapshot goes."""
     one, there = uploader.uploads(HOME), uploader.asks(HOME)
@@ -23,6 +26,7 @@ def test_a_step_that_died_after_the_store_s_answer_is_done_again(images: ImageSt
     assert uploader.reads(IMAGE)
 
 
+@pytest.mark.thorough
 def test_what_a_step_that_died_has_hidden_is_purged_without_it(images: ImageSteps, uploader: Uploader) -> None:
     deletion = images.delete(uploader.uploads(HOME))
     images.dies_before_it_is_written_down(deletion)
@@ -33,6 +37,7 @@ def test_what_a_step_that_died_has_hidden_is_purged_without_it(images: ImageStep
     assert images.total(deletion).purged == 1
 
 
+@pytest.mark.thorough
 def test_what_a_step_that_died_has_hidden_is_restored(images: ImageSteps, uploader: Uploader) -> None:
     one, there = uploader.uploads(HOME), uploader.asks(HOME)
     images.dies_before_it_is_written_down(images.delete(one))
@@ -42,6 +47,7 @@ def test_what_a_step_that_died_has_hidden_is_restored(images: ImageSteps, upload
     assert uploader.reads(IMAGE)
 
 
+@pytest.mark.thorough
 def test_what_a_step_that_died_has_hidden_is_known_in_the_round_that_follows(images: ImageSteps, uploader: Uploader) -> None:
     """A snapshot that names it came and went before anyone could restore it; another client skipped the upload too."""
     one, there = uploader.uploads(HOME), uploader.asks(HOME)
@@ -63,6 +69,7 @@ def test_what_a_step_that_died_has_hidden_is_known_in_the_round_that_follows(ima
     assert (uploader.reads(IMAGE), uploader.left(IMAGE)) == (True, [uploader.key(IMAGE)])
 
 
+@pytest.mark.thorough
 def test_what_was_hidden_in_two_rounds_is_purged_of_both(images: ImageSteps, uploader: Uploader) -> None:
     one, there = uploader.uploads(HOME), uploader.asks(HOME)
     first = images.delete(one)
@@ -77,6 +84,7 @@ def test_what_was_hidden_in_two_rounds_is_purged_of_both(images: ImageSteps, upl
     assert uploader.left(IMAGE) == []
 
 
+@pytest.mark.thorough
 def test_an_image_that_a_step_left_behind_is_hidden_by_the_project_s_own(images: ImageSteps, uploader: Uploader) -> None:
     deletion = images.delete(uploader.uploads(HOME))
     with images.stack.database.read() as session:

@@ -33,6 +33,7 @@ def carried_out_late(exchange: Exchange) -> Answer:
     return exchange.forward(exchange.request)
 
 
+@pytest.mark.thorough
 @on_sqlite
 @pytest.mark.parametrize("until", ["restored", "hidden again", "put again"])
 def test_a_request_that_is_carried_out_late_does_no_harm(
@@ -76,6 +77,7 @@ def hides(request: Request, key: str) -> bool:
     return request.operation in {"DeleteObjects", "DeleteObject"} and key in request.keys
 
 
+@pytest.mark.thorough
 @on_sqlite
 @by_markers_and_copies
 def test_a_step_whose_round_is_over_sends_nothing_more(images: ImageSteps, uploader: Uploader) -> None:
@@ -95,6 +97,7 @@ def test_a_step_whose_round_is_over_sends_nothing_more(images: ImageSteps, uploa
     assert uploader.reads(IMAGE)
 
 
+@pytest.mark.thorough
 @on_sqlite
 @by_markers_and_copies
 def test_a_step_of_an_earlier_round_sends_nothing_in_a_later_one(images: ImageSteps, uploader: Uploader) -> None:

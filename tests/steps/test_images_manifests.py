@@ -101,6 +101,7 @@ def test_a_manifest_that_comes_in_part_is_read_again(uploader: Uploader, faults:
         assert images.total(deletion_of(request)).named == 1
 
 
+@pytest.mark.thorough
 def test_a_manifest_that_becomes_unreadable_keeps_what_is_hidden_from_the_purge(images: ImageSteps, uploader: Uploader) -> None:
     """It may show any of them. Once it is gone or mended they go their way."""
     images.hidden(uploader.uploads(HOME))
@@ -114,6 +115,7 @@ def test_a_manifest_that_becomes_unreadable_keeps_what_is_hidden_from_the_purge(
     assert uploader.reads(IMAGE)
 
 
+@pytest.mark.thorough
 def test_an_unreadable_manifest_that_is_mended_lets_a_later_run_go_on(images: ImageSteps, uploader: Uploader) -> None:
     one, other = uploader.uploads(HOME), uploader.uploads({"login": screen("login")})
     write(uploader, other, b"{")
@@ -124,6 +126,7 @@ def test_an_unreadable_manifest_that_is_mended_lets_a_later_run_go_on(images: Im
     assert images.total(deletion).hidden == 1
 
 
+@pytest.mark.thorough
 def test_an_absent_manifest_is_waited_for_while_it_may_still_come(images: ImageSteps, uploader: Uploader) -> None:
     """A backend may write it after its row's commit."""
     one, other = uploader.uploads(HOME), uploader.uploads(HOME)
@@ -153,6 +156,7 @@ def test_an_absent_manifest_keeps_what_is_hidden_from_the_purge(images: ImageSte
     assert uploader.reads(IMAGE)
 
 
+@pytest.mark.thorough
 def test_an_evicted_manifest_shows_what_the_list_of_its_images_says(images: ImageSteps, uploader: Uploader) -> None:
     one, other = uploader.uploads(HOME), uploader.uploads(HOME)
     evict(uploader, other, all_of_them=False)

@@ -10,6 +10,7 @@ from tests.uploader import Uploader, hash_of
 HOME, LOGIN, CART = screen("home"), screen("login"), screen("cart")
 
 
+@pytest.mark.thorough
 def test_what_another_snapshot_shows_stays_and_what_none_shows_goes(images: ImageSteps, uploader: Uploader) -> None:
     one, _ = uploader.uploads({"home": HOME, "login": LOGIN}), uploader.uploads({"login": LOGIN})
     deletion = images.hidden(one)
@@ -133,6 +134,7 @@ def test_what_is_put_between_the_look_and_the_purge_stays(images: ImageSteps, up
     assert uploader.reads(HOME)
 
 
+@pytest.mark.thorough
 @pytest.mark.ceph
 def test_a_snapshot_that_was_uploaded_and_deleted_in_the_grace_of_another(images: ImageSteps, uploader: Uploader) -> None:
     """The second deletion says hidden of what is hidden: what was put for its snapshot is readable until it sees to that."""
@@ -183,6 +185,7 @@ def test_a_lower_id_that_commits_after_a_higher_one_was_read(images: ImageSteps,
     assert uploader.reads(HOME)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("usecase", "bare"), [("snapshots", False), ("preprod", True), ("snapshots", True)])
 def test_an_image_is_hidden_wherever_it_may_lie(images: ImageSteps, uploader: Uploader, usecase: str, *, bare: bool) -> None:
     shown = {"home": HOME}

@@ -72,6 +72,7 @@ def sparse_file(path: Path, size: int) -> Path:
     return path
 
 
+@pytest.mark.thorough
 async def test_columns_that_name_nothing_leave_the_rest_to_the_listing(stack: Stack) -> None:
     """JSON columns of any shape, in snapshots and comparisons."""
     heads = stack.snapshots(*EXTRAS, "base")
@@ -147,6 +148,7 @@ async def test_an_icon_id_that_is_neither_file_nor_icon_names_nothing(stack: Sta
     assert_promises_hold(stack, before, [stack.request(one.id for one in builds)])
 
 
+@pytest.mark.thorough
 async def test_an_unknown_artifact_is_said_to_be_unchecked_and_the_others_go(stack: Stack) -> None:
     """An id that never was, beside one that is: no error, and no claim."""
     (head,) = stack.snapshots("head")

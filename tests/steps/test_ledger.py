@@ -372,6 +372,7 @@ def owing(session: Session, numbers: range, state: ChunkState) -> Iterator[Delet
         yield found
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_a_run_takes_on_what_a_history_has_room_for_and_first_what_still_has_rows(database: Database) -> None:
     """Rows that came back went into chunks beyond the first hundred. The run that follows does the rest."""

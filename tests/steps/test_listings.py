@@ -350,6 +350,7 @@ def test_keys_of_a_full_folder_cost_one_listing(answers: Answers) -> None:
     assert answers.operations == ["ListObjectVersions", "DeleteObjects"]
 
 
+@pytest.mark.thorough
 def test_few_keys_among_many_cost_no_long_listing(answers: Answers) -> None:
     """A scope's archives lie in one folder, a hundred thousand of them: those of one deletion are looked for by name."""
     archives = [f"archives/{number}.zip" for number in range(40_000)]
@@ -370,6 +371,7 @@ def test_a_manifest_beside_full_folders_costs_no_look_into_them(answers: Answers
     assert sorted(prefixes) == wanted
 
 
+@pytest.mark.thorough
 def test_keys_that_begin_with_one_another_are_told_apart(answers: Answers) -> None:
     """Each look for some of them shows others, down to the last."""
     keys = [f"o/{'a' * length}" for length in range(1, 60)]

@@ -59,6 +59,7 @@ def differences(database: Database) -> list[Any]:
         return list(compare_metadata(MigrationContext.configure(connection, opts=options), declared))
 
 
+@pytest.mark.thorough
 def test_migrations_make_exactly_the_declared_tables_and_are_safe_to_repeat(empty: Database) -> None:
     """A column in the code alone would fail at the first deletion; one in the migrations alone would never be filled."""
     for _ in range(2):
@@ -71,6 +72,7 @@ def test_migrations_make_exactly_the_declared_tables_and_are_safe_to_repeat(empt
     assert [change[0] for change in differences(empty)] == ["add_table"], "the comparison itself sees a missing table"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("empty_url", ["postgresql"], indirect=True)
 def test_a_migration_waits_for_one_that_is_at_work(empty: Database, empty_url: str) -> None:
     """Several machines may be set up at the same time, the first time too, when the schema is not there yet."""
@@ -85,6 +87,7 @@ def test_a_migration_waits_for_one_that_is_at_work(empty: Database, empty_url: s
     assert differences(empty) == []
 
 
+@pytest.mark.thorough
 def test_the_printed_sql_makes_the_same_tables(empty: Database, empty_url: str) -> None:
     """An operator who may not migrate hands the SQL to one who may, and the worker then finds its version."""
     if empty_url.startswith("sqlite"):

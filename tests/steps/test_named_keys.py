@@ -53,6 +53,7 @@ def test_an_unreadable_manifest_is_said_to_be_one_and_its_masks_go_all_the_same(
     assert (receipt.manifests.read, receipt.objects.sealed_by_kind["diff_mask"]) == (2, 1)
 
 
+@pytest.mark.thorough
 @ONE_DATABASE
 def test_an_evicted_manifest_is_said_to_be_one_and_its_masks_go_all_the_same(stack: Stack) -> None:
     """Objects expire after thirty idle days, a report perhaps before its masks."""
@@ -70,6 +71,7 @@ def test_an_evicted_manifest_is_said_to_be_one_and_its_masks_go_all_the_same(sta
     assert (receipt.complete, receipt.manifests.evicted, receipt.manifests.read, receipt.objects.absent) == (True, 2, 0, 2)
 
 
+@pytest.mark.thorough
 @ONE_DATABASE
 def test_a_manifest_that_could_not_be_fetched_is_neither_evicted_nor_empty(stack: Stack) -> None:
     """NoSuchBucket is a 404 too. Nothing is sealed, and no row goes, on anything less than NoSuchKey."""
@@ -130,6 +132,7 @@ class Watched:
         return self.store.abort_uploads(uploads)
 
 
+@pytest.mark.thorough
 @ONE_DATABASE
 def test_what_a_manifest_or_a_column_names_of_others_is_left_alone_and_counted(stack: Stack) -> None:
     """A manifest is an upload and may name whatever it likes. A stray is neither read nor deleted, and kept for a look."""
@@ -199,6 +202,7 @@ def test_images_that_snapshots_share_are_counted_and_kept(stack: Stack) -> None:
     assert two.id in stack.world.rows()["sentry_preprodartifact"]
 
 
+@pytest.mark.thorough
 @ONE_DATABASE
 def test_a_key_that_a_manifest_names_twice_is_sealed_and_counted_once(stack: Stack) -> None:
     """The receipt's kinds add up to its keys, whatever a manifest repeats."""

@@ -96,6 +96,7 @@ def finish_with(steps: Steps, expired: Expired, when: str, become_needed: Callab
     expired.assert_one_went(before, steps.finish(request, sealed))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("why", NEEDED)
 @pytest.mark.parametrize("when", WHEN)
 def test_what_is_needed_again_stays(stack: Stack, expired: Expired, why: str, when: str) -> None:
@@ -129,6 +130,7 @@ def test_it_goes_when_it_is_asked_for_after_it_has_expired(stack: Stack, expired
     assert receipt.times.rows_deleted is not None
 
 
+@pytest.mark.thorough
 def test_what_a_person_asks_for_goes_whatever_its_age(stack: Stack, expired: Expired) -> None:
     """It is another deletion, with another id."""
     expired.compare()
@@ -139,6 +141,7 @@ def test_what_a_person_asks_for_goes_whatever_its_age(stack: Stack, expired: Exp
         assert run(steps, request).artifacts.deleted.count == 2
 
 
+@pytest.mark.thorough
 def test_one_that_is_held_too_is_left_over(stack: Stack, expired: Expired) -> None:
     """A hold is a person's word: the receipt says that it is held."""
     expired.compare()
@@ -150,6 +153,7 @@ def test_one_that_is_held_too_is_left_over(stack: Stack, expired: Expired) -> No
     assert (receipt.artifacts.held.ids, receipt.artifacts.not_expired.count) == ((expired.needed.id,), 0)
 
 
+@pytest.mark.thorough
 def test_a_preview_says_which_would_stay(stack: Stack, expired: Expired) -> None:
     expired.compare()
     with steps_of(stack) as steps:

@@ -119,6 +119,7 @@ def left_behind(stack: Stack) -> tuple[Project, list[int], list[set[str]]]:
     return Project(place.project_id, place.organization_id, "shop"), [one.id, two.id], keys
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("keeps", ["objects", "versions"])
 def test_the_orphans_of_a_report_go_and_nothing_else(stack: Stack, keeps: str, image_buckets: dict[str, str]) -> None:
     """Every class of key is there. Another look finds no orphan any more, and all else as it was."""
@@ -199,6 +200,7 @@ def test_one_that_comes_back_before_its_objects_go_holds_up_no_other(stack: Stac
     assert stack.verify(request).is_gone
 
 
+@pytest.mark.thorough
 @on_sqlite
 def test_a_hold_holds_it_as_any_other(stack: Stack) -> None:
     """On the deletion once its prefixes are released, and before on what it would take."""
@@ -221,6 +223,7 @@ def test_a_hold_holds_it_as_any_other(stack: Stack) -> None:
     assert stack.world.objects().keys() & (of_gone | of_other) == of_gone
 
 
+@pytest.mark.thorough
 def test_one_that_comes_back_after_its_objects_went_is_said_and_keeps_its_row(stack: Stack) -> None:
     """Its row may name what is gone. Once a person has seen it and asks again, it counts as living."""
     project, (gone, _), _ = left_behind(stack)
@@ -238,6 +241,7 @@ def test_one_that_comes_back_after_its_objects_went_is_said_and_keeps_its_row(st
     assert Seen.of(stack.world) == before
 
 
+@pytest.mark.thorough
 def test_one_that_went_again_is_looked_for_where_the_report_saw_it(stack: Stack) -> None:
     """It had a row at the first look, another one at the second: the ledger does not know its project by then."""
     project, (first, second), (of_first, _) = left_behind(stack)
@@ -290,6 +294,7 @@ def test_what_has_no_time_of_writing_is_never_old_enough() -> None:
     assert [one.key for page in listed for one in page] == ["a/2"]
 
 
+@pytest.mark.thorough
 def test_keys_that_name_others_are_taken_literally(stack: Stack) -> None:
     """The names of masks are users' text."""
     project, (gone, _), _ = left_behind(stack)
@@ -305,6 +310,7 @@ def test_keys_that_name_others_are_taken_literally(stack: Stack) -> None:
     assert stack.world.objects().keys() & {theirs, ours} == {theirs}
 
 
+@pytest.mark.thorough
 @on_sqlite
 @pytest.mark.parametrize("other", ["another report", "a person", "the same report"])
 def test_deletions_of_one_artifact_do_not_leave_it_to_each_other(stack: Stack, other: str) -> None:
@@ -363,6 +369,7 @@ def test_an_artifact_that_the_report_does_not_list_is_refused_with_all_others(st
         steps.open(request)
 
 
+@pytest.mark.thorough
 @on_sqlite
 def test_a_report_that_expires_meanwhile_is_carried_to_its_end(stack: Stack) -> None:
     """It was usable when the deletion began. Other reports forget its list once no deletion is at work by it."""
@@ -415,6 +422,7 @@ def test_a_report_and_a_person_ask_for_two_deletions(stack: Stack) -> None:
     assert listed.deletion_id != stack.request([4], report=uuid4().hex).deletion_id
 
 
+@pytest.mark.thorough
 async def test_the_command_reports_deletes_by_the_report_and_finds_nothing_more(stack: Stack, command: Command) -> None:
     """Once more with the same report is no second deletion."""
     built = build(stack)

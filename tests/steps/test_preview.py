@@ -55,6 +55,7 @@ def spoiled(stack: Stack) -> Sample:
     return sample
 
 
+@pytest.mark.thorough
 async def test_what_a_preview_counts_is_what_the_deletion_then_takes(stack: Stack) -> None:
     """Row by row and byte by byte, comparisons of two artifacts in different chunks once, and nothing changed before."""
     sample = spoiled(stack)
@@ -76,6 +77,7 @@ async def test_what_a_preview_counts_is_what_the_deletion_then_takes(stack: Stac
     assert preview.strays == {"another artifact's": 1, "no text": 1, "no well-formed key": 1}
 
 
+@pytest.mark.thorough
 @on_sqlite
 def test_a_preview_counts_versions_and_markers(stack: Stack, locking_bucket: str) -> None:
     """What holds data, or says that it did, goes: each of them counts."""
@@ -258,6 +260,7 @@ def test_of_snapshots_that_it_may_not_read_a_preview_says_how_many_are_unknown(
     assert (found.unknown, found.named_by_others, found.to_hide) == (len(others) - 2, 2, 1)
 
 
+@pytest.mark.thorough
 @on_sqlite
 @pytest.mark.parametrize("indexed", [True, False])
 def test_a_manifest_that_says_nothing_is_named_with_its_project(stack: Stack, *, indexed: bool) -> None:

@@ -98,6 +98,7 @@ def test_a_comparison_made_after_the_keys_were_collected_goes_with_the_rows(
     assert receipt.objects.found_by_listing >= len(comparison.mask_keys) > 0
 
 
+@pytest.mark.thorough
 @POSTGRESQL
 @pytest.mark.parametrize("which", [0, 1], ids=["of its head", "of its base"])
 def test_a_comparison_that_is_committed_while_delete_rows_waits_for_its_locks_goes_with_the_rows(
@@ -122,6 +123,7 @@ def test_a_comparison_that_is_committed_while_delete_rows_waits_for_its_locks_go
     assert_gone_whole(stack, before, request, receipt, comparisons=1, also_owned=theirs)
 
 
+@pytest.mark.thorough
 @POSTGRESQL
 @pytest.mark.parametrize("when", ["while rows are being deleted", "after the rows are gone"])
 def test_a_comparison_that_nobody_could_see_is_refused_at_its_commit(
@@ -180,6 +182,7 @@ def test_nothing_can_be_tied_to_an_artifact_once_its_rows_are_gone(
         assert_gone_whole(stack, before, request, steps.close(request))
 
 
+@pytest.mark.thorough
 @POSTGRESQL
 def test_a_child_that_appears_behind_the_statement_that_would_have_deleted_it_is_refused(
     stack: Stack, pair: tuple[Snapshot, Snapshot], before: Evidence, others: ThreadPoolExecutor
@@ -211,6 +214,7 @@ def insert_alone(database: Database, insertion: Any) -> None:
         session.execute(insertion)
 
 
+@pytest.mark.thorough
 @SQLITE
 def test_on_sqlite_a_comparison_made_in_the_middle_waits_and_is_refused(
     stack: Stack, pair: tuple[Snapshot, Snapshot], before: Evidence, others: ThreadPoolExecutor
@@ -265,6 +269,7 @@ COMPARISONS_ARE_READ = (
 """They are read after the artifacts' own columns."""
 
 
+@pytest.mark.thorough
 @POSTGRESQL
 def test_a_comparison_committed_while_columns_are_being_read_is_collected_with_the_others(
     stack: Stack, pair: tuple[Snapshot, Snapshot], before: Evidence, others: ThreadPoolExecutor
@@ -291,6 +296,7 @@ def test_a_comparison_committed_while_columns_are_being_read_is_collected_with_t
 # Two deletions, or two attempts, at the same rows -----------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 @POSTGRESQL
 def test_two_attempts_at_one_chunk_delete_its_rows_once_and_both_say_so(
     stack: Stack, pair: tuple[Snapshot, Snapshot], before: Evidence, others: ThreadPoolExecutor
@@ -320,6 +326,7 @@ def builds_that_share(stack: Stack, **same: Any) -> tuple[Build, Build]:
     return first, second
 
 
+@pytest.mark.thorough
 @POSTGRESQL
 def test_an_icon_of_two_builds_that_are_deleted_at_once_goes_with_the_later_one(
     stack: Stack, others: ThreadPoolExecutor
@@ -354,6 +361,7 @@ def delete_at_last_moment(
     return [steps.close(request) for request in requests]
 
 
+@pytest.mark.thorough
 @POSTGRESQL
 def test_a_file_of_two_builds_that_are_deleted_at_once_goes_with_the_later_one(
     stack: Stack, others: ThreadPoolExecutor
@@ -373,6 +381,7 @@ def test_a_file_of_two_builds_that_are_deleted_at_once_goes_with_the_later_one(
     assert_promises_hold(stack, before, [stack.request([build.id]) for build in builds])
 
 
+@pytest.mark.thorough
 @POSTGRESQL
 def test_a_head_and_a_base_that_are_deleted_at_once_both_go(
     stack: Stack, pair: tuple[Snapshot, Snapshot], others: ThreadPoolExecutor
@@ -398,6 +407,7 @@ def test_a_head_and_a_base_that_are_deleted_at_once_both_go(
     assert_promises_hold(stack, before, requests)
 
 
+@pytest.mark.thorough
 @POSTGRESQL
 def test_a_cancel_that_comes_while_rows_are_being_deleted_waits_and_comes_too_late(
     stack: Stack, pair: tuple[Snapshot, Snapshot], before: Evidence, others: ThreadPoolExecutor
@@ -420,6 +430,7 @@ def test_a_cancel_that_comes_while_rows_are_being_deleted_waits_and_comes_too_la
         assert_gone_whole(stack, before, request, steps.close(request))
 
 
+@pytest.mark.thorough
 @POSTGRESQL
 def test_rows_that_are_to_be_deleted_while_a_cancel_is_at_work_stay(
     stack: Stack, pair: tuple[Snapshot, Snapshot], before: Evidence, others: ThreadPoolExecutor
@@ -438,6 +449,7 @@ def test_rows_that_are_to_be_deleted_while_a_cancel_is_at_work_stay(
     assert_promises_hold(stack, before, [request])
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)], ids=["head first", "base first"])
 def test_a_head_and_a_base_whose_keys_were_both_collected_go_in_either_order(
     stack: Stack, pair: tuple[Snapshot, Snapshot], order: tuple[int, int]
@@ -453,6 +465,7 @@ def test_a_head_and_a_base_whose_keys_were_both_collected_go_in_either_order(
     assert_promises_hold(stack, before, requests)
 
 
+@pytest.mark.thorough
 @SQLITE
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)], ids=["head first", "base first"])
 @pytest.mark.parametrize("together", [True, False], ids=["in one request", "one after the other"])
@@ -473,6 +486,7 @@ def test_a_head_and_a_base_go_together_or_apart(
     assert_promises_hold(stack, before, requests)
 
 
+@pytest.mark.thorough
 @SQLITE
 @pytest.mark.parametrize("which", [0, 1], ids=["of the head", "of the base"])
 def test_a_comparison_worker_that_goes_on_writing_when_the_rows_are_gone_leaves_nothing(
@@ -512,6 +526,7 @@ def test_a_comparison_worker_that_goes_on_writing_when_the_rows_are_gone_leaves_
     assert_promises_hold(stack, before, [request])
 
 
+@pytest.mark.thorough
 @SQLITE
 @pytest.mark.parametrize("ours", [True, False], ids=["to another project", "to another organization"])
 @pytest.mark.parametrize("when", ["opened", "collected"])
@@ -567,6 +582,7 @@ def assert_untouched_then_deleted(
     assert_gone_whole(stack, before, request, steps.close(request))
 
 
+@pytest.mark.thorough
 @POSTGRESQL
 def test_a_deletion_that_is_chosen_as_a_deadlocks_victim_leaves_nothing_and_succeeds_the_next_time(
     stack: Stack, pair: tuple[Snapshot, Snapshot], before: Evidence, others: ThreadPoolExecutor
@@ -616,6 +632,7 @@ def test_a_deletion_whose_connection_is_killed_in_the_middle_leaves_nothing_and_
         assert_untouched_then_deleted(stack, before, steps, request, sealed, deleting, "OperationalError")
 
 
+@pytest.mark.thorough
 @POSTGRESQL
 def test_a_deletion_does_not_wait_for_a_lock_without_end(
     stack: Stack, pair: tuple[Snapshot, Snapshot], before: Evidence

@@ -42,6 +42,7 @@ def test_artifacts_that_were_only_compared_with_do_not_count_against_the_ceiling
         assert steps.finish(request, sealed).complete
 
 
+@pytest.mark.thorough
 @on_sqlite
 def test_a_base_that_came_back_is_deleted_again_while_its_heads_chunk_is_open(stack: Stack) -> None:
     base, head = stack.snapshots("base", "head")
@@ -61,6 +62,7 @@ def test_a_base_that_came_back_is_deleted_again_while_its_heads_chunk_is_open(st
     assert base.id not in stack.world.rows()["sentry_preprodartifact"]
 
 
+@pytest.mark.thorough
 @on_sqlite
 @pytest.mark.parametrize("deletions", [1, 2])
 def test_an_icon_that_another_chunk_is_about_to_delete_is_no_leftover(stack: Stack, deletions: int) -> None:

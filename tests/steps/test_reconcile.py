@@ -172,6 +172,7 @@ def read_all(stack: Stack, project: WorldProject) -> None:
         assert list(catching_up.parts(project.id))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("keeps", ["objects", "versions"])
 def test_every_key_is_counted_in_its_class_and_nothing_is_changed(
     stack: Stack, keeps: str, image_buckets: dict[str, str]

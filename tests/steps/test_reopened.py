@@ -69,6 +69,7 @@ async def test_a_closed_deletion_is_asked_for_again_in_an_async_session(stack: S
     await engine.dispose()
 
 
+@pytest.mark.thorough
 async def test_rows_that_came_back_are_deleted_when_asked_again(stack: Stack) -> None:
     """A database restored to an earlier point brings artifacts back: the old receipt must not stand in the way."""
     one, two = stack.snapshots("home", "menu")
@@ -160,6 +161,7 @@ async def test_an_artifact_that_moved_away_and_back_is_deleted_by_a_re_run(stack
     assert receipt.artifacts.deleted.ids == (one.id, two.id)
 
 
+@pytest.mark.thorough
 @on_sqlite
 async def test_objects_that_stayed_where_an_artifact_was_before_it_moved_are_reported(stack: Stack) -> None:
     """They carry its id under another project: not ours to delete there, but not to be forgotten either."""
@@ -205,6 +207,7 @@ async def test_a_project_that_was_known_is_not_forgotten_when_rows_disappear(sta
     assert not stack.world.objects_of([one.id]) & stack.world.objects().keys()
 
 
+@pytest.mark.thorough
 @on_sqlite
 def test_rows_that_come_back_before_the_end_are_left_over_and_go_with_a_re_run(stack: Stack) -> None:
     """After its chunk's last step, as while it waits for others: a caller who asks again finds it running."""
@@ -223,6 +226,7 @@ def test_rows_that_come_back_before_the_end_are_left_over_and_go_with_a_re_run(s
     assert manifest not in stack.world.objects()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("which", LOOKS, ids=["before it looks for asks", "before it looks at rows"])
 @on_postgresql
 def test_asking_again_for_rows_that_came_back_is_seen_by_whoever_closes(stack: Stack, which: str) -> None:
@@ -246,6 +250,7 @@ def test_asking_again_for_rows_that_came_back_is_seen_by_whoever_closes(stack: S
         assert steps.finish(request, steps.collect(chunk)).complete
 
 
+@pytest.mark.thorough
 @on_postgresql
 def test_asking_again_when_a_deletion_has_looked_at_rows_for_the_last_time_is_served_by_the_next_run(stack: Stack) -> None:
     """The receipt is true of the moment that it names. The ask is not answered by it, so `resume` finds it."""
@@ -271,6 +276,7 @@ def test_asking_again_when_a_deletion_has_looked_at_rows_for_the_last_time_is_se
             assert list(deletions_to_start(session)) == []
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("closed_before", [True, False])
 @on_sqlite
 def test_an_artifact_that_came_back_and_went_with_another_deletion_is_waited_for(

@@ -66,6 +66,7 @@ def begins_to_hide(images: ImageSteps, uploader: Uploader) -> None:
     images.at_work().decisions.begin(pages)
 
 
+@pytest.mark.thorough
 def test_a_client_that_skipped_what_is_hidden_is_refused_puts_it_and_commits(images: ImageSteps, uploader: Uploader) -> None:
     one = first(uploader)
     there = uploader.asks(SHOWN)
@@ -86,6 +87,7 @@ def test_what_was_put_in_another_round_does_not_count(images: ImageSteps, upload
     assert missing(uploader, SHOWN, {HASH: refused[HASH] + 1}) == refused
 
 
+@pytest.mark.thorough
 def test_an_image_is_purged_once_no_late_request_can_hide_it(images: ImageSteps, uploader: Uploader) -> None:
     deletion = images.hidden(first(uploader))
     images.pass_time(LATE - MOMENT)
@@ -96,6 +98,7 @@ def test_an_image_is_purged_once_no_late_request_can_hide_it(images: ImageSteps,
     assert (uploader.left(HOME), images.states(), images.total(deletion).purged) == ([], {HASH: "purged"}, 1)
 
 
+@pytest.mark.thorough
 def test_a_client_that_skipped_before_the_hiding_is_refused_after_the_purge(images: ImageSteps, uploader: Uploader) -> None:
     one = first(uploader)
     there = uploader.asks(SHOWN)
@@ -111,6 +114,7 @@ def test_a_client_that_skipped_before_the_hiding_is_refused_after_the_purge(imag
     assert (uploader.reads(HOME), images.states()) == (True, {})
 
 
+@pytest.mark.thorough
 def test_what_was_purged_is_remembered_for_a_grace(images: ImageSteps, uploader: Uploader) -> None:
     images.hidden(first(uploader))
     images.pass_time(LATE)
@@ -153,6 +157,7 @@ def test_a_deletion_of_what_was_purged_and_came_back_hides_it_again(images: Imag
     assert (uploader.left(HOME), images.total(deletion).purged) == ([], 1)
 
 
+@pytest.mark.thorough
 def test_what_is_put_while_the_image_is_being_hidden_does_not_count(images: ImageSteps, uploader: Uploader) -> None:
     """The marker may come after it: no answer to such a commit can be used for another one."""
     begins_to_hide(images, uploader)
@@ -184,6 +189,7 @@ def test_what_the_store_refuses_to_hide_does_not_keep_uploads_out(images: ImageS
     assert (uploader.reads(HOME), images.states()) == (True, {HASH: "restored"})
 
 
+@pytest.mark.thorough
 def test_a_commit_in_the_middle_of_a_purge_keeps_what_its_client_put(images: ImageSteps, uploader: Uploader) -> None:
     images.hidden(first(uploader))
     refused = missing(uploader, SHOWN)
@@ -226,6 +232,7 @@ def test_two_clients_are_refused_put_the_same_images_and_commit(images: ImageSte
     assert (uploader.reads(HOME), uploader.reads(LOGIN)) == (True, True)
 
 
+@pytest.mark.thorough
 @on_postgresql
 def test_two_commits_at_once_lock_what_both_name_in_one_order(
     images: ImageSteps, uploader: Uploader, others: ThreadPoolExecutor
@@ -248,6 +255,7 @@ def test_two_commits_at_once_lock_what_both_name_in_one_order(
     assert images.states() == {hash_of(HOME): "restored", hash_of(LOGIN): "restored"}
 
 
+@pytest.mark.thorough
 @on_postgresql
 def test_a_deletion_decides_after_the_commits_that_are_at_work(
     images: ImageSteps, uploader: Uploader, others: ThreadPoolExecutor

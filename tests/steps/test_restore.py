@@ -184,6 +184,7 @@ def test_what_is_kept_is_what_is_closed(stack: Stack) -> None:
     assert written[-1].receipt == receipt
 
 
+@pytest.mark.thorough
 @on_sqlite
 def test_receipts_that_were_printed_can_be_read_again(
     stack: Stack,

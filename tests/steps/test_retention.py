@@ -96,6 +96,7 @@ def test_the_most_specific_policy_counts(stack: Stack, backend: SentryBackend, c
     assert {name for name, one in artifacts.items() if one.id in found} == wanted
 
 
+@pytest.mark.thorough
 def test_a_base_is_kept_until_its_last_head_has_expired(stack: Stack, backend: SentryBackend) -> None:
     """A comparison goes with either side. A chain of them expires link by link, and does not hold on to its beginning."""
     shop = stack.world.project(stack.world.organization("acme"), "shop")

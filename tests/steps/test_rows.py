@@ -29,6 +29,7 @@ GOES_WITH_AN_ARTIFACT = (
 # Requests that are refused, and schemas that are not ours ---------------------------------------------------------------
 
 
+@pytest.mark.thorough
 @ONE_DATABASE
 async def test_a_request_with_one_foreign_artifact_is_refused_whole_before_the_store_is_asked(stack: Stack) -> None:
     """No store answers at this address: had anything been read or deleted, the deletion would wait for it for days."""
@@ -85,6 +86,7 @@ def test_an_unknown_table_that_refers_to_what_goes_blocks_with_its_name(stack: S
     stack.assert_only_these_are_gone([shop.head.id], before)
 
 
+@pytest.mark.thorough
 @ONE_DATABASE
 def test_an_unknown_table_that_refers_to_projects_or_files_blocks_nothing(stack: Stack) -> None:
     """Half the backend refers to those."""
@@ -115,6 +117,7 @@ async def test_a_deletion_that_an_unknown_table_blocks_says_so_and_goes_on_when_
 # Neighbours -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 async def test_artifact_4_goes_and_leaves_42_whole(stack: Stack) -> None:
     """The whole path, with ids of which one's digits begin the other's, in every place where they may stand."""
     world = stack.world
@@ -154,6 +157,7 @@ def test_a_comparison_goes_with_its_head_or_its_base(stack: Stack, which: str, *
     assert (receipt.complete, receipt.objects.found_left_over, receipt.manifests.strays) == (True, {}, 0)
 
 
+@pytest.mark.thorough
 def test_rows_are_deleted_once_and_counted_alike_however_often_the_step_runs(stack: Stack) -> None:
     """A COMMIT whose answer was lost is settled by asking again: a receipt must not say zero then."""
     shop = shop_of(stack.world)
@@ -313,6 +317,7 @@ def test_a_file_goes_unless_there_is_evidence_that_another_needs_it(stack: Stack
     assert now.objects == before.objects, "blobs belong to the backend's own clean-up"
 
 
+@pytest.mark.thorough
 @ONE_DATABASE
 def test_a_file_is_kept_in_whatever_place_it_was_named(stack: Stack) -> None:
     """Each of the columns that name a file is asked by itself, the artifact's own last."""
@@ -345,6 +350,7 @@ def test_a_file_is_kept_for_a_row_that_names_it_in_another_type(stack: Stack) ->
     assert {name: ids.ids for name, ids in receipt.files.kept.items()} == {files.STILL_NAMED: (file,)}
 
 
+@pytest.mark.thorough
 @ONE_DATABASE
 def test_a_file_that_a_later_chunk_deletes_is_not_said_to_be_kept(stack: Stack) -> None:
     """Two artifacts name it, and go in transactions of their own: the first keeps it for the second's sake."""
@@ -402,6 +408,7 @@ def test_an_icon_stays_while_a_build_of_the_project_names_it_and_goes_with_the_l
     assert world.objects_of([elsewhere.id]) < world.objects().keys()
 
 
+@pytest.mark.thorough
 @ONE_DATABASE
 def test_an_icon_that_was_uploaded_again_meanwhile_is_not_deleted(stack: Stack) -> None:
     """Between the rows' commit and the store's turn hours may pass, and the next upload may have the same icon."""

@@ -353,6 +353,7 @@ async def test_verify_counts_trace_items_before_a_deletion_and_none_after(stack:
     assert stay[place.organization_id, place.project_id, place.trace_id] == 3
 
 
+@pytest.mark.thorough
 @on_sqlite
 async def test_trace_items_that_are_counted_to_the_end_are_left_over_until_a_rerun_confirms_them(
     stack: Stack, snuba: SnubaServer
@@ -409,6 +410,7 @@ async def test_a_hold_takes_no_time_from_what_trace_items_are_waited_for(
     assert stack.receipt(handle.id).trace_items.state == "confirmed"
 
 
+@pytest.mark.thorough
 @on_sqlite
 async def test_a_trace_store_that_is_down_is_waited_for_in_plain_sight(stack: Stack, snuba: SnubaServer) -> None:
     """An operator reads why nothing moves; the answers come back, and no one has to do anything after."""

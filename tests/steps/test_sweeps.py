@@ -143,6 +143,7 @@ class Unlistable(S3Objects):
         yield
 
 
+@pytest.mark.thorough
 @on_sqlite
 def test_a_store_that_turns_out_not_to_list_is_done_with_once_the_settings_say_so(stack: Stack) -> None:
     """Its prefixes are unchecked then, as if that had been known from the beginning."""

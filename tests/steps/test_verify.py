@@ -63,6 +63,7 @@ def deleted(stack: Stack) -> Deleted:
     return Deleted(stack, request, one, build, project, folder, set(before))
 
 
+@pytest.mark.thorough
 def test_nothing_is_there_after_a_deletion_and_the_backends_own_clean_up(deleted: Deleted) -> None:
     before = Evidence.of(deleted.stack)
     found = deleted.stack.verify(deleted.request)

@@ -144,6 +144,7 @@ def test_an_unfinished_deletion_is_never_put_off(
         assert open_in(steps, "run-2, reset", wanted, fresh=False).begins_at == begins_at
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("ended", [DeletionState.CLOSED, DeletionState.CANCELLED, DeletionState.REFUSED])
 def test_a_deletion_that_had_ended_begins_when_those_want_who_ask_anew(stack: Stack, ended: DeletionState) -> None:
     """In January it was deleted at once, in March its rows are back: the ask of January must not end March's undo window."""
@@ -190,6 +191,7 @@ def test_a_request_for_anothers_artifact_is_refused_before_its_time(stack: Stack
 # The wait -----------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_it_waits_until_its_time_by_the_databases_clock_and_says_until_when(stack: Stack, wanted: DeletionRequest) -> None:
     """Looked at every few minutes, since it may be asked for sooner; the last look comes when the time does."""
     with steps_of(stack) as steps:
@@ -212,6 +214,7 @@ def test_it_waits_until_its_time_by_the_databases_clock_and_says_until_when(stac
         assert waiting(stack.database, wanted) is None
 
 
+@pytest.mark.thorough
 def test_one_who_asks_for_it_at_once_ends_the_wait_for_all(stack: Stack, wanted: DeletionRequest) -> None:
     """Also for a run that begins anew, and for the list: it waits no more."""
     ask(stack.database, wanted, LATER)
@@ -224,6 +227,7 @@ def test_one_who_asks_for_it_at_once_ends_the_wait_for_all(stack: Stack, wanted:
         assert wait(stack.database, wanted) == Due()
 
 
+@pytest.mark.thorough
 def test_what_is_cancelled_while_it_waits_begins_never_and_asked_for_anew_when_that_ask_says(
     stack: Stack, wanted: DeletionRequest
 ) -> None:

@@ -15,8 +15,8 @@ from tests.images_model.state import Case
 
 
 def _in_its_tier(case: Case) -> Any:
-    """Two clients beside each other, in a bucket that keeps versions, take half of the time of all cases."""
-    large = case.versioned and len(case.ups) > 1
+    """Most cases with two clients beside each other, or with reserved images, take longer than all others together."""
+    large = case.reserved or (len(case.ups) > 1 and (case.versioned or len(case.deletable) > 1))
     return pytest.param(case, id=case.name, marks=pytest.mark.thorough if large else ())
 
 

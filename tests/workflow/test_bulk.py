@@ -180,6 +180,7 @@ async def test_a_run_that_is_handed_on_goes_on_with_the_current_build(
         assert (await ran_on(first), await ran_on(last)) == ("one", "two")
 
 
+@pytest.mark.thorough
 @on_sqlite
 async def test_what_a_person_waits_for_goes_first(stack: Stack) -> None:
     """Each step of a bulk's deletions stands behind those of ordinary ones, in turn with those of other organizations."""
@@ -354,6 +355,7 @@ async def test_what_one_run_hands_on_no_client_says(stack: Stack) -> None:
     assert Seen.of(stack.world) == before
 
 
+@pytest.mark.thorough
 @on_sqlite
 async def test_as_many_as_need_no_confirmation_go_at_a_time(stack: Stack) -> None:
     """Else a person would have to confirm each of a bulk's deletions too."""
@@ -403,6 +405,7 @@ async def test_artifacts_that_come_meanwhile_go_too(stack: Stack, held: Held) ->
     assert_promises_hold(stack, before, deletions_of(bulk, [*snapshots, late], 1))
 
 
+@pytest.mark.thorough
 @on_sqlite
 async def test_what_remains_at_the_end_is_no_success(stack: Stack, held: Held) -> None:
     """An upload that took its id early and committed late is behind the page: its artifact is found when it is asked again."""
@@ -483,6 +486,7 @@ async def test_a_worker_that_is_killed_in_the_middle_costs_time_and_nothing_else
     assert_promises_hold(stack, before, deletions_of(bulk, snapshots, 2))
 
 
+@pytest.mark.thorough
 async def test_what_has_expired_goes_and_nothing_else(stack: Stack) -> None:
     """By the policies of the ledger as they stand when each page is asked for."""
     _, snapshots = shop_of(stack, 5)
@@ -503,6 +507,7 @@ async def test_what_has_expired_goes_and_nothing_else(stack: Stack) -> None:
     assert_promises_hold(stack, before, deletions_of(bulk, [old, last], 1))
 
 
+@pytest.mark.thorough
 async def test_what_has_a_grace_waits_for_its_end_and_goes_then(stack: Stack) -> None:
     """Deletions that wait hold up neither the run nor what has none."""
     now, later = shop_of(stack, 2), shop_of(stack, 2, slug="later")
@@ -547,6 +552,7 @@ async def test_what_is_needed_again_stays_and_is_counted(stack: Stack, monkeypat
     assert_promises_hold(stack, before, deletions_of(bulk, [old, base], 2))
 
 
+@pytest.mark.thorough
 @on_sqlite
 async def test_what_expires_while_the_expired_ones_go_is_another_runs(stack: Stack, held: Held) -> None:
     """Time goes on: a run that failed for it would fail every night."""

@@ -54,6 +54,7 @@ async def deletions(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Deletions:
     return Deletions()
 
 
+@pytest.mark.thorough
 async def test_a_handler_hears_that_the_rows_are_gone(stack: Stack, deletions: Deletions) -> None:
     """One client for many calls at once; asking again for the same is answered too."""
     snapshots = stack.snapshots("a", "b", "c")
@@ -66,6 +67,7 @@ async def test_a_handler_hears_that_the_rows_are_gone(stack: Stack, deletions: D
         assert None not in answers
 
 
+@pytest.mark.thorough
 async def test_a_handler_with_no_more_time_hears_nothing_and_the_deletion_goes_on(
     stack: Stack, deletions: Deletions, held_rows: Held
 ) -> None:
@@ -332,6 +334,7 @@ async def test_a_stranger_under_the_deletions_id_is_named_with_what_to_do(
             await stack.client.get_workflow_handle(request.workflow_id).result()
 
 
+@pytest.mark.thorough
 async def test_a_deletion_that_is_merely_slow_is_not_taken_for_a_stranger(
     stack: Stack, deletions: Deletions, held_rows: Held, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -85,6 +85,7 @@ async def test_without_a_codec_the_same_would_be_read(stack: Stack) -> None:
     assert [word for word in READABLE if word in seen] == list(READABLE)
 
 
+@pytest.mark.thorough
 async def test_plain_json_starts_a_deletion_on_workers_with_a_codec_and_bad_json_fails_once(
     stack: Stack, encrypted: Client
 ) -> None:

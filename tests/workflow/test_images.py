@@ -45,6 +45,7 @@ def all_of(stack: Stack, key: str) -> list[Any]:
     return [one for one in found if key.rpartition("/")[2] in one["Key"]]
 
 
+@pytest.mark.thorough
 @pytest.mark.ceph
 async def test_an_image_that_no_other_snapshot_names_is_hidden_and_then_purged(stack: Stack, kind: str) -> None:
     one, other = stack.snapshots("one", "other")

@@ -63,6 +63,7 @@ async def test_a_cancel_before_the_rows_go_leaves_the_images(stack: Stack, uploa
     assert total(stack, one.id) == Total()
 
 
+@pytest.mark.thorough
 @on_sqlite
 @in_a_bucket
 @pytest.mark.parametrize("ended", ["cancelled", "terminated", "reset"])

@@ -105,6 +105,7 @@ async def test_the_commands_in_docs_start_a_deletion_and_wait_for_its_rows(stack
     assert stack.recorded(request.workflow_id).request.reference == "TICKET-1"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 async def test_the_sql_in_docs_accepts_a_deletion_once(stack: Stack) -> None:
     """A backend without Python puts it into its own transaction; the relay starts it, and a late repeat is no harm."""

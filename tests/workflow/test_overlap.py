@@ -175,6 +175,7 @@ def test_a_base_is_not_reported_as_gone_while_another_deletion_owes_the_objects_
         assert_promises_hold(stack, before, [first, second])
 
 
+@pytest.mark.thorough
 @POSTGRESQL
 async def test_two_overlapping_deletions_at_once_delete_everything_exactly_once(stack: Stack) -> None:
     """The whole path: neither waits for ever, and what both were asked for is deleted in one receipt and gone in the other."""
@@ -190,6 +191,7 @@ async def test_two_overlapping_deletions_at_once_delete_everything_exactly_once(
     assert_promises_hold(stack, before, [stack.request(ids[:4]), stack.request(ids[1:])])
 
 
+@pytest.mark.thorough
 @SQLITE
 async def test_a_deletion_waits_for_what_one_that_died_still_owes_and_resume_starts_that_one(stack: Stack) -> None:
     """Terminated after its rows were deleted and before its objects: no run is at work, and only the ledger knows its keys."""
@@ -221,6 +223,7 @@ async def test_a_deletion_waits_for_what_one_that_died_still_owes_and_resume_sta
     assert_promises_hold(stack, before, [stack.request([one.id, two.id]), stack.request([two.id, three.id])])
 
 
+@pytest.mark.thorough
 @SQLITE
 def test_what_others_owe_is_waited_for_a_day_and_then_stated_as_given_up(stack: Stack) -> None:
     """One that failed will not go on by itself, so it is not waited for; one that is held has no less time for that."""
@@ -254,6 +257,7 @@ def waited_for(stack: Stack, request: DeletionRequest, time: timedelta) -> None:
         session.get_one(DeletionRow, request.deletion_id).waits_since = datetime.now(UTC) - time
 
 
+@pytest.mark.thorough
 @SQLITE
 async def test_a_deletion_that_died_is_finished_when_it_is_asked_for_again(stack: Stack) -> None:
     """The same request after a terminate is the same deletion: its rows are counted as before, its objects go now."""
@@ -307,6 +311,7 @@ def delete_rows_by_hand(stack: Stack, one: Snapshot) -> None:
         session.execute(delete(tables.Artifact).where(tables.Artifact.id == one.id))
 
 
+@pytest.mark.thorough
 @SQLITE
 async def test_an_artifact_gone_without_a_trace_is_said_to_be_unchecked_and_swept_if_its_project_is_named(stack: Stack) -> None:
     """Without its project it is unknown where an artifact's objects lie: "gone" would be a claim without a check."""
@@ -352,6 +357,7 @@ def test_a_head_waits_for_the_objects_of_its_comparison_where_no_store_lists(sta
     assert any(key.endswith(comparison.key) for key in stack.world.objects())
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("collected_again", [False, True])
 @SQLITE
 def test_a_base_waits_for_the_objects_of_a_comparison_whose_rows_somebody_deleted_after_they_were_sealed(

@@ -61,6 +61,7 @@ async def reset(stack: Stack, handle: WorkflowHandle[Any, Any], step: str) -> st
     return answer.run_id
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("step", ["open_deletion", "collect_keys", "delete_objects"])
 async def test_a_reset_to_before_the_failed_step_finishes_the_deletion(stack: Stack, locking_bucket: str, step: str) -> None:
     """Whatever lies before the step is not done again, and the ledger, which called it failed, agrees in the end."""
@@ -105,6 +106,7 @@ async def test_a_rerun_of_what_reset_has_taken_up_leaves_it_to_its_end(
     assert stack.recorded(handle.id).state == DeletionState.CLOSED
 
 
+@pytest.mark.thorough
 async def test_a_reset_to_after_the_failed_step_says_again_what_is_left(stack: Stack, locking_bucket: str) -> None:
     """Too late a place is an easy mistake: nothing is lost by it, and the failure says the same as before."""
     stack.use_bucket(locking_bucket)
@@ -131,6 +133,7 @@ async def test_a_close_whose_answer_was_lost_says_the_same_when_it_is_asked_agai
     assert again.left_over == first.left_over
 
 
+@pytest.mark.thorough
 async def test_a_backend_that_asks_again_finishes_the_deletion(stack: Stack, locking_bucket: str) -> None:
     """A user presses Delete once more: the handler accepts and starts as always, and what is left is done."""
     stack.use_bucket(locking_bucket)

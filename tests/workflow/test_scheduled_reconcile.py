@@ -59,6 +59,7 @@ def reports_of(stack: Stack) -> dict[str, tuple[int, bool, list[int]]]:
         }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("is_handed_on", [False, True])
 async def test_each_project_of_an_organization_is_looked_at_and_nothing_changes(
     stack: Stack, monkeypatch: pytest.MonkeyPatch, *, is_handed_on: bool
@@ -95,6 +96,7 @@ async def test_each_project_of_an_organization_is_looked_at_and_nothing_changes(
     assert len(runs) == 1 + is_handed_on
 
 
+@pytest.mark.thorough
 async def test_a_project_that_is_asked_for_alone_has_its_report_in_the_result(
     stack: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -208,6 +210,7 @@ async def test_the_failure_of_a_project_that_is_asked_for_alone_is_the_runs(
     assert not failed.details
 
 
+@pytest.mark.thorough
 async def test_a_look_that_is_cancelled_stops_and_writes_nothing(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     """A large project takes hours: between keys its step says that it lives, and hears that it should stop."""
     (one,) = stack.snapshots("one")

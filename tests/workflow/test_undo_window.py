@@ -47,6 +47,7 @@ async def is_cancelled(handle: Handle) -> None:
     assert isinstance(failed.value.cause, CancelledError)
 
 
+@pytest.mark.thorough
 async def test_nothing_is_touched_before_its_time_and_all_is_done_after_it(stack: Stack) -> None:
     """By the database's clock, which is the ledger's; and the wait costs the steps none of their time."""
     (one,) = stack.snapshots("one")
@@ -69,6 +70,7 @@ async def test_nothing_is_touched_before_its_time_and_all_is_done_after_it(stack
     assert scheduled[1].schedule_to_close_timeout.ToSeconds() == 0, "no limit"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("opened_before", [False, True], ids=["before it is opened", "while it waits"])
 async def test_until_its_time_a_cancel_undoes_it_at_once(stack: Stack, *, opened_before: bool) -> None:
     """We deleted the wrong project: nothing of it is touched, and no one waits for a day to hear that."""
@@ -100,6 +102,7 @@ async def test_until_its_time_a_cancel_undoes_it_at_once(stack: Stack, *, opened
     assert Seen.of(stack.world) == before
 
 
+@pytest.mark.thorough
 @on_sqlite
 async def test_a_backends_handler_has_its_answer_within_its_deadline(stack: Stack) -> None:
     """202: the rows go later, whether it waits for that, or asks Temporal anew each time."""
@@ -135,6 +138,7 @@ async def test_one_who_asks_for_it_at_once_begins_it(stack: Stack, monkeypatch: 
     assert_promises_hold(stack, before, [stack.request([one.id])])
 
 
+@pytest.mark.thorough
 @on_sqlite
 @pytest.mark.parametrize("ended", ["terminated", "reset"])
 async def test_a_run_that_takes_up_a_wait_goes_on_waiting(stack: Stack, ended: str) -> None:

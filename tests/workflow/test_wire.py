@@ -74,6 +74,7 @@ async def ended_at_once(stack: Stack, handle: WorkflowHandle[Any, Any]) -> Appli
     return await stack.failure(handle)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("workflow", [DELETE_WORKFLOW, PREVIEW_WORKFLOW, BULK_WORKFLOW, RETENTION_WORKFLOW, RECONCILE_WORKFLOW])
 async def test_inputs_of_any_kind_and_number_end_in_one_failure_in_words(stack: Stack, workflow: str) -> None:
     """A workflow task that fails is tried again for ever, in silence."""
@@ -117,6 +118,7 @@ ARGUMENTS: Mapping[str, list[RawValue]] = {
 }
 
 
+@pytest.mark.thorough
 async def test_inputs_of_a_query_or_an_update_are_passed_over_and_unknown_ones_are_refused(
     stack: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -113,6 +113,7 @@ REFUSED: Mapping[str, tuple[Any, str]] = {
 }
 
 
+@pytest.mark.thorough
 @on_sqlite
 async def test_a_bad_request_fails_once_in_words_that_name_fields_and_no_values(stack: Stack) -> None:
     """A person who starts this from another language sees what is wrong, instead of a workflow task that is tried for ever."""
@@ -160,6 +161,7 @@ async def test_a_mistake_of_ours_ends_no_deletion_and_the_next_release_finishes_
     stack.assert_only_these_are_gone([one.id], before)
 
 
+@pytest.mark.thorough
 @on_sqlite
 async def test_plain_json_from_a_client_of_any_kind_is_enough(stack: Stack) -> None:
     """No converter, no class of ours, no row in the ledger beforehand, ids in any order and twice."""
@@ -196,6 +198,7 @@ def test_the_same_artifacts_are_the_same_deletion_whoever_asks_and_how() -> None
 # Updates and queries ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 @on_sqlite
 async def test_every_caller_hears_that_the_rows_are_gone_while_objects_are_still_there(
     stack: Stack, held_deletes: Held
@@ -215,6 +218,7 @@ async def test_every_caller_hears_that_the_rows_are_gone_while_objects_are_still
     assert answers == 11 * [RowsGone(artifacts=1, rows=sum(receipt.rows.values()))]
 
 
+@pytest.mark.thorough
 @on_sqlite
 async def test_whoever_waits_for_rows_hears_that_they_stay(stack: Stack) -> None:
     """An artifact of another organization: the deletion is refused, and no one waits for ever."""
@@ -311,6 +315,7 @@ async def runs(client: Client, workflow: str) -> list[WorkflowExecutionStatus | 
     return [found.status async for found in client.list_workflows(f'WorkflowId = "{workflow}"')]
 
 
+@pytest.mark.thorough
 @on_sqlite
 async def test_every_step_of_a_deletion_is_one_that_everybody_sees(stack: Stack) -> None:
     """What ran inside a workflow task would have no attempts, no reason and no budget that an operator could look at."""
@@ -439,6 +444,7 @@ def test_the_worker_has_every_step_with_the_types_that_the_workflow_expects(stac
     }
 
 
+@pytest.mark.thorough
 def test_the_workflow_imports_neither_database_nor_store() -> None:
     """What it does not import it cannot call: a workflow that did would not replay.
 
