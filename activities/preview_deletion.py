@@ -12,7 +12,7 @@ from functools import partial
 from sqlalchemy.orm import Session
 from temporalio import activity
 
-from activities.backend.contract import Cascade, Names
+from activities.backend.contract import Cascade, Files, Names
 from activities.database import Database
 from activities.images.preview import PreviewImages
 from activities.ledger import overlaps
@@ -95,9 +95,7 @@ class PreviewDeletion:
             between_requests(start, len(ordered))
             chunk = {one: places[one] for one in ordered[start : start + self.chunk_size]}
             self._preview_chunk(request, chunk, places.keys(), tally)
-        with self.database.read(snapshot=True) as session:
-            files = backend.judge_files(session, tally.cascade, request.organization_id)
-            heirs = backend.bulk.heirs(session, [one for one in ours if one in found]) - set(ours)
+        files, heirs = self._beside_them(request, tally, places.keys())
         gone, seen = [one for one in ours if one not in found], tally.seen
         preview = Preview(
             organization_id=request.organization_id,
@@ -120,6 +118,13 @@ class PreviewDeletion:
             strays=dict(sorted(seen.reasons.items())),
         )
         return preview, seen.strays
+
+    def _beside_them(self, request: DeletionRequest, tally: Tally, going: Collection[int]) -> tuple[Files, set[int]]:
+        """What becomes of their files, and which other artifacts show less without them."""
+        backend = self.planner.backend
+        with self.database.read(snapshot=True) as session:
+            files = backend.judge_files(session, tally.cascade, request.organization_id)
+            return files, backend.bulk.heirs(session, going) - set(going)
 
     def _objects(self, tally: Tally, kind: str) -> ObjectsFound:
         return ObjectsFound(count=tally.counts[kind], size=tally.sizes[kind] if self.store.listable else None)
