@@ -88,15 +88,15 @@ def next_page(
     if not request.expired:
         return tuple(_next_ids(session, backend, request, after, at_most)), None
     found = expired(backend)
-    artifact, *_, grace = found.selected_columns
-    found = found.with_only_columns(artifact, grace).order_by(artifact)
+    artifact, *_, waits = found.selected_columns
+    found = found.with_only_columns(artifact, waits).order_by(artifact)
     rows: list[Any] = []
     # PostgreSQL would judge all that follow to take the first of them.
     while len(rows) < at_most and (ids := _next_ids(session, backend, request, after, _JUDGED_AT_ONCE)):
         rows += session.execute(found.where(one_of(artifact, ids)).limit(at_most - len(rows))).all()
         after = ids[-1]
-    wait = max((row[-1] for row in rows), default=0)
-    begins = session.execute(select(clock())).scalar_one() + timedelta(seconds=wait) if wait else None
+    grace = max((row[-1] for row in rows), default=0)
+    begins = session.execute(select(clock())).scalar_one() + timedelta(seconds=grace) if grace else None
     return tuple(row[0] for row in rows), begins
 
 
