@@ -104,7 +104,7 @@ class Parts:
         pause, within = settings.trace_items_pause, settings.trace_items_within
         with_database: list[Step] = [
             OpenDeletion(database, self.backend, settings.chunk_artifacts, configured, pace).open_deletion,
-            WaitToBegin(database).wait_to_begin,
+            WaitToBegin(database, settings.bulk_keys_at_once).wait_to_begin,
             DeleteRows(database, self.backend, self.store.listable, ceilings).delete_rows,
             DeleteTraceItems(database, self.traces, self.watch, living, pause, within).delete_trace_items,
             self._closing(living).close_deletion,

@@ -17,7 +17,6 @@ from activities.selection import next_page
 from artifact_deletion.errors import NotYet
 from workflows.bulk_steps import NEXT_ARTIFACTS, After, ArtifactsFound
 
-LOOK_AGAIN = timedelta(seconds=3)
 COLLECTED_WITHIN = timedelta(minutes=1)
 """Keys count as they are collected. A deletion that takes longer, since the store is away, holds up no other."""
 
@@ -37,11 +36,6 @@ class NextArtifacts:
         with self.database.read() as session:
             if is_fresh and page.last is not None and not in_flight.is_collected(session, page.last):
                 raise NotYet("the keys of the deletion before it are collected first")
-            if (owed := in_flight.keys_of(session, page.request.organization_id)) > self.keys_at_once:
-                raise NotYet(_too_many(owed, self.keys_at_once), LOOK_AGAIN)
+            in_flight.refuse_too_many(session, page.request.organization_id, self.keys_at_once)
             ids, not_before = next_page(session, self.backend, page.request, page.after, page.at_most)
         return ArtifactsFound(artifact_ids=ids, not_before=not_before)
-
-
-def _too_many(owed: int, at_once: int) -> str:
-    return f"running deletions of the organization owe {owed:,} keys: the next one begins when these are {at_once:,} or fewer"

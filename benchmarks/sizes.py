@@ -12,7 +12,7 @@ class Sizes:
     choices: int = 24
     many: int = 200
     growth: tuple[int, ...] = (1_000, 10_000, 100_000, 1_000_000)
-    growth_rounds: int = 2
+    growth_rounds: int = 1
     rows: tuple[int, ...] = (1_000, 10_000)
     rows_rounds: int = 3
     limit_s: int = 10
@@ -24,7 +24,7 @@ class Sizes:
     workers_keys: int = 100_000
     workers_small: int = 100
     handler: int = 200
-    retention: int = 2_000
+    retention: int = 1_000
     retention_reference: int = 200
     """As many of the artifacts the reference deletes: its loop's speed does not depend on how many there are."""
     images_caught_up: int = 100_000
@@ -32,7 +32,7 @@ class Sizes:
     images_indexed: tuple[int, ...] = (10, 10_000, 1_000_000)
     reconcile: int = 100_000
     reconcile_rounds: int = 3
-    bulk: tuple[tuple[int, int], ...] = ((2_000, 5), (20_000, 3), (100_000, 3))
+    bulk: tuple[tuple[int, int], ...] = ((2_000, 5), (20_000, 3), (100_000, 2))
     """(keys, rounds)."""
     bulk_others: int = 20_000
     """The largest size of contenders that no target names; they have one round of each."""
@@ -40,6 +40,7 @@ class Sizes:
 
 USUAL = Sizes()
 FULL = Sizes(
+    retention=2_000,
     retention_reference=2_000,
     images_hidden=10_000,
     bulk_others=100_000,

@@ -4,19 +4,21 @@ import dataclasses
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import text, update
 
 from activities.ledger import deletions, holds
 from activities.ledger.holds import On
 from activities.ledger.in_flight import KEYS, keys_of
+from activities.ledger.schema import Deletion
 from activities.next_artifacts import COLLECTED_WITHIN
 from artifact_deletion.bulk import BulkRequest
 from artifact_deletion.errors import NotYet
 from artifact_deletion.outbox import DeletionState
 from artifact_deletion.request import DeletionRequest
 from demo.world import Snapshot
-from tests.stack import Stack, Steps, steps_of
+from tests.stack import Stack, Steps, deletion_of, steps_of
 from workflows.bulk_steps import NEXT_ARTIFACTS, After, ArtifactsFound
+from workflows.steps import WAIT_TO_BEGIN, Due
 
 
 def in_flight(stack: Stack, organization: int) -> int:
@@ -53,6 +55,26 @@ def test_the_next_deletion_begins_when_few_enough_keys_are_in_flight(stack: Stac
         steps.delete_objects(sealed, released)
         assert in_flight(stack, stack.organization_id) == 0
         assert steps.run(NEXT_ARTIFACTS, asked(stack)) == first(two)
+
+
+def test_one_whose_grace_is_over_waits_for_its_turn_too(stack: Stack) -> None:
+    """Many may have waited for the same moment. A person's deletion begins at its time, whatever is owed."""
+    one, two = stack.snapshots("one", "two")
+    tomorrow = datetime.now(UTC) + timedelta(days=1)
+    graced, persons = (stack.request([two.id], not_before=tomorrow, expired=expired) for expired in (True, False))
+    at_work = stack.request([one.id])
+    with steps_of(stack, bulk_keys_at_once=1) as steps:
+        steps.open(graced)
+        steps.open(persons)
+        with stack.database.write() as session:
+            session.execute(update(Deletion).values(begins_at=datetime.now(UTC)))
+        steps.open_and_collect(at_work)
+        with pytest.raises(NotYet, match="the next one begins when these are 1 or fewer"):
+            steps.run(WAIT_TO_BEGIN, deletion_of(graced))
+        assert steps.run(WAIT_TO_BEGIN, deletion_of(persons)) == Due()
+        with stack.database.write() as session:
+            deletions.set_state(session, at_work.deletion_id, DeletionState.FAILED)
+        assert steps.run(WAIT_TO_BEGIN, deletion_of(graced)) == Due()
 
 
 def test_only_keys_that_a_deletion_of_the_organization_is_at_work_on_count(stack: Stack) -> None:

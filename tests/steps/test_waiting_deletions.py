@@ -49,7 +49,7 @@ def open_in(steps: Steps, run: str, request: DeletionRequest, *, fresh: bool = T
 
 
 def wait(database: Database, request: DeletionRequest, fence: int = 0) -> Due:
-    due: Due = ActivityEnvironment().run(WaitToBegin(database).wait_to_begin, deletion_of(request, fence))
+    due: Due = ActivityEnvironment().run(WaitToBegin(database, 1).wait_to_begin, deletion_of(request, fence))
     return due
 
 
