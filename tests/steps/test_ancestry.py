@@ -237,7 +237,7 @@ def visited(plan: dict[str, Any]) -> Iterator[float]:
 @on_postgresql
 @pytest.mark.parametrize("look", ["a page", "a chunk"])
 def test_of_ten_thousand_artifacts_a_page_looks_at_few_rows_each(database: Database, look: str) -> None:
-    """And once at all commits, for those of forks: 57,000 rows for a page, 34,000 for a chunk.
+    """And once at all commits, for those of forks: fewer than twelve rows an artifact.
 
     A page held against all artifacts would be two and a half million.
     """
