@@ -113,8 +113,8 @@ BULK = (
     Mutation(
         "a deletion that waits for the shortest grace",
         "activities/selection.py",
-        "wait = max((row[-1]",
-        "wait = min((row[-1]",
+        "grace = max((row[-1]",
+        "grace = min((row[-1]",
         ("tests/steps/test_retention.py::test_what_expires_together_waits_for_the_longest_grace",),
     ),
     Mutation(
