@@ -11,7 +11,7 @@ from temporalio.api.sdk.v1 import WorkflowMetadata
 from temporalio.client import WorkflowFailureError, WorkflowHandle, WorkflowUpdateFailedError
 from temporalio.exceptions import ApplicationError, CancelledError
 
-from activities import next_artifacts
+from activities.ledger import in_flight
 from activities.ledger.policies import Scope, set_policy
 from activities.stores.s3 import S3Objects
 from artifact_deletion.bulk import (
@@ -232,7 +232,7 @@ async def test_no_further_deletion_begins_while_those_that_run_owe_too_many_keys
     stack: Stack, held: Held, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Three may run at a time, and one alone has more keys than are let in flight. Paused meanwhile, it stays so."""
-    monkeypatch.setattr(next_artifacts, "LOOK_AGAIN", timedelta(milliseconds=100))
+    monkeypatch.setattr(in_flight, "LOOK_AGAIN", timedelta(milliseconds=100))
     project, snapshots = shop_of(stack, 3)
     bulk = whole(project)
     before = Evidence.of(stack)
