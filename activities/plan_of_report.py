@@ -37,6 +37,8 @@ def leave_what_came_back(session: Session, backend: Backend, chunk: Chunk, found
 
 def _comparisons(session: Session, backend: Backend, report_id: str, artifact_ids: Collection[int]) -> list[OwnPrefix]:
     """Those that the report lists under these artifacts, and that have no row."""
-    report, listed = reports.get(session, report_id), reports.leftovers_of(session, report_id, artifact_ids)
+    if not (listed := reports.leftovers_of(session, report_id, artifact_ids)):
+        return []
+    report = reports.get(session, report_id)
     place = report.organization_id, report.project_id
     return backend.without_rows(session, [(ArtifactRef(*place, head), base) for head, base in listed])

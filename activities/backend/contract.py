@@ -329,9 +329,9 @@ class Backend(ABC):
         """Of the artifact's trace items: 32 hex digits. No worker starts with a trace store and a backend without this."""
         raise NotImplementedError("a backend with trace items says which are an artifact's (trace_id)")
 
-    def without_rows(self, session: Session, comparisons: Collection[tuple[ArtifactRef, int]]) -> list[OwnPrefix]:  # noqa: ARG002
+    def without_rows(self, session: Session, comparisons: Collection[tuple[ArtifactRef, int]]) -> list[OwnPrefix]:
         """The prefixes of those comparisons, (head, base), that have no row while their head has one in its project."""
-        return []
+        raise NotImplementedError("a backend with comparisons says which of them have rows (without_rows)")
 
     # How their rows go
 
