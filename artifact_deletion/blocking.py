@@ -13,11 +13,11 @@ import time
 import weakref
 from collections.abc import Awaitable, Callable
 from concurrent.futures import CancelledError
-from contextvars import Context
 from datetime import timedelta
-from typing import TypeVarTuple, Unpack
+from typing import Any
 
 from temporalio.client import Client
+from temporalio.envconfig import ClientConfig
 from temporalio.runtime import Runtime, TelemetryConfig
 
 from artifact_deletion.client import Deletions
@@ -25,7 +25,8 @@ from artifact_deletion.converter import connect
 from artifact_deletion.receipt import RowsGone
 from artifact_deletion.request import DeletionRequest
 
-Given = TypeVarTuple("Given")
+_LETS_GO_WITHIN = timedelta(seconds=2)
+"""A future that something else holds on to, a debugger say, holds up no fork for longer."""
 
 
 class BlockingDeletions:
@@ -76,20 +77,28 @@ class BlockingDeletions:
         self._lock.release()
 
 
+_Future = weakref.ref[asyncio.Future[Any]]
+
+
 class _Loop(asyncio.SelectorEventLoop):
-    """An event loop that knows whether a thread of the SDK is in it."""
+    """An event loop that knows whether a thread of the SDK may still want the GIL.
 
-    inside = 0
+    For each call the SDK makes a future of the loop. A thread of the SDK takes the GIL once more to set or look at it, also
+    when it was cancelled, and lets go of it at the end of that (pyo3-async-runtimes, `future_into_py_with_locals`).
+    """
 
-    def call_soon_threadsafe(
-        self, callback: Callable[[Unpack[Given]], object], *args: *Given, context: Context | None = None
-    ) -> asyncio.Handle:
-        # How the SDK's threads hand over results. They hold the GIL from here to their end, so 0 means that none needs it.
-        self.inside += 1
-        try:
-            return super().call_soon_threadsafe(callback, *args, context=context)
-        finally:
-            self.inside -= 1
+    def __init__(self) -> None:
+        super().__init__()
+        self.futures: list[_Future] = []
+
+    def create_future(self) -> asyncio.Future[Any]:
+        future = super().create_future()
+        self.futures = [*_held(self.futures), weakref.ref(future)]
+        return future
+
+
+def _held(futures: list[_Future]) -> list[_Future]:
+    return [future for future in futures if future() is not None]
 
 
 class _Running:
@@ -108,14 +117,31 @@ class _Running:
     def stop(self) -> None:
         self.loop.call_soon_threadsafe(self._stopped.set)
         self._thread.join()
-        while self.loop.inside:  # a thread of the SDK that still wants the GIL could neither be waited for nor be left behind
-            time.sleep(0.001)
         del self.deletions  # and with it the client and the SDK's threads
         gc.collect()  # which may hang in a cycle
 
     def _run(self) -> None:
-        with asyncio.Runner(loop_factory=lambda: self.loop) as runner:  # which cancels the calls that are still open at its end
+        with asyncio.Runner(loop_factory=lambda: self.loop) as runner:
             runner.run(self._stopped.wait())
+            runner.run(_give_up())
+            runner.run(_let_go(self.loop.futures))
+
+
+async def _give_up() -> None:
+    """Cancel the calls that are still open."""
+    calls = asyncio.all_tasks() - {asyncio.current_task()}
+    for call in calls:
+        call.cancel()
+    await asyncio.gather(*calls, return_exceptions=True)
+
+
+async def _let_go(futures: list[_Future]) -> None:
+    """Wait until the SDK has let go of them: a thread of it that still wants the GIL would not survive a fork, or the end."""
+    gc.collect()  # a call that failed hangs in a cycle with its future
+    until = time.monotonic() + _LETS_GO_WITHIN.total_seconds()
+    while (futures := _held(futures)) and time.monotonic() < until:
+        ClientConfig.load(config_source=b"")  # any call: what the SDK's threads let go of without the GIL goes with the next
+        await asyncio.sleep(0.001)
 
 
 _all: weakref.WeakSet[BlockingDeletions] = weakref.WeakSet()
