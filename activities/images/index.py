@@ -20,8 +20,7 @@ from activities.ledger.schema import clock
 from activities.one_of import one_of
 from artifact_deletion.images import head, lock_name, packed
 
-_SNAPSHOTS_A_QUERY = 1000
-_ABOVE_ALL = 2**63 - 1
+_SNAPSHOTS_AT_A_TIME = 1000
 _LOCK = text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))")
 
 
@@ -73,7 +72,8 @@ class Index:
         )
         self._unread = (
             select(artifact, organization, added, naming, clock())
-            .where(of_project, ~read, artifact > bindparam("after"))
+            # Said of both tables: else what was read before is gone through each time.
+            .where(of_project, ~read.where(Snapshot.artifact_id > bindparam("after")), artifact > bindparam("after"))
             .order_by(artifact)
             .limit(bindparam("size", type_=Integer()))
         )
@@ -92,10 +92,9 @@ class Index:
             .where(
                 Snapshot.project_id == bindparam("project"),
                 Snapshot.state == SnapshotState.READ,
-                Snapshot.artifact_id < bindparam("before"),
             )
             .order_by(Snapshot.artifact_id.desc())
-            .limit(_SNAPSHOTS_A_QUERY)
+            .execution_options(yield_per=_SNAPSHOTS_AT_A_TIME)
         )
 
     def prune(self, session: Session, project_id: int) -> None:
@@ -125,15 +124,14 @@ class Index:
         The project must be caught up, or some are missing.
         """
         every = list(images)
-        missing = {head(image) for image in every}
-        before = _ABOVE_ALL
-        while missing:
-            part = session.execute(self._named, {"project": project_id, "before": before}).all()
-            for heads in (heads for artifact, heads in part if artifact not in going):
+        if not (missing := {head(image) for image in every}):
+            return set()
+        with session.execute(self._named, {"project": project_id}) as found:
+            for part in found.partitions():
+                heads = b"".join(heads for artifact, heads in part if artifact not in going)
                 missing.difference_update(struct.unpack(f">{len(heads) // 8}Q", heads))
-            if len(part) < _SNAPSHOTS_A_QUERY:
-                break
-            before = part[-1][0]
+                if not missing:
+                    break
         return {image for image in every if head(image) not in missing}
 
 
