@@ -17,10 +17,12 @@ from benchmarks.measure import ContenderFailed, Cost, average, measured, percent
 from benchmarks.reference import delete_snapshot
 from benchmarks.stage import BUCKET, Stage
 from demo.world import Project, Snapshot, World, screen
+from settings import Settings
 
 MASKS = 50
 QUIET_PERIOD_S = 1.0
 REFERENCE, ROWS, RECEIPT, WITH_QUIET_PERIOD = "reference", "rows", "receipt", "quiet"
+ALL_USECASES_ROWS, ALL_USECASES = "usecases rows", "usecases"
 EMPTY_ROWS, EMPTY_RECEIPT = "empty rows", "empty receipt"
 WARMING_UP = "a new worker's first"
 
@@ -94,6 +96,11 @@ async def small(stage: Stage, *, deletions: int) -> dict[str, Any]:
             await waits.reference()
             await waits.ours(worker.pid, RECEIPT, ROWS)
             await waits.nothing(empty.pid)
+    usecases = Settings.model_fields["usecases"].default
+    with stage.worker("worker-small-usecases", usecases=",".join(usecases)) as worker:
+        await waits.ours(worker.pid, WARMING_UP)
+        for _ in range(deletions // 3):
+            await waits.ours(worker.pid, ALL_USECASES, ALL_USECASES_ROWS)
     with stage.worker("worker-small-quiet", quiet_period_s=str(QUIET_PERIOD_S)) as worker:
         await waits.ours(worker.pid, WARMING_UP)
         for _ in range(deletions // 5):
@@ -102,6 +109,7 @@ async def small(stage: Stage, *, deletions: int) -> dict[str, Any]:
         "deletions": deletions,
         "masks": MASKS,
         "quiet_period_s": QUIET_PERIOD_S,
+        "usecases": len(usecases),
         "waits": {
             name: {"p50_s": percentile(seconds, 0.5), "p95_s": percentile(seconds, 0.95)} | _costs(waits.costs[name])
             for name, seconds in waits.seconds.items()
