@@ -50,9 +50,8 @@ IMAGES = (
     Mutation(
         "images: catching up from the highest id",
         "activities/images/index.py",
-        '.where(of_project, ~read, artifact > bindparam("after"))',
-        ".where(of_project, artifact > func.coalesce(select(func.max(Snapshot.artifact_id)).scalar_subquery(), 0), "
-        'artifact > bindparam("after"))',
+        '~read.where(Snapshot.artifact_id > bindparam("after"))',
+        "artifact > func.coalesce(select(func.max(Snapshot.artifact_id)).scalar_subquery(), 0)",
         (f"{_UPLOADS}::test_a_lower_id_that_commits_after_a_higher_one_was_read[sqlite-enabled]",),
     ),
     Mutation(
