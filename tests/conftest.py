@@ -29,6 +29,7 @@ from artifact_deletion.request import SEARCH_ATTRIBUTES
 from demo.servers import ObjectStoreServer, PostgresServer, S3Server, Server, TemporalServer
 from tests.backups import RestorePoint, of_postgresql, of_sqlite
 from tests.ceph import CephGateway
+from tests.databases import TEMPLATE, Databases
 from tests.fault_proxy import FaultProxy
 from tests.hidden_images import VERSIONINGS, bucket_of, new_hash, new_place
 from tests.image_steps import ImageSteps, image_steps
@@ -76,7 +77,7 @@ def _kinds(config: pytest.Config, processes: Sequence[str]) -> Mapping[str, Call
 def postgres_with_template(folder: Path) -> Iterator[PostgresServer]:
     """A server with the database that those of tests are copies of."""
     with PostgresServer(folder) as server:
-        prepare_database(server.create_database("template_backend"))
+        prepare_database(server.create_database(TEMPLATE))
         yield server
 
 
@@ -129,6 +130,12 @@ def postgres(shared: Callable[[str], PostgresServer]) -> PostgresServer:
 
 
 @pytest.fixture(scope="session")
+def postgres_databases() -> Databases:
+    """The databases of one process's tests."""
+    return Databases(_databases)
+
+
+@pytest.fixture(scope="session")
 def object_store_server(pytestconfig: pytest.Config) -> Callable[[Path], S3Server]:
     """The server that the tests were asked to run on: one that a test may kill is made of it."""
     return _OBJECT_STORES[pytestconfig.getoption("--object-store")]
@@ -158,8 +165,10 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
         yield f"sqlite:///{tmp_path / 'backend.db'}"
         return
     server: PostgresServer = request.getfixturevalue("postgres")
-    yield server.create_database(name := next(_databases), template="template_backend")
-    server.drop_database(name)
+    databases: Databases = request.getfixturevalue("postgres_databases")
+    taken = databases.take(server)
+    yield taken.url
+    databases.give_back(server, taken)
 
 
 @pytest.fixture
