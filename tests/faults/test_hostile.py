@@ -191,16 +191,19 @@ def test_whatever_a_world_holds_and_a_request_asks_the_promises_hold(hurried: Da
 
 
 @pytest.mark.timeout(0)
-def test_the_same_holds_on_a_real_object_store(hurried: Database, object_store: ObjectStoreServer, bucket: str) -> None:
+def test_the_same_holds_on_a_real_object_store(
+    hurried: Database, object_store: ObjectStoreServer, bucket: str, pytestconfig: pytest.Config
+) -> None:
     """In fewer worlds, with the keys that an S3 server on a file system can hold."""
     seen: Counter[str] = Counter()
+    examples = max(25 if pytestconfig.getoption("--all") else 10, EXAMPLES // 40)
     s3 = s3_of(object_store)
     scene = Scene(hurried, HostileWorld(hurried.engine, s3, bucket), S3Objects(s3, bucket, versioned=False))
 
     with steps_over(scene) as steps:
 
         @drawn_anew_or_from(PARTS)
-        @settings(max_examples=max(25, EXAMPLES // 40), **PACE)
+        @settings(max_examples=examples, **PACE)
         @given(worlds(tails=TAILS))
         def promises_hold(drawn: Drawn) -> None:
             scene.world.empty_database()
