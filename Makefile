@@ -7,7 +7,8 @@ CANDIDATES := $(if $(PYTHON),$(PYTHON),python3.13 python3.12 python3.14 python3.
 STAMP := .venv/.installed$(subst /,-,$(PYTHON))
 
 .PHONY: demo test test-all test-oldest test-pgbouncer test-image test-ceph test-browser test-prometheus test-typescript \
-  screenshots soak mutants bench bench-tables lint release-notes requirements requirements-bench clean
+  test-manifests screenshots soak mutants bench bench-tables lint release-notes requirements requirements-bench \
+  requirements-manifests clean
 
 demo: $(STAMP)
 	@.venv/bin/python starter.py demo
@@ -68,6 +69,20 @@ test-prometheus: $(STAMP)
 	@.venv/bin/python -m pytest --all -m prometheus
 
 # Node.js and npm come with no Python package (Debian: apt install nodejs npm).
+# What kustomize makes of each folder, by Kubernetes' own schemas. Those of Prometheus' operator and of KEDA are not among them.
+MANIFESTS := deploy/kubernetes/setup deploy/kubernetes deploy/cells/eu/setup deploy/cells/eu/service
+test-manifests: .venv-manifests/.installed
+	@mkdir -p build
+	@for folder in $(MANIFESTS); do \
+	  kubectl kustomize "$$folder" > build/manifests.yaml && .venv-manifests/bin/kubernetes-validate --strict build/manifests.yaml || exit 1; \
+	done
+
+.venv-manifests/.installed: requirements-manifests.txt $(STAMP)
+	@.venv/bin/python -m venv --clear .venv-manifests
+	@.venv-manifests/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: \
+	  -r requirements-manifests.txt
+	@touch $@
+
 test-typescript: $(STAMP) .node/.installed
 	@.venv/bin/python -m pytest --all -m typescript
 
@@ -153,6 +168,10 @@ requirements-bench:
 	@$(PIP_COMPILE) && \
 	groups bench | compile --constraint requirements.txt --output-file requirements-bench.txt -
 
+requirements-manifests:
+	@$(PIP_COMPILE) && \
+	groups manifests | compile --constraint requirements.txt --output-file requirements-manifests.txt -
+
 clean:
-	@rm -rf .venv .venv-oldest .node .image-base .image-base.part .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
+	@rm -rf .venv .venv-oldest .venv-manifests .node .image-base .image-base.part .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,6 +1,6 @@
 """What Kubernetes is told: names that fit each other, secrets of each role alone, pods that may do nothing but their work.
 
-Whether kustomize builds it is looked at by .ci/run, where there is one.
+`make test-manifests` asks kustomize and Kubernetes' own schemas, where there is a kubectl.
 """
 
 import re
