@@ -23,23 +23,16 @@ IN_STEPS = [point for point in OF_ONE if point.startswith(tuple(step.name for st
 
 
 def on_each(points: list[str]) -> pytest.MarkDecorator:
-    """Each point on both databases, of which the one or the other is for `make test-all`.
-
-    So are those before a step: no more has happened there than after the step before.
-    """
+    """Each point on both databases, of which the one or the other is for `make test-all`."""
     return pytest.mark.parametrize(
         ("point", "database_url"),
         [
-            pytest.param(point, url, marks=pytest.mark.thorough if is_before(point) or number % 2 != on_postgresql else ())
+            pytest.param(point, url, marks=() if number % 2 == on_postgresql else pytest.mark.thorough)
             for number, point in enumerate(points)
             for on_postgresql, url in enumerate(("sqlite", "postgresql"))
         ],
         indirect=["database_url"],
     )
-
-
-def is_before(point: str) -> bool:
-    return point.endswith(", before")
 
 
 @dataclass(frozen=True)
