@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mypy_boto3_s3 import S3Client
 from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 
@@ -39,7 +38,6 @@ from tests.tiers import left_to_test_all
 from tests.uploader import Uploader
 
 _buckets = (f"bucket-{PROCESS}-{number}" for number in itertools.count(1))
-_TESTS_A_BUCKET = 20
 _databases = (f"backend_{PROCESS}_{number}" for number in itertools.count(1))
 _OBJECT_STORES: dict[str, Callable[[Path], S3Server]] = {"seaweedfs": ObjectStoreServer, "ceph": CephGateway}
 _RUNNING, _HANDED_ON = pytest.StashKey[ExitStack](), pytest.StashKey[Mapping[str, bytes]]()
@@ -180,25 +178,18 @@ def database(database_url: str) -> Iterator[Database]:
     opened.dispose()
 
 
-def _each_for_some_tests(s3: S3Client) -> Iterator[str]:
-    """SeaweedFS keeps the folders of what was there, and goes through all of them at each listing of a bucket."""
-    for name in _buckets:
-        s3.create_bucket(Bucket=name)
-        yield from itertools.repeat(name, _TESTS_A_BUCKET)
-        s3.delete_bucket(Bucket=name)
-
-
 @pytest.fixture(scope="session")
-def shared_buckets(object_store: S3Server) -> Iterator[str]:
-    return _each_for_some_tests(s3_of(object_store))
+def shared_bucket(object_store: S3Server) -> str:
+    name = next(_buckets)
+    s3_of(object_store).create_bucket(Bucket=name)
+    return name
 
 
 @pytest.fixture
-def bucket(object_store: S3Server, shared_buckets: Iterator[str]) -> Iterator[str]:
+def bucket(object_store: S3Server, shared_bucket: str) -> Iterator[str]:
     """A bucket that is empty again for the next test."""
-    name = next(shared_buckets)
-    yield name
-    store = S3Objects(s3_of(object_store), name, versioned=False)
+    yield shared_bucket
+    store = S3Objects(s3_of(object_store), shared_bucket, versioned=False)
     for found in store.list_under(""):
         assert not store.delete_found(found).remaining
     for uploads in store.uploads_under(""):
