@@ -68,7 +68,6 @@ test-browser: $(STAMP)
 test-prometheus: $(STAMP)
 	@.venv/bin/python -m pytest --all -m prometheus
 
-# Node.js and npm come with no Python package (Debian: apt install nodejs npm).
 # What kustomize makes of each folder, by Kubernetes' own schemas. Those of Prometheus' operator and of KEDA are not among them.
 MANIFESTS := deploy/kubernetes/setup deploy/kubernetes deploy/cells/eu/setup deploy/cells/eu/service
 test-manifests: .venv-manifests/.installed
@@ -83,6 +82,7 @@ test-manifests: .venv-manifests/.installed
 	  -r requirements-manifests.txt
 	@touch $@
 
+# Node.js and npm come with no Python package (Debian: apt install nodejs npm).
 test-typescript: $(STAMP) .node/.installed
 	@.venv/bin/python -m pytest --all -m typescript
 

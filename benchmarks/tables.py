@@ -40,9 +40,9 @@ def small(found: Found) -> str:
         "reference": "the reference's caller, whole wait",
         "rows": "ours, request to rows gone",
         "receipt": "ours, request to receipt",
-        "usecases rows": f"the same, with the {found['usecases']} usecases of the default, to rows gone",
-        "usecases": "the same, to receipt",
-        "quiet": f"ours, with a quiet period of {found['quiet_period_s']:.0f} s",
+        "usecases rows": f"later, with the {found['usecases']} usecases of the default, to rows gone",
+        "usecases": "the same to receipt",
+        "quiet": f"later, with a quiet period of {found['quiet_period_s']:.0f} s",
         "empty rows": "Temporal alone, empty steps up to the rows",
         "empty receipt": "Temporal alone, empty steps up to the receipt",
     }

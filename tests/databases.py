@@ -20,13 +20,14 @@ _VERSION = f"{LEDGER_SCHEMA}.{VERSION_TABLE}"
 """The one table with a row when a database is made."""
 _CATALOGS = (
     *("pg_attribute", "pg_attrdef", "pg_constraint", "pg_index", "pg_trigger", "pg_proc", "pg_policy", "pg_rewrite"),
-    *("pg_namespace", "pg_type", "pg_extension", _VERSION),
+    *("pg_namespace", "pg_type", "pg_extension", "pg_default_acl", _VERSION),
 )
 _THIS = "(SELECT oid FROM pg_database WHERE datname = current_database())"
 _STATE = " UNION ALL ".join(
     [f"SELECT '{name}', count(*), max(xmin::text::bigint) FROM {name}" for name in _CATALOGS]
     + [
         "SELECT 'pg_class', count(*), max(xmin::text::bigint) FROM pg_class WHERE relkind <> 'S'",  # a test restarts sequences
+        f"SELECT 'database', 1, xmin::text::bigint FROM pg_database WHERE oid = {_THIS}",
         f"SELECT 'settings', count(*), 0 FROM pg_db_role_setting WHERE setdatabase = {_THIS}",
         # What ANALYZE has seen of one test's rows would choose the plans of the next.
         "SELECT 'statistics', count(*), 0 FROM pg_statistic WHERE starelid >= 16384",
