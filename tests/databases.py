@@ -11,13 +11,15 @@ from dataclasses import dataclass
 import psycopg
 from psycopg import sql
 
+from activities.ledger.schema import Limit
 from artifact_deletion.outbox import LEDGER_SCHEMA
 from demo.servers import PostgresServer
 from migrations import VERSION_TABLE
 
 TEMPLATE = "template_backend"
 _VERSION = f"{LEDGER_SCHEMA}.{VERSION_TABLE}"
-"""The one table with a row when a database is made."""
+_LIMIT = f"{LEDGER_SCHEMA}.{Limit.__tablename__}"
+"""With the version, the one table with a row when a database is made."""
 _CATALOGS = (
     *("pg_attribute", "pg_attrdef", "pg_constraint", "pg_index", "pg_trigger", "pg_proc", "pg_policy", "pg_rewrite"),
     *("pg_namespace", "pg_type", "pg_extension", "pg_default_acl", _VERSION),
@@ -34,7 +36,10 @@ _STATE = " UNION ALL ".join(
     ]
 )
 _SYSTEM = "('pg_catalog', 'information_schema')"
-_TABLES = f"SELECT schemaname, tablename FROM pg_tables WHERE schemaname NOT IN {_SYSTEM} AND tablename <> '{VERSION_TABLE}'"
+_TABLES = f"""
+    SELECT schemaname, tablename FROM pg_tables
+    WHERE schemaname NOT IN {_SYSTEM} AND tablename NOT IN ('{VERSION_TABLE}', '{Limit.__tablename__}')
+"""
 _OTHERS = f"datid = {_THIS} AND pid <> pg_backend_pid()"
 _END_SESSIONS = f"SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE {_OTHERS}"
 _RESTART_SEQUENCES = "SELECT setval(seqrelid::regclass, seqstart, false) FROM pg_sequence"
@@ -86,6 +91,7 @@ def _empty(connection: psycopg.Connection) -> None:
     connection.execute("SET session_replication_role = replica")  # the order of tables does not matter then
     tables = [sql.Identifier(*one) for one in connection.execute(_TABLES).fetchall()]
     connection.execute(sql.SQL("; ").join([sql.SQL("DELETE FROM {}").format(table) for table in tables]))
+    connection.execute(f"UPDATE {_LIMIT} SET used_until = 0")
     connection.execute(_RESTART_SEQUENCES)
 
 
