@@ -18,7 +18,6 @@ from temporalio.service import RPCError
 from activities.backend.contract import Backend
 from activities.backend.keys import Scopes
 from activities.backend.sentry import SentryBackend
-from activities.backend.trace_items import SqlTraces
 from activities.cancel_deletion import CancelDeletion
 from activities.close_bulk import CloseBulk
 from activities.close_deletion import CloseDeletion
@@ -55,6 +54,7 @@ from activities.stores.objects import ObjectStore
 from activities.stores.s3 import S3Objects
 from activities.stores.s3_images import images_of
 from activities.stores.s3_wire import s3_client
+from activities.stores.sql_traces import SqlTraces
 from activities.stores.traces import TraceStore
 from activities.sweep_prefixes import SweepPrefixes
 from activities.verify_deletion import VerifyDeletion
@@ -172,7 +172,8 @@ class Parts:
     def reconciling(self, requests: Executor, project: Project, older_than: timedelta, now: datetime) -> Reconciliation:
         """One look at a project's listing beside its rows."""
         quarantine = self.settings.images_quarantine
-        return Reconciliation(self.database, self.backend, self.store, requests, quarantine, project, older_than, now)
+        stores = self.store, self.traces
+        return Reconciliation(self.database, self.backend, *stores, requests, quarantine, project, older_than, now)
 
     def verifying(self, requests: Executor) -> VerifyDeletion:
         """Looks again for what a deletion has deleted."""

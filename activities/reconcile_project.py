@@ -38,6 +38,8 @@ class ReconcileProject:
                 pass
             for _ in look.check_rows():
                 pass
+            for _ in look.check_traces():
+                pass
             write(report := report_of(look, request.usable_for, request.implausible))
             return _counts(report)
 

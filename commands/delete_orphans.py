@@ -47,9 +47,11 @@ async def delete_orphans(report_id: str, *, requested_by: str | None, yes: bool,
 
 def _question(report: Recorded) -> str:
     """As the report counted."""
-    classes = [report.totals["classes"][name] for name in ("orphan", "comparison_leftover")]
+    of_class = report.totals["classes"]
+    classes = [of_class[name] for name in ("orphan", "comparison_leftover")]
     objects, size, artifacts = (sum(one[what] for one in classes) for what in ("objects", "bytes", "artifacts"))
+    traces = of_class["trace_orphan"]
     return (
         f"Delete {objects:,} objects ({size:,} bytes) of {artifacts:,} artifacts of project {report.project_id} for good, "
-        "as far as no row names them by now?"
+        f"and {traces['objects']:,} trace items of {traces['artifacts']:,}, as far as no row stands for them by now?"
     )

@@ -33,7 +33,7 @@ OlderThan = Annotated[
 Implausible = Annotated[
     int,
     typer.Option(
-        parser=options.percent, metavar="PERCENT", help="if more of the artifacts' objects may go by the report, none may"
+        parser=options.percent, metavar="PERCENT", help="if more of the artifacts' objects or trace items may go, none may"
     ),
 ]
 Usable = Annotated[timedelta, typer.Option(parser=options.age, metavar="TIME", help="how long the report may be acted on")]
@@ -62,14 +62,14 @@ def reconcile(
 
     An orphan lies under an artifact that has no row, and no open or failed deletion owes it. What is too young for that is
     recent: an upload's row may not be committed yet. A comparison leftover is the same of a comparison, under an artifact that
-    has a row. A row dangles if it names an object that cannot be read. Each version of an object counts, and delete markers do
-    not.
+    has a row. The same goes for trace items, if the trace store can list them. A row dangles if it names an object that cannot
+    be read. Each version of an object counts, and delete markers do not.
 
     The report stands in the ledger for a week. With --delete REPORT, the orphans and comparison leftovers that it lists are
     deleted, as far as no row names them by then, and the orphaned artifacts' trace items with them. --requested-by, --yes and
     --wait are for that alone.
 
-    Ends with 1 if there are orphans, comparison leftovers or dangling rows.
+    Ends with 1 if there are orphans, comparison leftovers, orphaned trace items or dangling rows.
     """
     if (project is None) == (delete is None):
         raise BadUsage("name a --project to look at, or a report to --delete")
@@ -99,6 +99,7 @@ def _report(project: int, older_than: timedelta, usable_for: timedelta, plausibl
             with closing(look.tally):
                 _say_progress(look.list_objects(), "keys looked at")
                 _say_progress(look.check_rows(), "artifacts' rows looked at")
+                _say_progress(look.check_traces(), "traces or ids of artifacts looked at")
                 write(report := report_of(look, usable_for, plausible))
                 yield report
     finally:
@@ -114,7 +115,8 @@ def _show(report: "Report", *, json_: bool, with_keys: bool) -> None:
             say(f"dangling, {kind} of {artifact}: {json.dumps(key)}")
     if report.is_implausible:
         warn(
-            f"WARNING: no row names {report.deletable_percent:.0f} % of the artifacts' objects. A wrong join looks like this: "
+            f"WARNING: no row stands for {report.deletable_percent:.0f} % of the artifacts' objects, or of the trace items. "
+            "A wrong join looks like this: "
             "is it the right database, is it complete, and is the project's organization the one in these keys?"
         )
 

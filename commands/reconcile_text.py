@@ -27,6 +27,7 @@ def as_json(report: "Report", *, with_keys: bool) -> dict[str, Any]:
             {"kind": kind, "artifact": one, "key": key} for kind, one, key in (look.rows.keys if with_keys else [])
         ],
         "strays": dict(look.rows.strays),
+        "why_no_traces": look.why_no_traces,
         "implausible": report.is_implausible,
     }
 
@@ -43,9 +44,13 @@ def lines(report: "Report") -> Iterator[tuple[str, object]]:
     for name, one in report.classes.items():
         if one.sum.objects:
             of = f" of {one.artifacts:,} artifacts" if one.artifacts else ""
-            yield name.replace("_", " ").capitalize(), f"{one.sum.objects:,} objects{of}, {one.sum.size:,} bytes"
+            counted = "trace items" if name.startswith("trace_") else "objects"
+            size = f", {one.sum.size:,} bytes" if counted == "objects" else ""
+            yield name.replace("_", " ").capitalize(), f"{one.sum.objects:,} {counted}{of}{size}"
             yield "  written", f"{moment(one.sum.oldest) or 'unknown'} to {moment(one.sum.newest) or 'unknown'}"
             yield "  ages", ", ".join(f"{count:,} {age}" for age, count in zip(AGES, one.sum.ages, strict=True) if count)
+    if look.why_no_traces:
+        yield "Trace items", f"not looked for: {look.why_no_traces}"
     yield "Rows", f"of {look.rows.artifacts:,} artifacts"
     for kind, count in report.dangling.items():
         named = f"rows of {count:,} artifacts name objects that cannot be read: {some(report.dangling_artifacts(kind))}"

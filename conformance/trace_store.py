@@ -5,8 +5,9 @@
 
 import uuid
 from abc import ABC, abstractmethod
+from datetime import UTC, datetime, timedelta
 
-from activities.stores.traces import CountsTraceItems, TraceStore
+from activities.stores.traces import CountsTraceItems, ListsTraces, StoredTrace, TraceStore
 
 ORGANIZATION, PROJECT = 11, 22
 
@@ -99,3 +100,40 @@ class CountingTraceStoreConformance(TraceStoreConformance):
         for trace in traces[::100]:
             self.put(ORGANIZATION, PROJECT, trace, 1)
         assert store.count(ORGANIZATION, PROJECT, traces) == 10
+
+
+class ListingTraceStoreConformance(CountingTraceStoreConformance):
+    """The same for a store that is a `ListsTraces` too."""
+
+    def listed(self, store: TraceStore, project_id: int = PROJECT) -> dict[str, StoredTrace]:
+        assert isinstance(store, ListsTraces)
+        return {one.id: one for page in store.list_traces(ORGANIZATION, project_id) for one in page}
+
+    def test_the_projects_preprod_traces_are_listed_and_none_goes(self, store: TraceStore) -> None:
+        """Each with its items and the time of the last."""
+        one, two, other = trace_id(), trace_id(), trace_id()
+        self.put(ORGANIZATION, PROJECT, one, 3)
+        self.put(ORGANIZATION, PROJECT, one, 4, preprod=False)
+        self.put(ORGANIZATION, PROJECT, two, 2)
+        self.put(ORGANIZATION, PROJECT, other, 1, preprod=False)
+        self.put(ORGANIZATION, PROJECT + 1, other, 7)
+        self.put(ORGANIZATION + 1, PROJECT, other, 7)
+        before, now = self.count(), datetime.now(UTC)
+        found = self.listed(store)
+        assert {id_: trace.items for id_, trace in found.items()} == {one: 3, two: 2}
+        times = [trace.written for trace in found.values()]
+        assert all(at is None or abs(now - at) < timedelta(hours=1) for at in times)
+        assert self.count() == before
+        store.delete(ORGANIZATION, PROJECT, [one])
+        self.settle()
+        assert self.listed(store).keys() == {two}
+        assert self.listed(store, PROJECT + 2) == {}
+
+    def test_many_traces_are_listed(self, store: TraceStore) -> None:
+        """More than a page has, each of them."""
+        traces = [trace_id() for _ in range(self.more_than_a_page)]
+        for trace in traces:
+            self.put(ORGANIZATION, PROJECT, trace, 1)
+        assert self.listed(store).keys() == set(traces)
+
+    more_than_a_page = 1001

@@ -39,7 +39,6 @@ from temporalio.worker import Worker
 import worker
 from activities import delete_objects, interceptors, run_all
 from activities.backend.sentry import SentryBackend
-from activities.backend.trace_items import SqlTraces
 from activities.database import Database
 from activities.delete_rows import DeleteRows
 from activities.images.decisions import Decisions
@@ -49,6 +48,7 @@ from activities.listing import Lister
 from activities.stores.s3 import S3Objects
 from activities.stores.s3_copies import CopyImages
 from activities.stores.s3_markers import MarkerImages
+from activities.stores.sql_traces import SqlTraces
 from activities.stores.turns import Turns
 from activities.sweep_prefixes import Looked, SweepPrefixes
 from artifact_deletion.errors import NotYet

@@ -17,7 +17,13 @@ from sentry_protos.snuba.v1.endpoint_delete_trace_items_pb2 import DeleteTraceIt
 from sentry_protos.snuba.v1.endpoint_trace_item_table_pb2 import TraceItemTableRequest, TraceItemTableResponse
 from sentry_protos.snuba.v1.error_pb2 import Error
 from sentry_protos.snuba.v1.request_common_pb2 import TraceItemType
-from sentry_protos.snuba.v1.trace_item_attribute_pb2 import AttributeAggregation, AttributeKey, ExtrapolationMode, Function
+from sentry_protos.snuba.v1.trace_item_attribute_pb2 import (
+    AttributeAggregation,
+    AttributeKey,
+    AttributeValue,
+    ExtrapolationMode,
+    Function,
+)
 from sentry_protos.snuba.v1.trace_item_filter_pb2 import ComparisonFilter
 
 Answer = tuple[int, bytes]
@@ -29,8 +35,14 @@ MOST_SQL = 128 * 1024
 A_TRACE_IDS_SQL = 76
 """Bytes, as the SQL was that was seen: each trace id stands in it twice."""
 SAMPLE = 8
-NORMALIZED = {"sentry.trace_id": AttributeKey.TYPE_STRING, "sentry.project_id": AttributeKey.TYPE_INT}
-"""Some columns of a trace item, and the one type of each."""
+DEFAULT_LIMIT = 10_000
+NORMALIZED = {
+    "sentry.trace_id": AttributeKey.TYPE_STRING,
+    "sentry.project_id": AttributeKey.TYPE_INT,
+    "sentry.timestamp": AttributeKey.TYPE_DOUBLE,
+}
+"""Some columns of a trace item, and a type of each; of all but the time the only one."""
+GROUPED = [(Function.FUNCTION_COUNT, "sentry.project_id"), (Function.FUNCTION_MAX, "sentry.timestamp")]
 NOT_EXTRAPOLATED = {ExtrapolationMode.EXTRAPOLATION_MODE_UNSPECIFIED, ExtrapolationMode.EXTRAPOLATION_MODE_NONE}
 
 
@@ -143,24 +155,42 @@ class SnubaServer:
         if self.answers:
             return self.answers.pop(0)()
         try:
+            if request.group_by:
+                return 200, self._grouped(request).SerializeToString()
             weight, traces = _weight_of(request), _traces_of(request)
         except _Refused as refused:
             return error(*refused.args)
+        found, sampled = self._found(request)
+        counted = sum(items for trace, items in found.items() if traces is None or trace in traces)
+        rows = (counted // SAMPLE if sampled else counted) * weight
+        return 200, table(request, rows, sampled=sampled).SerializeToString()
+
+    def _found(self, request: TraceItemTableRequest) -> tuple[dict[str, int], bool]:
+        """How many items each trace has, and whether only a sample is read."""
         meta = request.meta
         # The types that are not preprod's fall to a sample when the time begins before their retention: here all of them.
         preprod = meta.trace_item_type == TraceItemType.TRACE_ITEM_TYPE_PREPROD
         highest = meta.downsampled_storage_config.mode == DownsampledStorageConfig.MODE_HIGHEST_ACCURACY
-        sampled = self.samples or not preprod or not highest
         in_time = meta.start_timestamp.seconds <= self.written < meta.end_timestamp.seconds
-        counted = sum(
-            items
+        found = {
+            trace: items
             for (organization, project, trace), items in (self.items if preprod else self.spans).items()
-            if (organization, project in meta.project_ids) == (meta.organization_id, True)
-            and (traces is None or trace in traces)
-            and in_time
-        )
-        rows = (counted // SAMPLE if sampled else counted) * weight
-        return 200, table(request, rows, sampled=sampled).SerializeToString()
+            if (organization, project in meta.project_ids) == (meta.organization_id, True) and in_time
+        }
+        return found, self.samples or not preprod or not highest
+
+    def _grouped(self, request: TraceItemTableRequest) -> TraceItemTableResponse:
+        """A page of traces. Of no row there is no column: each is made by the first row."""
+        labels = _labels_of_groups(request)
+        found, sampled = self._found(request)
+        rows = sorted(found.items())[request.page_token.offset :][: request.limit or DEFAULT_LIMIT]
+        response = TraceItemTableResponse()
+        for label, values in zip(labels, _columns(rows, self.written), strict=True):
+            if values:
+                response.column_values.add(attribute_name=label, results=values)
+        response.page_token.offset = request.page_token.offset + len(rows)
+        _say_how_read(response, request, sampled=sampled)
+        return response
 
     def hanging(self) -> Answer:
         """A connection that never answers, until the test ends."""
@@ -177,10 +207,39 @@ def table(request: TraceItemTableRequest, rows: int, *, sampled: bool = False) -
     else:
         column.results.add(is_null=True)
     response.page_token.offset = 1
+    _say_how_read(response, request, sampled=sampled)
+    return response
+
+
+def _say_how_read(response: TraceItemTableResponse, request: TraceItemTableRequest, *, sampled: bool) -> None:
     response.meta.request_id = request.meta.request_id
     response.meta.query_info.add()
     response.meta.downsampled_storage_meta.can_go_to_higher_accuracy_tier = sampled
-    return response
+
+
+def _columns(rows: list[tuple[str, int]], written: int) -> tuple[list[AttributeValue], ...]:
+    return (
+        [AttributeValue(val_str=trace) for trace, _ in rows],
+        [AttributeValue(val_double=items) for _, items in rows],
+        [AttributeValue(val_double=written) for _ in rows],
+    )
+
+
+def _labels_of_groups(request: TraceItemTableRequest) -> list[str]:
+    """Of the trace id, the count and the last time. Refuses all other columns, groups and orders."""
+    labels = [one.label for one in request.columns]
+    keys = {one.key.name for one in request.columns if one.HasField("key")}
+    if keys != (groups := {one.name for one in request.group_by}):
+        raise _Refused(400, f"Non aggregated columns should be in group_by. {keys}, {groups}")
+    if not {one.column.label for one in request.order_by} <= set(labels):
+        raise _Refused(400, "Ordered by columns not selected")
+    trace, *aggregated = request.columns
+    asked = [(one.aggregation.aggregate, one.aggregation.key.name) for one in aggregated]
+    if groups != {"sentry.trace_id"} or asked != GROUPED or [one.column.key.name for one in request.order_by] != [*groups]:
+        raise _Refused(400, "this stand-in groups by nothing but trace ids, in their order, for counts and last times")
+    for key in (trace.key, *(one.aggregation.key for one in aggregated)):
+        _demand_type(key)
+    return labels
 
 
 def _weight_of(request: TraceItemTableRequest) -> int:
@@ -192,8 +251,8 @@ def _weight_of(request: TraceItemTableRequest) -> int:
     _uuid(request.meta.request_id, "badly formed hexadecimal UUID string")
     (column,) = request.columns
     counted: AttributeAggregation = column.aggregation
-    if request.group_by or counted.aggregate != Function.FUNCTION_COUNT:
-        raise _Refused(400, "this stand-in only counts, and knows no groups")
+    if counted.aggregate != Function.FUNCTION_COUNT:
+        raise _Refused(400, "this stand-in only counts where there are no groups")
     _demand_type(counted.key)
     return 1 if counted.extrapolation_mode in NOT_EXTRAPOLATED else 10
 

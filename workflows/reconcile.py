@@ -76,12 +76,13 @@ class ReconcileWorkflow:
 
 
 def _with(so_far: Reports, found: ProjectReport, *, is_alone: bool) -> Reports:
-    is_worth_reading = found.orphans or found.leftovers or found.dangling or is_alone
+    is_worth_reading = found.orphans or found.leftovers or found.trace_orphans or found.dangling or is_alone
     return so_far.model_copy(
         update={
             "projects": so_far.projects + 1,
             "orphans": so_far.orphans + found.orphans,
             "orphan_bytes": so_far.orphan_bytes + found.orphan_bytes,
+            "trace_orphans": so_far.trace_orphans + found.trace_orphans,
             "dangling": so_far.dangling + found.dangling,
             "implausible": so_far.implausible + found.implausible,
             "reports": (*so_far.reports, *([found] if is_worth_reading else []))[:REPORTS_NAMED],
@@ -121,9 +122,11 @@ def _details(run: ReconcileRun) -> str:
             f"- **Projects looked at**: {so_far.projects:,}",
             *([f"- **Failed**: {_failed(so_far)}"] if so_far.failures else []),
             f"- **Orphans**: {so_far.orphans:,} objects, {so_far.orphan_bytes:,} bytes",
+            f"- **Orphaned trace items**: {so_far.trace_orphans:,}",
             f"- **Artifacts with dangling rows**: {so_far.dangling:,}",
             *(
-                f"- Project {one.project_id}: report `{one.report}`, {one.orphans:,} orphans, {one.dangling:,} dangling"
+                f"- Project {one.project_id}: report `{one.report}`, {one.orphans:,} orphans, "
+                f"{one.trace_orphans:,} orphaned trace items, {one.dangling:,} dangling"
                 for one in so_far.reports
             ),
         ]

@@ -63,7 +63,7 @@ class ProjectReport(Answer):
     rows: int
     """Artifacts that have a row."""
     objects: Mapping[str, int]
-    """By class; those that have none are left out."""
+    """By class; those that have none are left out. Of classes of traces, trace items."""
     orphan_bytes: int
     dangling: int
     """Artifacts of which a row names an object that cannot be read."""
@@ -74,6 +74,11 @@ class ProjectReport(Answer):
     def orphans(self) -> int:
         """Objects that no row names."""
         return self.objects.get("orphan", 0)
+
+    @property
+    def trace_orphans(self) -> int:
+        """Trace items of artifacts that have no row."""
+        return self.objects.get("trace_orphan", 0)
 
     @property
     def leftovers(self) -> int:
@@ -89,12 +94,14 @@ class Reports(Answer):
     orphans: int = 0
     """Objects of all projects together that no row names."""
     orphan_bytes: int = 0
+    trace_orphans: int = 0
+    """Trace items of all projects together, of artifacts that have no row."""
     dangling: int = 0
     """Artifacts of all projects of which a row names an object that cannot be read."""
     implausible: int = 0
     """Reports by which nothing may be deleted."""
     reports: tuple[ProjectReport, ...] = ()
-    """The first twenty in which there are orphans, comparison leftovers or dangling rows, and that of one asked for alone."""
+    """The first twenty in which anything is left behind or dangles, and that of one asked for alone."""
     failed: tuple[int, ...] = ()
     """The first twenty projects of which the look failed."""
     failures: Mapping[str, int] = {}

@@ -59,7 +59,7 @@ _BESIDE: tuple[InstrumentedAttribute[Any], ...] = (
     FileBlobOwner.organization_id,
 )
 """Columns that are read beside those of the rows that go, or of tables whose rows stay."""
-_TRACE_ITEMS = (TraceItem.organization_id, TraceItem.project_id, TraceItem.item_type, TraceItem.trace_id)
+_TRACE_ITEMS = (TraceItem.organization_id, TraceItem.project_id, TraceItem.item_type, TraceItem.trace_id, TraceItem.timestamp)
 _DELETED = (*(part.table for part in PARTS), FileBlobIndex, File, BuildConfiguration)
 _LOCKED = (Artifact, Project, SizeMetrics, SnapshotMetrics, SnapshotComparison, File)
 

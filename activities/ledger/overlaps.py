@@ -110,22 +110,26 @@ def open_deletions_of(session: Session, request: DeletionRequest) -> list[str]:
     return [workflow_id(request.organization_id, one) for one in sorted(found)][:20]
 
 
-_ARTIFACTS_OWED = (
-    select(DeletionArtifact.artifact_id)
-    .join(Deletion, Deletion.id == DeletionArtifact.deletion_id)
-    .join(
-        DeletionChunk,
-        and_(DeletionChunk.deletion_id == DeletionArtifact.deletion_id, DeletionChunk.chunk == DeletionArtifact.chunk),
+@cache
+def _artifacts_owed(*, traces_configured: bool) -> Select[int]:
+    return (
+        select(DeletionArtifact.artifact_id)
+        .join(Deletion, Deletion.id == DeletionArtifact.deletion_id)
+        .join(
+            DeletionChunk,
+            and_(DeletionChunk.deletion_id == DeletionArtifact.deletion_id, DeletionChunk.chunk == DeletionArtifact.chunk),
+        )
+        .where(
+            one_of(DeletionArtifact.artifact_id, "artifacts"),
+            DeletionArtifact.project_id == bindparam("project"),
+            DeletionArtifact.rows_state != RowsState.COMPARED,
+            Deletion.organization_id == bindparam("organization"),
+            Deletion.state.in_(OPEN),
+            owes(traces_configured=traces_configured),
+        )
     )
-    .where(
-        one_of(DeletionArtifact.artifact_id, "artifacts"),
-        DeletionArtifact.project_id == bindparam("project"),
-        DeletionArtifact.rows_state != RowsState.COMPARED,
-        Deletion.organization_id == bindparam("organization"),
-        Deletion.state.in_(OPEN),
-        owes(traces_configured=False),
-    )
-)
+
+
 _SHARED_KEYS = DeletionPrefix.scope + DeletionPrefix.prefix
 _SHARED_KEYS_OWED = (
     select(_SHARED_KEYS)
@@ -134,10 +138,15 @@ _SHARED_KEYS_OWED = (
 )
 
 
-def artifacts_owed(session: Session, artifact_ids: Collection[int], organization_id: int, project_id: int) -> set[int]:
-    """Of these artifacts, those of whose chunk an open or failed deletion still owes rows or objects, in this project."""
+def artifacts_owed(
+    session: Session, artifact_ids: Collection[int], organization_id: int, project_id: int, *, traces_configured: bool = False
+) -> set[int]:
+    """Of these artifacts, those of whose chunk an open or failed deletion still owes rows or objects, in this project.
+
+    With `traces_configured`, those too of which it owes trace items alone.
+    """
     of = {"artifacts": artifact_ids, "organization": organization_id, "project": project_id}
-    return set(session.execute(_ARTIFACTS_OWED, of).scalars())
+    return set(session.execute(_artifacts_owed(traces_configured=traces_configured), of).scalars())
 
 
 def shared_keys_owed(session: Session, keys: Collection[str]) -> set[str]:

@@ -44,6 +44,14 @@ def facts_of(
     return facts, names
 
 
+def facts_of_artifacts(session: Session, backend: Backend, project: Project, ids: Collection[int]) -> Facts:
+    """What is known of artifacts that have trace items in the project."""
+    found = {one: in_project for one, (in_project, _) in backend.find(session, ids).items()}
+    living = {one for one, in_project in found.items() if in_project == project.id}
+    owed = overlaps.artifacts_owed(session, ids, project.organization_id, project.id, traces_configured=True)
+    return Facts(living=living, moved=found.keys() - living, owed=owed)
+
+
 _UNDECIDED = select(ImagePage.hashes).where(ImagePage.project_id == bindparam("project"), ImagePage.decided_at.is_(None))
 _PAGES_AT_A_TIME = 20
 

@@ -8,7 +8,7 @@ from activities.backend.owners import KeyKind, Owner
 
 
 class Class(StrEnum):
-    """Each listed key is in exactly one of these."""
+    """Each listed key is in exactly one of these, and each trace."""
 
     LIVING = "living"
     """A row of the project stands for it."""
@@ -36,6 +36,18 @@ class Class(StrEnum):
     """No snapshot of the project names it."""
     IMAGE_UNKNOWN = "image_unknown"
     """No snapshot that was read names it, and some of the project's were not read."""
+    TRACE_LIVING = "trace_living"
+    """Trace items of an artifact that has a row in the project."""
+    TRACE_OWED = "trace_owed"
+    """Of one of which an open or failed deletion still has to delete rows, objects or trace items."""
+    TRACE_ORPHAN = "trace_orphan"
+    """Of one that has no row, in this project or another; old enough."""
+    TRACE_RECENT = "trace_recent"
+    """Too young for that, or of unknown age."""
+    TRACE_MOVED = "trace_moved"
+    """Of one that has a row in another project."""
+    TRACE_UNKNOWN = "trace_unknown"
+    """No artifact whose id was tried has them. None goes by a report."""
     FOREIGN = "foreign"
     """Of no known shape: never touched."""
 
@@ -72,6 +84,15 @@ def judge_key(scope: str, key: str, owner: Owner, facts: Facts, *, is_old: bool)
     if owner.artifact in facts.moved:
         return Class.MOVED
     return Class.OWED if is_owed else Class.ORPHAN if is_old else Class.RECENT
+
+
+def judge_trace(artifact: int, facts: Facts, *, is_old: bool) -> Class:
+    """The class of an artifact's trace items."""
+    if artifact in facts.living:
+        return Class.TRACE_LIVING
+    if artifact in facts.moved:
+        return Class.TRACE_MOVED
+    return Class.TRACE_OWED if artifact in facts.owed else Class.TRACE_ORPHAN if is_old else Class.TRACE_RECENT
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,11 @@ from activities.reconcile.judge import Class, judge_image, judge_key
 from activities.reconcile.rows import CheckRows, RowsLook, Seen
 from activities.reconcile.stored import Stored, Sum, stored
 from activities.reconcile.tally import Tally
+from activities.reconcile.traces import CheckTraces
 from activities.run_all import ahead, between_requests
 from activities.stores.objects import ObjectStore
+from activities.stores.traces import ListsTraces, TraceStore
+from artifact_deletion.errors import TraceStoreRefused
 
 DANGLING = "dangling_"
 """Before a kind of key: the class of rows that name one in vain."""
@@ -34,11 +37,12 @@ _IMAGES_A_QUERY = 10_000
 
 @dataclass
 class Reconciliation:
-    """Run `list_objects` to its end, then `check_rows`; then the tally is complete."""
+    """Run `list_objects` to its end, then `check_rows` and `check_traces`; then the tally is complete."""
 
     database: Database
     backend: Backend
     store: ObjectStore
+    traces: TraceStore | None
     requests: Executor
     quarantine: str
     """Where copies of hidden images lie."""
@@ -47,6 +51,8 @@ class Reconciliation:
     now: datetime
     tally: Tally = field(default_factory=Tally)
     rows: RowsLook = field(default_factory=RowsLook)
+    why_no_traces: str | None = None
+    """Why traces were not looked at, if they were not."""
     _seen: Seen = field(default_factory=Seen)
     _images: list[tuple[str, Sum, bool]] = field(default_factory=list)
     """Each with what it comes to, and whether it is hidden."""
@@ -71,6 +77,17 @@ class Reconciliation:
             self.rows = look
             self.tally.add({(DANGLING + kind, one): Sum(count) for (kind, one), count in look.dangling.items()})
             yield look.artifacts
+
+    def check_traces(self) -> Iterator[int]:
+        """How many traces or ids were looked at, now and then. Raises TraceStoreUnavailable, DatabaseUnavailable."""
+        if not isinstance(self.traces, ListsTraces):
+            self.why_no_traces = "no trace store that can list is configured"
+            return
+        of = self.project, self.older_than, self.now, self.tally
+        try:
+            yield from CheckTraces(self.database, self.backend, self.traces, *of).check()
+        except TraceStoreRefused as refused:
+            self.why_no_traces = str(refused)
 
     # Judging ------------------------------------------------------------------------------------------------------------
 

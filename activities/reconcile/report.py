@@ -1,7 +1,7 @@
 """What one look at a project came to, and its row in the ledger. A person's command and a schedule's step write the same."""
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -15,6 +15,8 @@ from activities.reconcile.tally import Total
 _OWNED = ("living", "owed", "orphan", "comparison_leftover", "recent", "moved")
 """Classes of keys that lie under an artifact."""
 DELETABLE = (Class.ORPHAN, Class.LEFTOVER)
+_TRACES = (Class.TRACE_LIVING, Class.TRACE_OWED, Class.TRACE_ORPHAN, Class.TRACE_RECENT, Class.TRACE_MOVED)
+"""Those of which the artifact is known."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +34,8 @@ class Report:
 
     @property
     def deletable(self) -> int:
-        """Objects that may go by this report."""
-        return sum(self.classes[name].sum.objects for name in DELETABLE)
+        """Objects and trace items that may go by this report."""
+        return self._count(DELETABLE) + self._count([Class.TRACE_ORPHAN])
 
     @property
     def is_implausible(self) -> bool:
@@ -42,9 +44,15 @@ class Report:
 
     @property
     def deletable_percent(self) -> float:
-        """Of the listed objects that are some artifact's own."""
-        owned = sum(self.classes[name].sum.objects for name in _OWNED)
-        return 100 * self.deletable / owned if owned else 0
+        """Of the listed objects that are some artifact's own, or of trace items if their share is larger."""
+        return max(self._percent(DELETABLE, _OWNED), self._percent([Class.TRACE_ORPHAN], _TRACES))
+
+    def _percent(self, some: Iterable[str], of: Iterable[str]) -> float:
+        whole = self._count(of)
+        return 100 * self._count(some) / whole if whole else 0
+
+    def _count(self, classes: Iterable[str]) -> int:
+        return sum(self.classes[name].sum.objects for name in classes)
 
     def dangling_artifacts(self, kind: str) -> list[int]:
         """Of which a row names an object of that kind in vain."""
@@ -82,7 +90,7 @@ def write(report: Report) -> None:
         totals=report.totals,
     )
     with look.database.write() as session:
-        orphans = (line.artifact for line in look.tally.lines(Class.ORPHAN))
+        orphans = look.tally.artifacts(Class.ORPHAN, Class.TRACE_ORPHAN)
         reports.write(session, written, orphans, look.tally.leftovers())
 
 

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 
 from sqlalchemy import Integer, bindparam
 from sqlalchemy.orm import Session
@@ -21,6 +22,25 @@ from activities.stores.objects import ObjectAbsent, ObjectStore, ObjectTooLarge
 _ROWS_A_QUERY = 1000
 KEYS_KEPT = 10_000
 """Dangling keys that are kept for a person who asks for them."""
+
+
+def artifacts_of(database: Database, backend: Backend, project: Project) -> Iterator[int]:
+    """Ids of the project's artifacts that have a row, in order. A thousand are read at a time."""
+    artifact, in_project, _ = backend.living.selected_columns
+    page = (
+        backend.living.where(in_project == bindparam("project"), artifact > bindparam("after"))
+        .order_by(artifact)
+        .limit(bindparam("size", type_=Integer()))
+    )
+    after = 0
+    while True:
+        with database.read() as session:
+            values = {"project": project.id, "after": after, "size": _ROWS_A_QUERY}
+            ids = [row[0] for row in session.execute(page, values)]
+        if not ids:
+            return
+        yield from ids
+        after = ids[-1]
 
 
 class Seen:
@@ -69,9 +89,9 @@ class CheckRows:
 
     def check(self, project: Project, seen: Seen) -> Iterator[RowsLook]:
         """The same look after each thousand artifacts. Raises StoreUnavailable."""
-        look, after = RowsLook(), 0
-        while ids := self._next(project, after):
-            after = ids[-1]
+        look = RowsLook()
+        artifacts = artifacts_of(self.database, self.backend, project)
+        while ids := list(islice(artifacts, _ROWS_A_QUERY)):
             with self.database.read(snapshot=True) as session:
                 named, names = self._named(session, project, ids)
             look.strays.update(self.backend.why_stray(one) for one in names.strays if one.artifact.id in ids)
@@ -83,17 +103,6 @@ class CheckRows:
             look.keys += [(one.kind, one.artifact.id, one.key) for one in dangling][: KEYS_KEPT - len(look.keys)]
             between_requests(look.artifacts, 0)
             yield look
-
-    def _next(self, project: Project, after: int) -> Sequence[int]:
-        artifact, in_project, _ = self.backend.living.selected_columns
-        page = (
-            self.backend.living.where(in_project == bindparam("project"), artifact > bindparam("after"))
-            .order_by(artifact)
-            .limit(bindparam("size", type_=Integer()))
-        )
-        with self.database.read() as session:
-            values = {"project": project.id, "after": after, "size": _ROWS_A_QUERY}
-            return [row[0] for row in session.execute(page, values)]
 
     def _named(self, session: Session, project: Project, ids: Collection[int]) -> tuple[list[NamedKey], Names]:
         """Each key that columns of these artifacts name; of a comparison its head's."""

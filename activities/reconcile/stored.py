@@ -9,6 +9,7 @@ from operator import add, attrgetter
 from typing import NamedTuple
 
 from activities.stores.objects import Found
+from activities.stores.traces import StoredTrace
 
 AGES = ("under 1 day", "under 7 days", "under 30 days", "under 1 year", "older", "unknown")
 _DAYS = (1, 7, 30, 365)
@@ -29,14 +30,18 @@ class Sum:
 
     def add_version(self, found: Found, at: float) -> None:
         """Count an object, or one version of it. `at`: the moment of the look, in seconds since 1970."""
-        self.objects += 1
         self.size += found.size
-        if found.written is None:
-            self.ages[-1] += 1
+        self.add_written(1, found.written, at)
+
+    def add_written(self, objects: int, written: datetime | None, at: float) -> None:
+        """Count some that were written then."""
+        self.objects += objects
+        if written is None:
+            self.ages[-1] += objects
             return
-        written = int(found.written.timestamp())
-        self.ages[bisect_right(_DAYS, (at - written) / _DAY_S)] += 1
-        self._span(written, written)
+        seconds = int(written.timestamp())
+        self.ages[bisect_right(_DAYS, (at - seconds) / _DAY_S)] += objects
+        self._span(seconds, seconds)
 
     def add(self, other: "Sum") -> None:
         """Count all that another has."""
@@ -65,6 +70,13 @@ class Stored(NamedTuple):
     sum: Sum
     is_readable: bool
     """False if a delete marker lies over all its versions."""
+
+
+def sum_of_items(trace: StoredTrace, now: datetime) -> Sum:
+    """Of a trace: each trace item counts as an object without bytes, as old as the last of them."""
+    total = Sum()
+    total.add_written(trace.items, trace.written, now.timestamp())
+    return total
 
 
 def stored(listing: Iterable[Sequence[Found]], now: datetime) -> Iterator[Stored]:

@@ -1,10 +1,12 @@
 """What was counted so far, by class and artifact, in a private SQLite file: a project may have more artifacts than memory."""
 
 import sqlite3
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from activities.reconcile.stored import AGES, Sum
+from activities.stores.traces import StoredTrace
 
 _AGES = [f"age_{place}" for place in range(len(AGES))]
 _COUNTS = ["objects", "size", *_AGES]
@@ -15,6 +17,7 @@ _TABLE = f"""
     ) WITHOUT ROWID
 """
 _COMPARISONS = "CREATE TABLE comparisons (head INTEGER, base INTEGER, PRIMARY KEY (head, base)) WITHOUT ROWID"
+_TRACES = "CREATE TABLE traces (id TEXT PRIMARY KEY, items INTEGER, written REAL) WITHOUT ROWID"
 # SQLite's min and max of two values are NULL if either is.
 _SPAN = ", ".join(
     f"{name} = {least}(coalesce({name}, excluded.{name}), coalesce(excluded.{name}, {name}))"
@@ -61,6 +64,7 @@ class Tally:
         self._sums.execute("PRAGMA synchronous = OFF")
         self._sums.execute(_TABLE)
         self._sums.execute(_COMPARISONS)
+        self._sums.execute(_TRACES)
 
     def add(self, sums: Mapping[tuple[str, int], Sum]) -> None:
         """Count more, by class and artifact."""
@@ -79,6 +83,32 @@ class Tally:
         """Each of them once."""
         return iter(self._sums.execute("SELECT head, base FROM comparisons ORDER BY head, base"))
 
+    def add_traces(self, traces: Iterable[StoredTrace]) -> None:
+        """Remember traces until it is known whose they are."""
+        rows = [(one.id, one.items, one.written and one.written.timestamp()) for one in traces]
+        self._sums.executemany("INSERT OR REPLACE INTO traces VALUES (?, ?, ?)", rows)
+
+    def has_traces(self) -> bool:
+        """Whether any is left."""
+        return self._sums.execute("SELECT 1 FROM traces LIMIT 1").fetchone() is not None
+
+    def take_traces(self, ids: Sequence[str]) -> list[StoredTrace]:
+        """Those of these that are remembered, which are forgotten then."""
+        of = f"FROM traces WHERE id IN ({', '.join('?' * len(ids))})"
+        if found := [_trace(*row) for row in self._sums.execute(f"SELECT id, items, written {of}", ids)]:
+            self._sums.execute(f"DELETE {of}", ids)
+        return found
+
+    def traces(self) -> Iterator[StoredTrace]:
+        """Those that are left."""
+        return (_trace(*row) for row in self._sums.execute("SELECT id, items, written FROM traces ORDER BY id"))
+
+    def artifacts(self, *classes: str) -> Iterator[int]:
+        """Each artifact that is counted, by id; of these classes, if any is given."""
+        of = f"AND class IN ({', '.join('?' * len(classes))})" if classes else ""
+        every = f"SELECT DISTINCT artifact FROM sums WHERE artifact > 0 {of} ORDER BY artifact"  # noqa: S608  question marks
+        return (artifact for (artifact,) in self._sums.execute(every, classes))
+
     def by_class(self) -> dict[str, Total]:
         """Every class that has anything."""
         return {name: Total(artifacts, _sum(counts)) for name, artifacts, *counts in self._sums.execute(_BY_CLASS)}
@@ -95,3 +125,7 @@ class Tally:
 def _sum(counts: list[int]) -> Sum:
     objects, size, *ages, oldest, newest = counts
     return Sum(objects, size, oldest, newest, ages)
+
+
+def _trace(id_: str, items: int, written: float | None) -> StoredTrace:
+    return StoredTrace(id_, items, None if written is None else datetime.fromtimestamp(written, UTC))

@@ -10,11 +10,15 @@ accepted: rows were matched and a consumer deletes them minutes later. Asking ag
   (`ITEM_TYPE_FULL_RETENTION` in `snuba/web/rpc/storage_routing`). The answer says whether it was read from a sample;
 - a trace id as text, with or without dashes (`UUIDColumnProcessor`);
 - a count that is not extrapolated. Of no row it is null, in one result (`countIfOrNull` without groups).
+
+The traces of a project are its groups by trace id: ids, counts and last times, each a column. Pages begin at an offset, so a
+trace that goes meanwhile may hide another, which the next look finds.
 """
 
 import contextlib
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
 from typing import Final
 
 import urllib3
@@ -24,7 +28,7 @@ from sentry_protos.snuba.v1.downsampled_storage_pb2 import DownsampledStorageCon
 from sentry_protos.snuba.v1.endpoint_delete_trace_items_pb2 import DeleteTraceItemsRequest, DeleteTraceItemsResponse
 from sentry_protos.snuba.v1.endpoint_trace_item_table_pb2 import Column, TraceItemTableRequest, TraceItemTableResponse
 from sentry_protos.snuba.v1.error_pb2 import Error
-from sentry_protos.snuba.v1.request_common_pb2 import RequestMeta, TraceItemType
+from sentry_protos.snuba.v1.request_common_pb2 import PageToken, RequestMeta, TraceItemType
 from sentry_protos.snuba.v1.trace_item_attribute_pb2 import (
     AttributeAggregation,
     AttributeKey,
@@ -36,6 +40,7 @@ from sentry_protos.snuba.v1.trace_item_attribute_pb2 import (
 from sentry_protos.snuba.v1.trace_item_filter_pb2 import ComparisonFilter, TraceItemFilter
 
 from activities.one_of import slices
+from activities.stores.traces import StoredTrace
 from artifact_deletion.errors import TraceStoreRefused, TraceStoreUnavailable
 
 _DELETE = "/rpc/EndpointDeleteTraceItems/v1"
@@ -47,11 +52,26 @@ _IDS_A_COUNT = 500
 """Snuba answers 500 if its SQL is over 128 KiB (`MAX_QUERY_SIZE_BYTES`), and a trace id is 76 bytes of it."""
 _SINCE, _UNTIL = Timestamp(seconds=86_400), Timestamp(seconds=4_291_747_200)
 """1970 and 2106: all that a ClickHouse DateTime holds, but for a margin in which no server's time zone matters."""
-_COUNT = "count"
+_TRACES_A_PAGE = 5000
+"""About 400 KB of answer."""
+_COUNT, _TRACE, _WRITTEN = "count", "trace", "written"
 _MOST = 2**53
 """A count comes as a double, which is exact below."""
 _IN_FULL: Final = frozenset({DownsampledStorageMeta.SELECTED_TIER_UNSPECIFIED, DownsampledStorageMeta.SELECTED_TIER_1})
 """Older Snubas name the tier; newer ones say only whether there is a better one, which there is of every other tier."""
+_TRACE_ID = AttributeKey(type=AttributeKey.TYPE_STRING, name="sentry.trace_id")
+_COUNTED = AttributeAggregation(
+    aggregate=Function.FUNCTION_COUNT,
+    key=AttributeKey(type=AttributeKey.TYPE_INT, name="sentry.project_id"),  # no row is without it
+    label=_COUNT,
+    extrapolation_mode=ExtrapolationMode.EXTRAPOLATION_MODE_NONE,
+)
+_LAST = AttributeAggregation(
+    aggregate=Function.FUNCTION_MAX,
+    key=AttributeKey(type=AttributeKey.TYPE_DOUBLE, name="sentry.timestamp"),
+    label=_WRITTEN,
+    extrapolation_mode=ExtrapolationMode.EXTRAPOLATION_MODE_NONE,
+)
 _REFUSED = frozenset({400, 404})
 _REFUSALS = ("No attribute-based deletions", "Invalid attributes", "Invalid value", "Invalid Columns")
 """How the messages of those 500s begin that mean: this will never be done."""
@@ -64,7 +84,7 @@ class _TooManyRows(Exception):
 
 
 class SnubaTraces:
-    """A TraceStore on Snuba that counts too. Every call of the protocols is one attempt: Temporal retries."""
+    """A TraceStore on Snuba that counts and lists too. Every request is one attempt: Temporal retries."""
 
     def __init__(self, url: str, *, timeout_s: float = 60) -> None:
         """`url`: where Snuba's API listens, such as http://snuba-api:1218."""
@@ -82,6 +102,13 @@ class SnubaTraces:
         """See CountsTraceItems. A row that is stored twice, and not merged yet, counts twice."""
         parts = slices(dict.fromkeys(trace_ids), _IDS_A_COUNT)
         return sum(self._count(_meta(organization_id, project_id), part) for part in parts)
+
+    def list_traces(self, organization_id: int, project_id: int) -> Iterator[Sequence[StoredTrace]]:
+        """See ListsTraces."""
+        offset = 0
+        while page := self._list_traces(_meta(organization_id, project_id), offset):
+            yield page
+            offset += len(page)
 
     def _delete(self, organization_id: int, project_id: int, trace_ids: Sequence[str], before: Callable[[], None]) -> int:
         before()
@@ -102,27 +129,40 @@ class SnubaTraces:
         return matched
 
     def _count(self, meta: RequestMeta, trace_ids: Sequence[str]) -> int:
-        meta.start_timestamp.CopyFrom(_SINCE)
-        meta.end_timestamp.CopyFrom(_UNTIL)
-        meta.downsampled_storage_config.mode = DownsampledStorageConfig.MODE_HIGHEST_ACCURACY
-        counted = AttributeAggregation(
-            aggregate=Function.FUNCTION_COUNT,
-            key=AttributeKey(type=AttributeKey.TYPE_INT, name="sentry.project_id"),  # no row is without it
-            label=_COUNT,
-            extrapolation_mode=ExtrapolationMode.EXTRAPOLATION_MODE_NONE,
-        )
         these = ComparisonFilter(
-            key=AttributeKey(type=AttributeKey.TYPE_STRING, name="sentry.trace_id"),
-            op=ComparisonFilter.OP_IN,
-            value=AttributeValue(val_str_array=StrArray(values=trace_ids)),
+            key=_TRACE_ID, op=ComparisonFilter.OP_IN, value=AttributeValue(val_str_array=StrArray(values=trace_ids))
         )
         request = TraceItemTableRequest(
-            meta=meta,
-            columns=[Column(label=_COUNT, aggregation=counted)],
+            meta=_in_full(meta),
+            columns=[Column(label=_COUNT, aggregation=_COUNTED)],
             filter=TraceItemFilter(comparison_filter=these),
             limit=1,
         )
-        return _counted(self._ask(_TABLE, request.SerializeToString()), meta.request_id)
+        return _counted(self._table(request))
+
+    def _list_traces(self, meta: RequestMeta, offset: int) -> list[StoredTrace]:
+        trace = Column(label=_TRACE, key=_TRACE_ID)
+        request = TraceItemTableRequest(
+            meta=_in_full(meta),
+            columns=[trace, Column(label=_COUNT, aggregation=_COUNTED), Column(label=_WRITTEN, aggregation=_LAST)],
+            group_by=[_TRACE_ID],
+            order_by=[TraceItemTableRequest.OrderBy(column=trace)],
+            page_token=PageToken(offset=offset),
+            limit=_TRACES_A_PAGE,
+        )
+        return _listed(self._table(request))
+
+    def _table(self, request: TraceItemTableRequest) -> TraceItemTableResponse:
+        """An answer to this request, from the whole table. Nothing that is missing may read as none."""
+        with contextlib.suppress(DecodeError):
+            response = TraceItemTableResponse.FromString(self._ask(_TABLE, request.SerializeToString()))
+            meta = response.meta
+            if meta.request_id == request.meta.request_id and meta.HasField("downsampled_storage_meta"):
+                read = meta.downsampled_storage_meta
+                if read.can_go_to_higher_accuracy_tier or read.tier not in _IN_FULL:
+                    raise TraceStoreRefused("the trace store counts trace items in a sample only")
+                return response
+        raise TraceStoreUnavailable(_NOT_SNUBAS)
 
     def _ask(self, path: str, body: bytes) -> bytes:
         """The answer, if it is one. Too many rows are a matter of deletions alone."""
@@ -168,21 +208,51 @@ def _matched(answer: bytes) -> int:
     raise TraceStoreUnavailable(_NOT_SNUBAS)
 
 
-def _counted(answer: bytes, request_id: str) -> int:
-    # Nothing that is missing may read as none: one column with one result, to this request, and read from which table.
-    with contextlib.suppress(DecodeError):
-        response = TraceItemTableResponse.FromString(answer)
-        columns, read = response.column_values, response.meta.downsampled_storage_meta
-        if response.meta.request_id == request_id and response.meta.HasField("downsampled_storage_meta"):
-            if read.can_go_to_higher_accuracy_tier or read.tier not in _IN_FULL:
-                raise TraceStoreRefused("the trace store counts trace items in a sample only")
-            if len(columns) == 1 and columns[0].attribute_name == _COUNT and len(columns[0].results) == 1:
-                result = columns[0].results[0]
-                of, value = result.WhichOneof("value"), result.val_double
-                if result.is_null and of is None:
-                    return 0
-                if of == "val_double" and not result.is_null and value.is_integer() and 0 <= value < _MOST:
-                    return int(value)
+def _in_full(meta: RequestMeta) -> RequestMeta:
+    """Of items of any age, and no sample."""
+    meta.start_timestamp.CopyFrom(_SINCE)
+    meta.end_timestamp.CopyFrom(_UNTIL)
+    meta.downsampled_storage_config.mode = DownsampledStorageConfig.MODE_HIGHEST_ACCURACY
+    return meta
+
+
+def _counted(response: TraceItemTableResponse) -> int:
+    columns = response.column_values
+    if len(columns) == 1 and columns[0].attribute_name == _COUNT and len(columns[0].results) == 1:
+        result = columns[0].results[0]
+        return 0 if result.is_null and result.WhichOneof("value") is None else _count_of(result)
+    raise TraceStoreUnavailable(_NOT_SNUBAS)
+
+
+def _listed(response: TraceItemTableResponse) -> list[StoredTrace]:
+    columns = {one.attribute_name: one.results for one in response.column_values}
+    if not columns:
+        return []
+    sizes = {len(results) for results in columns.values()}
+    if columns.keys() != {_TRACE, _COUNT, _WRITTEN} or len(sizes) != 1 or max(sizes) > _TRACES_A_PAGE:
+        raise TraceStoreUnavailable(_NOT_SNUBAS)
+    rows = zip(columns[_TRACE], columns[_COUNT], columns[_WRITTEN], strict=True)
+    return [StoredTrace(_trace_id(trace), _count_of(items), _moment(written)) for trace, items, written in rows]
+
+
+def _count_of(result: AttributeValue) -> int:
+    value = result.val_double
+    if result.WhichOneof("value") == "val_double" and not result.is_null and value.is_integer() and 0 <= value < _MOST:
+        return int(value)
+    raise TraceStoreUnavailable(_NOT_SNUBAS)
+
+
+def _trace_id(result: AttributeValue) -> str:
+    try:
+        return uuid.UUID(result.val_str).hex
+    except ValueError:
+        raise TraceStoreUnavailable(_NOT_SNUBAS) from None
+
+
+def _moment(result: AttributeValue) -> datetime:
+    seconds = result.val_double
+    if result.WhichOneof("value") == "val_double" and _SINCE.seconds <= seconds <= _UNTIL.seconds:
+        return datetime.fromtimestamp(seconds, UTC)
     raise TraceStoreUnavailable(_NOT_SNUBAS)
 
 

@@ -1,7 +1,8 @@
 """What a deletion needs of a trace store: the place where an artifact's trace items are counted and deleted."""
 
-from collections.abc import Callable, Sequence
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
+from typing import NamedTuple, Protocol, runtime_checkable
 
 
 class TraceStore(Protocol):
@@ -24,3 +25,25 @@ class CountsTraceItems(Protocol):
 
     def count(self, organization_id: int, project_id: int, trace_ids: Sequence[str]) -> int:
         """How many preprod trace items with these ids there are. Raises TraceStoreUnavailable, TraceStoreRefused."""
+
+
+class StoredTrace(NamedTuple):
+    """The preprod trace items of one trace."""
+
+    id: str
+    """32 hex digits."""
+    items: int
+    written: datetime | None
+    """The time of its last item; None: unknown, and so never old enough."""
+
+
+@runtime_checkable
+class ListsTraces(Protocol):
+    """What a trace store may have besides, so that `reconcile` finds trace items of artifacts that have no row."""
+
+    def list_traces(self, organization_id: int, project_id: int) -> Iterator[Sequence[StoredTrace]]:
+        """Each trace of the project that has preprod trace items, page by page.
+
+        One that is written or deleted meanwhile may be missing, and any may come twice. Raises TraceStoreUnavailable,
+        TraceStoreRefused.
+        """

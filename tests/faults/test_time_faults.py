@@ -19,11 +19,11 @@ from temporalio.worker import Worker
 import worker
 from activities import delete_objects, interceptors, sweep_prefixes
 from activities.backend.sentry import SentryBackend
-from activities.backend.trace_items import SqlTraces
 from activities.collect_keys import CollectKeys
 from activities.ledger import chunks
 from activities.ledger.schema import DeletionChunk
 from activities.plan import Planner
+from activities.stores.sql_traces import SqlTraces
 from artifact_deletion.request import DELETE_WORKFLOW, TASK_QUEUE
 from tests.faults.test_faults import compared, returncode
 from tests.oracle import Evidence, assert_promises_hold

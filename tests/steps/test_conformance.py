@@ -8,14 +8,15 @@ import pytest
 from mypy_boto3_s3.literals import BucketVersioningStatusType
 from sqlalchemy import func, select
 
-from activities.backend.trace_items import PREPROD, SqlTraces, TraceItem
+from activities.backend.trace_items import PREPROD, TraceItem
 from activities.database import Database
 from activities.stores.objects import ObjectStore
 from activities.stores.s3 import S3Objects
 from activities.stores.snuba import SnubaTraces
+from activities.stores.sql_traces import SqlTraces
 from activities.stores.traces import TraceStore
 from conformance.object_store import ObjectStoreConformance
-from conformance.trace_store import CountingTraceStoreConformance
+from conformance.trace_store import ListingTraceStoreConformance
 from demo.servers import S3Server
 from examples.folder_store import FolderStore
 from tests.snuba_server import SnubaServer
@@ -94,7 +95,7 @@ class TestFolder(ObjectStoreConformance):
         store.put(key, content)
 
 
-class TestSqlTraces(CountingTraceStoreConformance):
+class TestSqlTraces(ListingTraceStoreConformance):
     @pytest.fixture
     def store(self, database: Database) -> TraceStore:
         self.database = database
@@ -114,8 +115,10 @@ class TestSqlTraces(CountingTraceStoreConformance):
         """It deletes at once."""
 
 
-class TestSnubaTraces(CountingTraceStoreConformance):
+class TestSnubaTraces(ListingTraceStoreConformance):
     """On the stand-in for Snuba."""
+
+    more_than_a_page = 5001
 
     @pytest.fixture
     def store(self) -> Iterator[TraceStore]:

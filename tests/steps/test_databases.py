@@ -42,7 +42,7 @@ def test_a_database_is_handed_on_empty_or_not_at_all(postgres: PostgresServer, c
     postgres.drop_database(again.name)
 
 
-def _rows(taken: Taken) -> dict[str, list[object]]:
+def _rows(taken: Taken) -> dict[str, list[tuple[object, ...]]]:
     """Of each table, its rows."""
     with psycopg.connect(taken.url.replace("+psycopg", "")) as connection:
         tables = connection.execute("SELECT relid::regclass::text FROM pg_stat_user_tables").fetchall()

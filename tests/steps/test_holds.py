@@ -12,7 +12,6 @@ from temporalio.client import WorkflowHandle
 
 import worker
 from activities import collect_keys
-from activities.backend.trace_items import SqlTraces
 from activities.database import Database
 from activities.delete_rows import DeleteRows
 from activities.ledger import holds
@@ -21,6 +20,7 @@ from activities.stores import guards
 from activities.stores.guards import FRESH_S, GuardedObjects, HoldWatch, guarded
 from activities.stores.s3 import S3Objects
 from activities.stores.snuba import SnubaTraces
+from activities.stores.sql_traces import SqlTraces
 from artifact_deletion import errors
 from artifact_deletion.client import progress
 from examples.folder_store import FolderStore
