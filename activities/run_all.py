@@ -3,8 +3,9 @@
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from concurrent.futures import Executor, Future, wait
 from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
 from typing import Generic, TypeVar
 
 from temporalio import activity
@@ -92,13 +93,15 @@ def run_all(
     One failure, a job's or `settle`'s, costs only its own jobs: the first is raised after all others have ended. A step that is
     stopped starts no further job, and ends when those that run have ended.
     """
-    results = _Results(settle)
+    results, ended = _Results(settle), SimpleQueue[Future[T]]()
     running: set[Future[T]] = {executor.submit(job) for job in jobs}
+    for future in running:
+        future.add_done_callback(ended.put)
     try:
         while running:
             between_requests(len(jobs) - len(running), len(jobs))
-            patience = results.due_in_s if results.unsettled else _LOOK_UP_S
-            done, running = wait(running, timeout=patience, return_when=FIRST_COMPLETED)
+            done = _next(ended, results.due_in_s if results.unsettled else _LOOK_UP_S)
+            running.difference_update(done)
             results.take(done)
             if results.unsettled and not (running and results.due_in_s):
                 results.write_down()
@@ -111,3 +114,14 @@ def run_all(
     if results.failures:
         raise results.failures[0]
     return results.ended
+
+
+def _next(ended: SimpleQueue[T], patience_s: float) -> list[T]:
+    """All that have ended; if none has, the first that does so in this time."""
+    done = list[T]()
+    try:
+        done.append(ended.get(timeout=patience_s))
+        while True:
+            done.append(ended.get_nowait())
+    except Empty:
+        return done

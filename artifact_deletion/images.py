@@ -109,6 +109,11 @@ def packed(images: Iterable[str]) -> bytes:
     return struct.pack(f">{len(heads)}Q", *heads)
 
 
+def unpacked(heads: bytes) -> tuple[int, ...]:
+    """The heads that were packed."""
+    return struct.unpack(f">{len(heads) // 8}Q", heads)
+
+
 def _lock(session: Session | Connection, project_id: int) -> None:
     """Shared with other commits. SQLite has one writer at a time: there the index is written before anything is read."""
     if _dialect(session) != "postgresql":

@@ -26,6 +26,7 @@ from activities.ledger.image_schema import SnapshotState
 from activities.ledger.schema import DeletionChunk
 from activities.stores.s3 import S3Objects
 from artifact_deletion.errors import NotYet
+from artifact_deletion.images import packed
 from benchmarks.stage import Stage
 from composition import Parts, open_parts
 from settings import Settings
@@ -239,7 +240,7 @@ def _decide(stage: Stage, sizes: Sequence[int]) -> dict[str, Any]:
 
 def _index_by_sql(session: Any, project: int, numbers: range) -> None:
     """Backend's rows and ours, as many as that, all of the same images: what is in them costs nothing more."""
-    index.record(session, project, [ReadSnapshot(0, SnapshotState.READ, [_hash(n) for n in range(IMAGES_A_SNAPSHOT)])])
+    index.record(session, project, [ReadSnapshot(0, SnapshotState.READ, packed(map(_hash, range(IMAGES_A_SNAPSHOT))))])
     values = {"project": project, "first": 7_000_000 + numbers.start, "last": 7_000_000 + numbers.stop - 1}
     series = "FROM generate_series(CAST(:first AS bigint), CAST(:last AS bigint)) AS id"
     metrics, ours = "sentry_preprodsnapshotmetrics", "artifact_deletion.artifact_deletion_snapshot"

@@ -15,9 +15,9 @@ from activities.ledger.image_schema import SnapshotState
 from activities.plan import Planner
 from activities.run_all import run_all
 from activities.stores.objects import ObjectAbsent, ObjectTooLarge
-from artifact_deletion.images import head
+from artifact_deletion.images import head, packed
 
-_SNAPSHOTS_AT_A_TIME = 200
+_SNAPSHOTS_AT_A_TIME = 1000
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,8 @@ class CatchUp:
             try:
                 content = self.planner.store.read(key, self.planner.manifest_limit_bytes)
                 with self.planner.parsing:
-                    return ReadSnapshot(one.artifact.id, SnapshotState.READ, _images(self.shared.read(content)))
+                    images = packed(filter(is_image, self.shared.read(content)))
+                return ReadSnapshot(one.artifact.id, SnapshotState.READ, images)
             except ObjectAbsent:
                 continue
             except (ObjectTooLarge, UnreadableManifest):
@@ -82,14 +83,10 @@ class CatchUp:
         known = [one for one in read if one is not None]
         if not known:
             return
-        heads = {head(image) for one in known for image in one.images}
+        heads = {image for one in known for image in one.heads}
         with self.database.write() as session:
             index.lock_project(session, project_id)
             index.record(session, project_id, known)
             on_the_way = rows.hashes_in(session, project_id, ON_THE_WAY)
             again = rows.read(session, project_id, [image for image in on_the_way if head(image) in heads])
             rows.move(session, project_id, again, {image: named(row.image) for image, row in again.items()})
-
-
-def _images(found: set[str]) -> frozenset[str]:
-    return frozenset(image for image in found if is_image(image))

@@ -4,7 +4,6 @@ A project is *caught up* when each of its snapshots that has a row is in the ind
 no snapshot names. Never is it "all ids above the last": ids do not commit in order.
 """
 
-import struct
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,7 +17,7 @@ from activities.backend.contract import ArtifactRef, Backend
 from activities.ledger.image_schema import Snapshot, SnapshotState
 from activities.ledger.schema import clock
 from activities.one_of import one_of
-from artifact_deletion.images import head, lock_name, packed
+from artifact_deletion.images import head, lock_name, unpacked
 
 _SNAPSHOTS_AT_A_TIME = 1000
 _LOCK = text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))")
@@ -42,7 +41,13 @@ class ReadSnapshot:
 
     artifact_id: int
     state: SnapshotState
-    images: Collection[str] = ()
+    images: bytes = b""
+    """As the index has them: a project may name more than fits into memory."""
+
+    @property
+    def heads(self) -> tuple[int, ...]:
+        """What the index keeps of each image's hash."""
+        return unpacked(self.images)
 
 
 def lock_project(session: Session, project_id: int) -> None:
@@ -129,7 +134,7 @@ class Index:
         with session.execute(self._named, {"project": project_id}) as found:
             for part in found.partitions():
                 heads = b"".join(heads for artifact, heads in part if artifact not in going)
-                missing.difference_update(struct.unpack(f">{len(heads) // 8}Q", heads))
+                missing.difference_update(unpacked(heads))
                 if not missing:
                     break
         return {image for image in every if head(image) not in missing}
@@ -150,7 +155,7 @@ def record(session: Session, project_id: int, read: Sequence[ReadSnapshot]) -> N
             "project_id": project_id,
             "artifact_id": one.artifact_id,
             "state": one.state,
-            "images": packed(one.images),
+            "images": one.images,
         }
         for one in read
     ]

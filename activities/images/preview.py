@@ -12,6 +12,7 @@ from activities.images.index import UnreadSnapshot
 from activities.images.owed import IMAGES_STAY, MANIFESTS_UNREADABLE
 from activities.ledger.image_schema import SnapshotState
 from activities.run_all import run_all
+from artifact_deletion.images import head
 from artifact_deletion.receipt import Ids, ImagesFound
 
 MANIFESTS_READ = 200
@@ -69,6 +70,7 @@ class PreviewImages:
             unreadable = set(index.unreadable(session, project_id)).difference(going)
             kept = index.named(session, project_id, images, going)
         found.may_read -= len(unread)
+        by_head = {head(image): image for image in images}
         for read in run_all(catching_up.planner.reads, [partial(catching_up.read, one) for one in unread]):
             if read is None:
                 unknown += 1
@@ -76,7 +78,7 @@ class PreviewImages:
                 unreadable.add(read.artifact_id)
             else:
                 unreadable.discard(read.artifact_id)
-                kept |= images.intersection(read.images)
+                kept |= {by_head[one] for one in by_head.keys() & read.heads}
         found.counts.update(named_by_others=len(kept), unknown=unknown)
         if unreadable:
             found.closed[project_id] = unreadable
