@@ -1,12 +1,31 @@
 """The ledger's rows of images on their way. A transaction that changes them holds the project's lock (index.lock_project)."""
 
+import json
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import Any, cast
 
-from sqlalchemy import BigInteger, Table, bindparam, delete, func, insert, select, type_coerce, update
+from sqlalchemy import (
+    BigInteger,
+    Executable,
+    FromClause,
+    String,
+    Table,
+    bindparam,
+    column,
+    delete,
+    func,
+    insert,
+    literal,
+    select,
+    type_coerce,
+    update,
+)
+from sqlalchemy import cast as sql_cast
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
 from activities.database import Database
@@ -90,9 +109,6 @@ def hashes_in(session: Session, project_id: int, states: Collection[ImageState])
     return list(session.execute(_HASHES_IN_STATES, {"project": project_id, "states": list(states)}).scalars())
 
 
-_BEGIN = insert(ImageRow).values(since=clock())
-
-
 Places = Mapping[str, Mapping[str, list[str]]]
 """By image: what is ours in each of its places."""
 _NOWHERE: Places = {}
@@ -102,9 +118,8 @@ def begin(
     session: Session, organization_id: int, project_id: int, images: Iterable[str], as_: Image, *, places: Places = _NOWHERE
 ) -> None:
     """Add rows for images that have none."""
-    same = {"project_id": project_id, "organization_id": organization_id, "state": as_.state, "round": as_.round}
-    if rows := [{**same, "hash": image, "places": places.get(image, {}), "codes": {}} for image in images]:
-        session.execute(_BEGIN, rows)
+    same = {"organization": organization_id, "state_now": as_.state, "round_now": as_.round}
+    _write(session, "begin", project_id, [{"hash": image, "places": places.get(image, {})} for image in images], **same)
 
 
 _MOVE = (
@@ -145,12 +160,6 @@ def move(session: Session, project_id: int, found: Mapping[str, OnItsWay], after
     return [image for images in groups.values() for image in images]
 
 
-_TABLE = cast("Table", ImageRow.__table__)
-_REMEMBER = (
-    update(_TABLE)
-    .where(_TABLE.c.project_id == bindparam("project"), _TABLE.c.hash == bindparam("image"))
-    .values(places=bindparam("places_now"))
-)
 Ours = Callable[[str, OnItsWay], Mapping[str, list[str]]]
 """All that may be ours in each place of an image."""
 
@@ -163,20 +172,12 @@ def begin_anew(
     Its step may have died before it wrote that down itself.
     """
     move(session, project_id, found, after)
-    values = [
-        {"project": project_id, "image": image, "places_now": {place: left for place, left in ours(image, row).items() if left}}
+    places = [
+        {"hash": image, "places": {place: left for place, left in ours(image, row).items() if left}}
         for image, row in found.items()
         if (now := after[image]) is not None and now.round != row.image.round
     ]
-    if values:
-        session.connection().execute(_REMEMBER, values)
-
-
-_NOTE = (
-    update(_TABLE)
-    .where(_TABLE.c.project_id == bindparam("project"), _TABLE.c.hash == bindparam("image"))
-    .values(state=bindparam("state_now"), places=bindparam("places_now"), codes=bindparam("codes_now"), since=clock())
-)
+    _write(session, "remember", project_id, places)
 
 
 @dataclass(frozen=True)
@@ -192,18 +193,53 @@ class Note:
 
 def note(session: Session, project_id: int, notes: Iterable[Note]) -> None:
     """Write down what requests came to."""
-    values = [
-        {
-            "project": project_id,
-            "image": one.image,
-            "state_now": one.state,
-            "places_now": dict(one.places),
-            "codes_now": dict(one.codes),
-        }
-        for one in notes
-    ]
-    if values:
-        session.connection().execute(_NOTE, values)
+    known = [{"hash": one.image, "state": one.state, "places": dict(one.places), "codes": dict(one.codes)} for one in notes]
+    _write(session, "note", project_id, known)
+
+
+_TABLE = cast("Table", ImageRow.__table__)
+_COLUMNS_OF_EACH = ("hash", "state", "places", "codes")
+
+
+@cache
+def _writes(dialect: str) -> Mapping[str, Executable]:
+    """Statements on rows that come as one text: sent row by row, they cost several times as much."""
+    each = _each(dialect)
+    these = _TABLE.c.project_id == bindparam("project"), _TABLE.c.hash == each.c.hash
+    values: dict[str, Any] = {
+        "project_id": bindparam("project", type_=BigInteger()),
+        "organization_id": bindparam("organization", type_=BigInteger()),
+        "state": bindparam("state_now", type_=String()),
+        "round": bindparam("round_now", type_=BigInteger()),
+        "since": clock(),
+        "hash": each.c.hash,
+        "places": each.c.places,
+        "codes": literal({}, _TABLE.c.codes.type),
+    }
+    return {
+        "begin": insert(_TABLE).from_select([*values], select(*values.values()), include_defaults=False),
+        "remember": update(_TABLE).where(*these).values(places=each.c.places),
+        "note": update(_TABLE)
+        .where(*these)
+        .values(state=each.c.state, places=each.c.places, codes=each.c.codes, since=clock()),
+    }
+
+
+def _each(dialect: str) -> FromClause:
+    columns = [column(name, _TABLE.c[name].type) for name in _COLUMNS_OF_EACH]
+    if dialect == "postgresql":
+        given = sql_cast(bindparam("each"), JSONB)
+        return func.jsonb_to_recordset(given).table_valued(*columns).render_derived("each", with_types=True)
+    found = func.json_each(bindparam("each")).table_valued("value", name="each")
+    return select(
+        *(type_coerce(func.json_extract(found.c.value, f"$.{one.name}"), one.type).label(one.name) for one in columns)
+    ).subquery()
+
+
+def _write(session: Session, what: str, project_id: int, each: Collection[Mapping[str, Any]], **values: object) -> None:
+    if each:
+        statement = _writes(session.get_bind().dialect.name)[what]
+        session.connection().execute(statement, {"project": project_id, "each": json.dumps(each), **values})
 
 
 _AT_WORK = select(func.count()).where(
