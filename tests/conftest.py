@@ -23,11 +23,11 @@ from temporalio.service import RPCError, RPCStatusCode
 
 import composition
 from activities.database import Database
-from activities.stores.s3 import S3Objects
 from activities.stores.s3_wire import s3_client
 from artifact_deletion.request import SEARCH_ATTRIBUTES
 from demo.servers import ObjectStoreServer, PostgresServer, S3Server, Server, TemporalServer
 from tests.backups import RestorePoint, of_postgresql, of_sqlite
+from tests.buckets import empty
 from tests.ceph import CephGateway
 from tests.databases import TEMPLATE, Databases
 from tests.fault_proxy import FaultProxy
@@ -189,11 +189,7 @@ def shared_bucket(object_store: S3Server) -> str:
 def bucket(object_store: S3Server, shared_bucket: str) -> Iterator[str]:
     """A bucket that is empty again for the next test."""
     yield shared_bucket
-    store = S3Objects(s3_of(object_store), shared_bucket, versioned=False)
-    for found in store.list_under(""):
-        assert not store.delete_found(found).remaining
-    for uploads in store.uploads_under(""):
-        assert not store.abort_uploads(uploads).remaining
+    empty(object_store, shared_bucket)
 
 
 @pytest.fixture

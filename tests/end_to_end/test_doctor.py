@@ -20,6 +20,7 @@ from activities.backend.used import columns_used
 from activities.ledger import holds
 from activities.ledger.holds import On
 from activities.selection import expired_by_project
+from activities.stores.sql_traces import SqlTraces
 from adapters import Adapters
 from artifact_deletion.errors import SchemaDrift
 from artifact_deletion.request import SEARCH_ATTRIBUTES, TASK_QUEUE
@@ -245,6 +246,7 @@ async def test_the_columns_that_are_demanded_are_those_that_a_deletion_and_looks
         async with stack.worker():
             assert (await stack.delete(every, images="delete")).complete
         stack.verify(stack.request(every, images="delete"))
+        list(SqlTraces(stack.database).list_traces(organization, project.id))
         with stack.database.read() as session:
             expired_by_project(session, backend := SentryBackend(stack.database, Scopes("", ())))
             backend.bulk.delete_rest(session, organization, project.id)
