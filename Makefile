@@ -97,7 +97,7 @@ release-notes: $(STAMP)
 screenshots: $(STAMP)
 	@.venv/bin/python -m pytest --all -m browser --screenshots=docs/images
 
-# Beside the tools that people would use instead, on this machine: under half an hour; make bench QUICK=1: under ten minutes;
+# Beside the tools that people would use instead, on this machine: about half an hour; make bench QUICK=1: under ten minutes;
 # make bench FULL=1: the largest sizes, about an hour.
 QUICK :=
 FULL :=

@@ -27,7 +27,7 @@ class Sizes:
     retention: int = 500
     retention_reference: int = 100
     """As many of the artifacts the reference deletes: its loop's speed does not depend on how many there are."""
-    images_caught_up: int = 10_000
+    images_caught_up: int = 100_000
     images_hidden: int = 1_000
     images_indexed: tuple[int, ...] = (10, 10_000, 1_000_000)
     reconcile: int = 100_000
@@ -55,8 +55,7 @@ FULL = Sizes(
     workers_small=100,
     retention=2_000,
     retention_reference=2_000,
-    images_caught_up=100_000,
-    images_hidden=10_000,
+    images_hidden=3_000,
     reconcile_rounds=3,
     bulk=((2_000, 5), (20_000, 3), (100_000, 3)),
     bulk_others=100_000,
