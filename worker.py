@@ -135,8 +135,8 @@ def _deployment(build_id: str | None) -> WorkerDeploymentConfig | None:
 def _share_freed_memory() -> None:
     """Let threads use what others have freed: 10 to 20 MB less at a million keys.
 
-    Each thread of glibc has an arena of its own, up to eight times as many as cores (`M_ARENA_MAX`, mallopt(3)). Other C libraries
-    have no such call.
+    With glibc each thread has an arena of its own, up to eight times as many as cores (`M_ARENA_MAX`, mallopt(3)). Other C
+    libraries have no such call.
     """
     with contextlib.suppress(AttributeError):
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, _ARENAS)
