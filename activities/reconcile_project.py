@@ -54,4 +54,5 @@ def _counts(report: Report) -> ProjectReport:
         orphan_bytes=orphans.sum.size,
         dangling=sum(report.dangling.values()),
         implausible=report.is_implausible,
+        why_no_traces=report.look.why_no_traces,
     )

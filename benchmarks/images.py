@@ -1,13 +1,14 @@
 """Shared images: catching up beside reading the manifests alone, hiding and purging beside bare requests, decisions in SQL.
 
-The bare requests are those that our own steps made, as many of each kind, by boto3 from as many threads.
+Bare requests do the same by boto3 from as many threads: for each image a listing, or a copy and a look, and deletes of a
+thousand keys.
 """
 
 import hashlib
 import json
 import statistics
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -93,17 +94,22 @@ def _catch_up(stage: Stage, snapshots: int) -> dict[str, float]:
     store, places = _store(parts), [_manifest_place(parts, ref) for ref in refs]
     content = json.dumps({"images": {f"{n}.png": {"content_hash": _hash(n)} for n in range(IMAGES_A_SNAPSHOT)}}).encode()
     with ThreadPoolExecutor(32) as threads:
-        list(threads.map(lambda place: store.client.put_object(Bucket=store.bucket, Key=place, Body=content), places))
+        _run_out(threads.map(lambda place: store.client.put_object(Bucket=store.bucket, Key=place, Body=content), places))
     limit = parts.settings.manifest_limit_bytes
     with _threads(parts) as (requests, reads):
         began = time.perf_counter()
-        list(reads.map(lambda place: store.read(place, limit), places))
+        _run_out(reads.map(lambda place: store.read(place, limit), places))
         alone = time.perf_counter() - began
         _, with_store = parts.steps(requests, reads, Pace())
         began = time.perf_counter()
         _run(with_store, HIDE_IMAGES.name, Deletion(**_seal(stage, project, [_hash(0)])))
         ours = time.perf_counter() - began
     return {"snapshots": snapshots, "alone_s": alone, "ours_s": ours}
+
+
+def _run_out(answers: Iterator[object]) -> None:
+    """And keep none."""
+    deque(answers, maxlen=0)
 
 
 def _insert_snapshots(session: Any, refs: Sequence[ArtifactRef]) -> None:

@@ -50,8 +50,8 @@ def _question(report: Recorded) -> str:
     of_class = report.totals["classes"]
     classes = [of_class[name] for name in ("orphan", "comparison_leftover")]
     objects, size, artifacts = (sum(one[what] for one in classes) for what in ("objects", "bytes", "artifacts"))
-    traces = of_class["trace_orphan"]
+    traces = of_class["trace_orphan"]["objects"]
     return (
-        f"Delete {objects:,} objects ({size:,} bytes) of {artifacts:,} artifacts of project {report.project_id} for good, "
-        f"and {traces['objects']:,} trace items of {traces['artifacts']:,}, as far as no row stands for them by now?"
+        f"Delete {objects:,} objects ({size:,} bytes) of {artifacts:,} artifacts of project {report.project_id} for good, and "
+        f"trace items of orphans ({traces:,} were counted), as far as no row stands for them by now?"
     )

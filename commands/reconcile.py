@@ -33,7 +33,9 @@ OlderThan = Annotated[
 Implausible = Annotated[
     int,
     typer.Option(
-        parser=options.percent, metavar="PERCENT", help="if more of the artifacts' objects or trace items may go, none may"
+        parser=options.percent,
+        metavar="PERCENT",
+        help="if more of the artifacts' objects or traces may go by the report, none may",
     ),
 ]
 Usable = Annotated[timedelta, typer.Option(parser=options.age, metavar="TIME", help="how long the report may be acted on")]
@@ -115,7 +117,7 @@ def _show(report: "Report", *, json_: bool, with_keys: bool) -> None:
             say(f"dangling, {kind} of {artifact}: {json.dumps(key)}")
     if report.is_implausible:
         warn(
-            f"WARNING: no row stands for {report.deletable_percent:.0f} % of the artifacts' objects, or of the trace items. "
+            f"WARNING: no row stands for {report.deletable_percent:.0f} % of the artifacts' objects, or of their traces. "
             "A wrong join looks like this: "
             "is it the right database, is it complete, and is the project's organization the one in these keys?"
         )

@@ -27,7 +27,6 @@ def as_json(report: "Report", *, with_keys: bool) -> dict[str, Any]:
             {"kind": kind, "artifact": one, "key": key} for kind, one, key in (look.rows.keys if with_keys else [])
         ],
         "strays": dict(look.rows.strays),
-        "why_no_traces": look.why_no_traces,
         "implausible": report.is_implausible,
     }
 

@@ -156,7 +156,7 @@ class SnubaServer:
             return self.answers.pop(0)()
         try:
             if request.group_by:
-                return 200, self._grouped(request).SerializeToString()
+                return 200, self.grouped(request).SerializeToString()
             weight, traces = _weight_of(request), _traces_of(request)
         except _Refused as refused:
             return error(*refused.args)
@@ -179,7 +179,7 @@ class SnubaServer:
         }
         return found, self.samples or not preprod or not highest
 
-    def _grouped(self, request: TraceItemTableRequest) -> TraceItemTableResponse:
+    def grouped(self, request: TraceItemTableRequest) -> TraceItemTableResponse:
         """A page of traces. Of no row there is no column: each is made by the first row."""
         labels = _labels_of_groups(request)
         found, sampled = self._found(request)

@@ -83,6 +83,7 @@ def _with(so_far: Reports, found: ProjectReport, *, is_alone: bool) -> Reports:
             "orphans": so_far.orphans + found.orphans,
             "orphan_bytes": so_far.orphan_bytes + found.orphan_bytes,
             "trace_orphans": so_far.trace_orphans + found.trace_orphans,
+            "without_traces": so_far.without_traces + (found.why_no_traces is not None),
             "dangling": so_far.dangling + found.dangling,
             "implausible": so_far.implausible + found.implausible,
             "reports": (*so_far.reports, *([found] if is_worth_reading else []))[:REPORTS_NAMED],
@@ -111,6 +112,10 @@ def _not_complete(run: ReconcileRun) -> str:
     )
 
 
+def _not_looked_for(so_far: Reports) -> str:
+    return f"; not looked for in {so_far.without_traces:,} projects" if so_far.without_traces else ""
+
+
 def _details(run: ReconcileRun) -> str:
     """Markdown for the Web UI."""
     so_far = run.so_far
@@ -122,7 +127,7 @@ def _details(run: ReconcileRun) -> str:
             f"- **Projects looked at**: {so_far.projects:,}",
             *([f"- **Failed**: {_failed(so_far)}"] if so_far.failures else []),
             f"- **Orphans**: {so_far.orphans:,} objects, {so_far.orphan_bytes:,} bytes",
-            f"- **Orphaned trace items**: {so_far.trace_orphans:,}",
+            f"- **Orphaned trace items**: {so_far.trace_orphans:,}{_not_looked_for(so_far)}",
             f"- **Artifacts with dangling rows**: {so_far.dangling:,}",
             *(
                 f"- Project {one.project_id}: report `{one.report}`, {one.orphans:,} orphans, "

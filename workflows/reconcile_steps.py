@@ -22,7 +22,7 @@ class Reconcile(Message):
     older_than: timedelta = timedelta(days=7)
     """An orphan is at least so old."""
     implausible: Annotated[int, Field(ge=1, le=100)] = 50
-    """If more percent of a project's objects are orphans, none may be deleted by its report."""
+    """If more percent of a project's objects are orphans, or of its artifacts' traces, none may be deleted by its report."""
     usable_for: timedelta = timedelta(days=7)
     """How long a report may be acted on."""
     requested_by: OpaqueId | None = None
@@ -69,6 +69,8 @@ class ProjectReport(Answer):
     """Artifacts of which a row names an object that cannot be read."""
     implausible: bool
     """Nothing may be deleted by it."""
+    why_no_traces: str | None = None
+    """Why the project's trace items were not looked at, if they were not."""
 
     @property
     def orphans(self) -> int:
@@ -98,6 +100,8 @@ class Reports(Answer):
     """Trace items of all projects together, of artifacts that have no row."""
     dangling: int = 0
     """Artifacts of all projects of which a row names an object that cannot be read."""
+    without_traces: int = 0
+    """Projects whose trace items were not looked at: the trace store could not be asked."""
     implausible: int = 0
     """Reports by which nothing may be deleted."""
     reports: tuple[ProjectReport, ...] = ()

@@ -83,10 +83,11 @@ class CatchUp:
         known = [one for one in read if one is not None]
         if not known:
             return
-        heads = {image for one in known for image in one.heads}
         with self.database.write() as session:
             index.lock_project(session, project_id)
             index.record(session, project_id, known)
             on_the_way = rows.hashes_in(session, project_id, ON_THE_WAY)
-            again = rows.read(session, project_id, [image for image in on_the_way if head(image) in heads])
+            heads = set(map(head, on_the_way))
+            shown = {found for one in known for found in heads & set(one.heads)}
+            again = rows.read(session, project_id, [image for image in on_the_way if head(image) in shown])
             rows.move(session, project_id, again, {image: named(row.image) for image, row in again.items()})

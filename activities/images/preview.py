@@ -70,7 +70,7 @@ class PreviewImages:
             unreadable = set(index.unreadable(session, project_id)).difference(going)
             kept = index.named(session, project_id, images, going)
         found.may_read -= len(unread)
-        by_head = {head(image): image for image in images}
+        heads, shown = set(map(head, images)), set[int]()
         for read in run_all(catching_up.planner.reads, [partial(catching_up.read, one) for one in unread]):
             if read is None:
                 unknown += 1
@@ -78,7 +78,8 @@ class PreviewImages:
                 unreadable.add(read.artifact_id)
             else:
                 unreadable.discard(read.artifact_id)
-                kept |= {by_head[one] for one in by_head.keys() & read.heads}
+                shown |= heads & set(read.heads)
+        kept |= {image for image in images if head(image) in shown}
         found.counts.update(named_by_others=len(kept), unknown=unknown)
         if unreadable:
             found.closed[project_id] = unreadable

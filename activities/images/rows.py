@@ -119,7 +119,7 @@ def begin(
 ) -> None:
     """Add rows for images that have none."""
     same = {"organization": organization_id, "state_now": as_.state, "round_now": as_.round}
-    _write(session, "begin", project_id, [{"hash": image, "places": places.get(image, {})} for image in images], **same)
+    _write(session, "begin", project_id, {image: {"places": places.get(image, {})} for image in images}, **same)
 
 
 _MOVE = (
@@ -172,11 +172,11 @@ def begin_anew(
     Its step may have died before it wrote that down itself.
     """
     move(session, project_id, found, after)
-    places = [
-        {"hash": image, "places": {place: left for place, left in ours(image, row).items() if left}}
+    places = {
+        image: {"places": {place: left for place, left in ours(image, row).items() if left}}
         for image, row in found.items()
         if (now := after[image]) is not None and now.round != row.image.round
-    ]
+    }
     _write(session, "remember", project_id, places)
 
 
@@ -193,21 +193,22 @@ class Note:
 
 def note(session: Session, project_id: int, notes: Iterable[Note]) -> None:
     """Write down what requests came to."""
-    known = [{"hash": one.image, "state": one.state, "places": dict(one.places), "codes": dict(one.codes)} for one in notes]
+    known = {one.image: {"state": one.state, "places": dict(one.places), "codes": dict(one.codes)} for one in notes}
     _write(session, "note", project_id, known)
 
 
 _TABLE = cast("Table", ImageRow.__table__)
-_COLUMNS_OF_EACH = ("hash", "state", "places", "codes")
+_COLUMNS_OF_EACH = ("project_id", "hash", "state", "places", "codes")
+"""The project too: were it a parameter, a plan could go through all of these for each image of the project."""
 
 
 @cache
 def _writes(dialect: str) -> Mapping[str, Executable]:
     """Statements on rows that come as one text: sent row by row, they cost several times as much."""
     each = _each(dialect)
-    these = _TABLE.c.project_id == bindparam("project"), _TABLE.c.hash == each.c.hash
+    these = _TABLE.c.project_id == each.c.project_id, _TABLE.c.hash == each.c.hash
     values: dict[str, Any] = {
-        "project_id": bindparam("project", type_=BigInteger()),
+        "project_id": each.c.project_id,
         "organization_id": bindparam("organization", type_=BigInteger()),
         "state": bindparam("state_now", type_=String()),
         "round": bindparam("round_now", type_=BigInteger()),
@@ -236,10 +237,11 @@ def _each(dialect: str) -> FromClause:
     ).subquery()
 
 
-def _write(session: Session, what: str, project_id: int, each: Collection[Mapping[str, Any]], **values: object) -> None:
+def _write(session: Session, what: str, project_id: int, each: Mapping[str, Mapping[str, Any]], **values: object) -> None:
+    """`each`: what is to be written, by image."""
     if each:
-        statement = _writes(session.get_bind().dialect.name)[what]
-        session.connection().execute(statement, {"project": project_id, "each": json.dumps(each), **values})
+        known = json.dumps([{"project_id": project_id, "hash": image, **one} for image, one in each.items()])
+        session.connection().execute(_writes(session.get_bind().dialect.name)[what], {"each": known, **values})
 
 
 _AT_WORK = select(func.count()).where(

@@ -17,7 +17,7 @@ from artifact_deletion.errors import InvalidRequest
 from artifact_deletion.request import DeletionRequest
 
 YOUNGEST = timedelta(days=1)
-"""By no report goes what was written so shortly before it."""
+"""By no report goes an object that was written so shortly before it."""
 _ORPHANS_A_STATEMENT = 5000
 
 
@@ -33,13 +33,13 @@ class Report(LedgerTable):
     """Only what was written before that is an orphan."""
     expires_at: Mapped[datetime]
     implausible: Mapped[bool]
-    """So large a share of the objects may go by it that a person has to look first."""
+    """So large a share of the objects or traces may go by it that a person has to look first."""
     totals: Mapped[dict[str, Any]]
     """The report's counts, by class."""
 
 
 class Orphan(LedgerTable):
-    """An artifact, or a comparison under an artifact that has a row: itself without a row, with objects that are old enough."""
+    """An artifact, or a comparison under an artifact that has a row: itself without a row, with old objects or trace items."""
 
     __tablename__ = "artifact_deletion_orphan"
     report_id: Mapped[str] = mapped_column(String(32), ForeignKey(Report.id), primary_key=True)
@@ -71,7 +71,7 @@ class Recorded:
         if self.looked_at - self.written_before < YOUNGEST:
             return "it counts as orphans what was hardly a day old, whose row may not be committed yet; look again"
         if self.implausible:
-            return "so many of the objects are orphans that a person has to look first, and look again with a higher share"
+            return "so many objects or traces are orphans that a person has to look first, and look again with a higher share"
         return None
 
 

@@ -26,7 +26,7 @@ from activities.reconcile.traces import CheckTraces
 from activities.run_all import ahead, between_requests
 from activities.stores.objects import ObjectStore
 from activities.stores.traces import ListsTraces, TraceStore
-from artifact_deletion.errors import TraceStoreRefused
+from artifact_deletion.errors import TraceStoreRefused, TraceStoreUnavailable
 
 DANGLING = "dangling_"
 """Before a kind of key: the class of rows that name one in vain."""
@@ -79,15 +79,18 @@ class Reconciliation:
             yield look.artifacts
 
     def check_traces(self) -> Iterator[int]:
-        """How many traces or ids were looked at, now and then. Raises TraceStoreUnavailable, DatabaseUnavailable."""
+        """How many traces or ids were looked at, now and then. Raises DatabaseUnavailable.
+
+        Where the trace store cannot be asked, which a worker that deletes objects need not be able to, nothing is counted.
+        """
         if not isinstance(self.traces, ListsTraces):
             self.why_no_traces = "no trace store that can list is configured"
             return
         of = self.project, self.older_than, self.now, self.tally
         try:
             yield from CheckTraces(self.database, self.backend, self.traces, *of).check()
-        except TraceStoreRefused as refused:
-            self.why_no_traces = str(refused)
+        except (TraceStoreRefused, TraceStoreUnavailable) as failed:
+            self.why_no_traces = str(failed)
 
     # Judging ------------------------------------------------------------------------------------------------------------
 

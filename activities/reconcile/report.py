@@ -15,8 +15,6 @@ from activities.reconcile.tally import Total
 _OWNED = ("living", "owed", "orphan", "comparison_leftover", "recent", "moved")
 """Classes of keys that lie under an artifact."""
 DELETABLE = (Class.ORPHAN, Class.LEFTOVER)
-_TRACES = (Class.TRACE_LIVING, Class.TRACE_OWED, Class.TRACE_ORPHAN, Class.TRACE_RECENT, Class.TRACE_MOVED)
-"""Those of which the artifact is known."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +42,10 @@ class Report:
 
     @property
     def deletable_percent(self) -> float:
-        """Of the listed objects that are some artifact's own, or of trace items if their share is larger."""
-        return max(self._percent(DELETABLE, _OWNED), self._percent([Class.TRACE_ORPHAN], _TRACES))
-
-    def _percent(self, some: Iterable[str], of: Iterable[str]) -> float:
-        whole = self._count(of)
-        return 100 * self._count(some) / whole if whole else 0
+        """Of the listed objects that are some artifact's own; of artifacts with a row or orphaned traces, if that is more."""
+        orphaned = self.classes[Class.TRACE_ORPHAN].artifacts
+        objects = _percent(self._count(DELETABLE), self._count(_OWNED))
+        return max(objects, _percent(orphaned, orphaned + self.look.rows.artifacts))
 
     def _count(self, classes: Iterable[str]) -> int:
         return sum(self.classes[name].sum.objects for name in classes)
@@ -64,6 +60,7 @@ class Report:
         return {
             "classes": {name: _as_json(one) for name, one in self.classes.items()},
             "rows_of_artifacts": self.look.rows.artifacts,
+            "why_no_traces": self.look.why_no_traces,
             "deletable_percent": round(self.deletable_percent, 1),
         }
 
@@ -97,6 +94,10 @@ def write(report: Report) -> None:
 def moment(written: int | None) -> str | None:
     """UTC, from seconds since 1970."""
     return None if written is None else datetime.fromtimestamp(written, UTC).isoformat(timespec="seconds")
+
+
+def _percent(some: int, of: int) -> float:
+    return 100 * some / of if of else 0
 
 
 def _as_json(of: Total) -> dict[str, Any]:

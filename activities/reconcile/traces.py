@@ -16,13 +16,13 @@ from activities.database import Database
 from activities.reconcile.facts import Project, facts_of_artifacts
 from activities.reconcile.judge import Class, judge_trace
 from activities.reconcile.rows import artifacts_of
-from activities.reconcile.stored import sum_of_items
+from activities.reconcile.stored import Sum, sum_of_items
 from activities.reconcile.tally import Tally
 from activities.run_all import between_requests
 from activities.stores.traces import ListsTraces
 
 _IDS_TRIED = 10_000_000
-"""At most. Where ids are no numbers in a row, most of them would be in vain."""
+"""At most, in a minute or two. Where ids are no numbers in a row, most of them would be in vain."""
 _IDS_AT_A_TIME = 1000
 
 
@@ -41,7 +41,7 @@ class CheckTraces:
     def check(self) -> Iterator[int]:
         """How many traces were listed, then how many ids tried. Raises TraceStoreUnavailable, TraceStoreRefused.
 
-        If the store refuses, nothing is counted.
+        Then nothing is counted.
         """
         listed = tried = 0
         for page in self.traces.list_traces(self.project.organization_id, self.project.id):
@@ -55,8 +55,13 @@ class CheckTraces:
             self._try(ids)
             between_requests(tried := tried + len(ids), 0)
             yield tried
-        for trace in self.tally.traces():
-            self.tally.add({(Class.TRACE_UNKNOWN, 0): sum_of_items(trace, self.now)})
+        unknown = self.tally.traces()
+        while part := list(islice(unknown, _IDS_AT_A_TIME)):
+            total = Sum()
+            for trace in part:
+                total.add(sum_of_items(trace, self.now))
+            self.tally.add({(Class.TRACE_UNKNOWN, 0): total})
+            between_requests(tried, 0)
 
     def _candidates(self) -> Iterator[int]:
         rows = artifacts_of(self.database, self.backend, self.project)
@@ -83,4 +88,9 @@ class CheckTraces:
 def _highest(session: Session, backend: Backend) -> int:
     """Of all projects' artifacts."""
     artifact, *_ = backend.living.selected_columns
-    return session.execute(backend.living.with_only_columns(artifact).order_by(artifact.desc()).limit(1)).scalar() or 0
+    return (
+        session.execute(
+            backend.living.with_only_columns(artifact, maintain_column_froms=True).order_by(artifact.desc()).limit(1)
+        ).scalar()
+        or 0
+    )

@@ -47,7 +47,7 @@ _DELETE = "/rpc/EndpointDeleteTraceItems/v1"
 _TABLE = "/rpc/EndpointTraceItemTable/v1"
 _REFERRER = "artifact-deletion"
 _LARGEST_ANSWER = 1 << 20
-"""Bytes. An answer is a count; whatever is longer is not Snuba's."""
+"""Bytes. An answer is a count or a page of traces; whatever is longer is not Snuba's."""
 _IDS_A_COUNT = 500
 """Snuba answers 500 if its SQL is over 128 KiB (`MAX_QUERY_SIZE_BYTES`), and a trace id is 76 bytes of it."""
 _SINCE, _UNTIL = Timestamp(seconds=86_400), Timestamp(seconds=4_291_747_200)
@@ -105,10 +105,12 @@ class SnubaTraces:
 
     def list_traces(self, organization_id: int, project_id: int) -> Iterator[Sequence[StoredTrace]]:
         """See ListsTraces."""
-        offset = 0
+        offset, before = 0, list[StoredTrace]()
         while page := self._list_traces(_meta(organization_id, project_id), offset):
+            if page == before:
+                raise TraceStoreRefused("the trace store answers the same page of traces again")
             yield page
-            offset += len(page)
+            offset, before = offset + len(page), page
 
     def _delete(self, organization_id: int, project_id: int, trace_ids: Sequence[str], before: Callable[[], None]) -> int:
         before()

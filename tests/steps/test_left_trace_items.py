@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import insert, update
+from sqlalchemy import delete, insert, update
 
 from activities.backend import tables
 from activities.backend.trace_items import PREPROD, TraceItem
@@ -15,7 +15,7 @@ from activities.reconcile.reconcile import Reconciliation
 from activities.reconcile.report import report_of
 from demo.world import Project, Snapshot
 from tests.conftest import Command
-from tests.snuba_server import SnubaServer
+from tests.snuba_server import SnubaServer, error
 from tests.stack import Stack, steps_of
 from tests.steps.test_orphans import bring_back, forget_rows, make_old, report, request_of
 from tests.steps.test_reconcile import NEVER, looking, run
@@ -181,14 +181,16 @@ def test_no_more_ids_are_tried_than_it_takes(stack: Stack) -> None:
 
 
 @on_sqlite
-@pytest.mark.parametrize("what", ["none", "refuses"])
+@pytest.mark.parametrize("what", ["none", "refuses", "is down"])
 def test_a_trace_store_that_cannot_be_asked_is_said_and_hides_no_object(stack: Stack, what: str) -> None:
     (one,) = stack.snapshots("one")
-    with SnubaServer(samples=True) as snuba:
+    down = [lambda: error(503, "overloaded")] if what == "is down" else []
+    with SnubaServer(samples=True, answers=[*down]) as snuba:
         of: dict[str, Any] = {"trace_store": "none"} if what == "none" else {"trace_store": "snuba", "snuba_url": snuba.url}
         with looking(stack, project_of(one), **of) as look:
             found = run_all(look)
             assert look.why_no_traces
+            assert report_of(look, timedelta(days=1), 50).totals["why_no_traces"] == look.why_no_traces
     assert found["living"][0] > 0
     assert not any(name.startswith("trace_") for name in found)
 
@@ -202,3 +204,16 @@ def test_a_look_goes_through_what_snuba_has(stack: Stack) -> None:
     with SnubaServer(items=items) as snuba:
         found = look_at(stack, project, trace_store="snuba", snuba_url=snuba.url)
     assert found == {"trace_orphan": {gone.id: 7}, "trace_living": {kept.id: 7}}
+
+
+@on_sqlite
+def test_one_trace_beside_many_rows_without_any_blocks_no_report(stack: Stack) -> None:
+    """A wrong join has no rows: artifacts count, since those of old may have no trace items any more."""
+    gone, *_ = stack.snapshots("gone", "one", "two")
+    delete_all_but_trace_items(stack, gone)
+    with stack.database.write() as session:
+        session.execute(delete(TraceItem).where(TraceItem.trace_id != trace_of(gone.id)))
+    with looking(stack, project_of(gone)) as look:
+        run_all(look)
+        written = report_of(look, timedelta(days=1), 50)
+    assert (round(written.deletable_percent), written.is_implausible) == (33, False)

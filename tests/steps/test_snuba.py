@@ -276,6 +276,36 @@ def test_too_many_rows_is_no_answer_to_a_count() -> None:
         SnubaTraces(server.url).count(1, 2, TRACES)
 
 
+def test_half_a_page_of_traces_is_no_page() -> None:
+    with SnubaServer(items={(1, 2, one): 1 for one in TRACES}) as server:
+        store = SnubaTraces(server.url)
+        assert [len(page) for page in store.list_traces(1, 2)] == [len(TRACES)]
+
+        def answer(length: int) -> Answer:
+            server.counts[-1].page_token.offset = 0
+            return 200, server.grouped(server.counts[-1]).SerializeToString()[:length]
+
+        for length in range(len(answer(10_000)[1])):
+            server.answers = [partial(answer, length)]
+            with pytest.raises(TraceStoreUnavailable):
+                list(store.list_traces(1, 2))
+    assert len(server.counts) > 100
+
+
+def test_a_page_that_comes_again_is_the_last_one() -> None:
+    """From a server that passes over the place where a page begins there would be no end of them."""
+    with SnubaServer(items={(1, 2, one): 1 for one in TRACES}) as server:
+
+        def first_page() -> Answer:
+            server.counts[-1].page_token.offset = 0
+            return 200, server.grouped(server.counts[-1]).SerializeToString()
+
+        server.answers = [first_page] * 3
+        with pytest.raises(TraceStoreRefused, match="the same page"):
+            list(SnubaTraces(server.url).list_traces(1, 2))
+        assert len(server.answers) == 1
+
+
 # The whole path --------------------------------------------------------------------------------------------------------
 
 
