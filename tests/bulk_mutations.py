@@ -4,6 +4,7 @@ from tests.mutation import Mutation
 
 _BULK, _COMMANDS = "tests/workflow/test_bulk.py", "tests/end_to_end/test_bulk_commands.py"
 _RECONCILE = "tests/workflow/test_scheduled_reconcile.py"
+_LEFT_TRACES = "tests/steps/test_left_trace_items.py"
 _TURNS = "tests/steps/test_bulk_turns.py"
 _HELD, _ORPHANS = "tests/steps/test_held_artifacts.py", "tests/steps/test_orphans.py"
 _LEFTOVERS = "tests/steps/test_comparison_leftovers.py"
@@ -50,6 +51,13 @@ BULK = (
         "        if run.so_far.failures:\n",
         "        if run.failed_in_a_row:\n",
         (f"{_RECONCILE}::test_a_project_that_cannot_be_looked_at_hides_no_other",),
+    ),
+    Mutation(
+        "a reconcile that takes trace items of an artifact in another project for orphans",
+        "activities/reconcile/judge.py",
+        "        return Class.TRACE_MOVED\n",
+        "        pass\n",
+        (f"{_LEFT_TRACES}::test_each_trace_is_in_its_class[sqlite]",),
     ),
     Mutation(
         "a hold on a project that is not looked for",
