@@ -133,7 +133,7 @@ def _deployment(build_id: str | None) -> WorkerDeploymentConfig | None:
 
 
 def _share_freed_memory() -> None:
-    """Let threads use what others have freed: 7 to 21 MB less at a million keys.
+    """Let threads use what others have freed: a worker that deletes many keys takes less memory.
 
     With glibc each thread has an arena of its own, up to eight times as many as cores (`M_ARENA_MAX`, mallopt(3)). Other C
     libraries have no such call. An operator's own number counts.

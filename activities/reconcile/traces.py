@@ -22,7 +22,7 @@ from activities.run_all import between_requests
 from activities.stores.traces import ListsTraces
 
 _IDS_TRIED = 10_000_000
-"""At most, in a minute or two. Where ids are no numbers in a row, most of them would be in vain."""
+"""At most. Where ids are no numbers in a row, most of them would be in vain."""
 _IDS_AT_A_TIME = 1000
 
 

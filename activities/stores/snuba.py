@@ -53,7 +53,7 @@ _IDS_A_COUNT = 500
 _SINCE, _UNTIL = Timestamp(seconds=86_400), Timestamp(seconds=4_291_747_200)
 """1970 and 2106: all that a ClickHouse DateTime holds, but for a margin in which no server's time zone matters."""
 _TRACES_A_PAGE = 5000
-"""About 400 KB of answer."""
+"""Their answer stays below the largest."""
 _COUNT, _TRACE, _WRITTEN = "count", "trace", "written"
 _MOST = 2**53
 """A count comes as a double, which is exact below."""

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, cast
 
-from sqlalchemy import CursorResult, bindparam, delete, func, select
+from sqlalchemy import CursorResult, bindparam, delete, func, select, type_coerce
 
 from activities.backend.trace_items import PREPROD, TraceItem
 from activities.database import Database
+from activities.ledger.schema import UtcDateTime
 from activities.one_of import one_of
 from activities.stores.traces import StoredTrace
 
@@ -22,7 +22,7 @@ _DELETE_TRACE_ITEMS = delete(TraceItem).where(*_OF_TRACES).execution_options(syn
 _COUNT_TRACE_ITEMS = select(func.count()).select_from(TraceItem).where(*_OF_TRACES)
 _TRACES_A_PAGE = 1000
 _NEXT_TRACES = (
-    select(TraceItem.trace_id, func.count(), func.max(TraceItem.timestamp))
+    select(TraceItem.trace_id, func.count(), type_coerce(func.max(TraceItem.timestamp), UtcDateTime))
     .where(*_OF_PROJECT, TraceItem.trace_id > bindparam("after"))
     .group_by(TraceItem.trace_id)
     .order_by(TraceItem.trace_id)
@@ -60,10 +60,5 @@ class SqlTraces:
                 found = session.execute(_NEXT_TRACES, {**of, "after": after}).all()
             if not found:
                 return
-            yield [StoredTrace(trace, items, _in_utc(written)) for trace, items, written in found]
+            yield [StoredTrace(*row) for row in found]
             after = found[-1][0]
-
-
-def _in_utc(at: datetime) -> datetime:
-    """SQLite keeps no time zone."""
-    return at if at.tzinfo else at.replace(tzinfo=UTC)

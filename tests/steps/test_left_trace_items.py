@@ -21,7 +21,7 @@ from tests.steps.test_orphans import bring_back, forget_rows, make_old, report, 
 from tests.steps.test_reconcile import NEVER, looking, run
 
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-A_SCREEN = 3
+ITEMS = 3
 """Trace items of a snapshot: one for each of its images."""
 
 
@@ -79,13 +79,13 @@ def test_each_trace_is_in_its_class(stack: Stack) -> None:
     before = stack.world.rows()
     newest = moved.id + 1
     assert look_at(stack, project) == {
-        "trace_living": {living.id: A_SCREEN, newest: A_SCREEN},
-        "trace_owed": {owed.id: A_SCREEN},
-        "trace_orphan": {gone.id: A_SCREEN},
-        "trace_moved": {moved.id: A_SCREEN},
+        "trace_living": {living.id: ITEMS, newest: ITEMS},
+        "trace_owed": {owed.id: ITEMS},
+        "trace_orphan": {gone.id: ITEMS},
+        "trace_moved": {moved.id: ITEMS},
         "trace_unknown": {0: 2},
     }
-    assert look_at(stack, project, later=timedelta())["trace_recent"] == {gone.id: A_SCREEN}
+    assert look_at(stack, project, later=timedelta())["trace_recent"] == {gone.id: ITEMS}
     assert stack.world.rows() == before
 
 
@@ -98,7 +98,7 @@ def test_what_an_open_deletion_has_yet_to_confirm_is_owed(stack: Stack) -> None:
         steps.delete_objects(sealed, steps.delete_rows(sealed))
         steps.sweep(sealed)
     assert not stack.world.objects_of([one.id]) & stack.world.objects().keys()
-    assert look_at(stack, project_of(one))["trace_owed"] == {one.id: A_SCREEN}
+    assert look_at(stack, project_of(one))["trace_owed"] == {one.id: ITEMS}
 
 
 @pytest.mark.parametrize("comes_back", [False, True])
@@ -129,7 +129,7 @@ def test_a_person_finds_and_deletes_them(stack: Stack, command: Command) -> None
     code, said = command(*words)
     assert (code, "3 trace items of 1 artifacts" in said) == (1, True), said
     answer = json.loads(command(*words, "--json")[1])
-    assert (answer["classes"]["trace_orphan"]["objects"], answer["implausible"]) == (A_SCREEN, False)
+    assert (answer["classes"]["trace_orphan"]["objects"], answer["implausible"]) == (ITEMS, False)
     make_old(stack, answer["report"])
     code, said = command("reconcile", "--delete", answer["report"], "--yes")
     assert (code, "lists nothing" in said) == (0, False), said
@@ -142,7 +142,7 @@ def test_a_share_that_a_wrong_join_would_show_is_implausible_though_there_are_ma
     with looking(stack, project_of(gone)) as look:
         run_all(look)
         written = report_of(look, timedelta(days=1), 50)
-    assert (round(written.deletable_percent), written.is_implausible, written.deletable) == (67, True, 2 * A_SCREEN)
+    assert (round(written.deletable_percent), written.is_implausible, written.deletable) == (67, True, 2 * ITEMS)
 
 
 @on_sqlite
@@ -165,7 +165,7 @@ def test_only_so_many_ids_are_tried(stack: Stack, monkeypatch: pytest.MonkeyPatc
     gone, near, kept = stack.snapshots("gone", "near", "kept")
     delete_all_but_trace_items(stack, gone, near)
     found = look_at(stack, project_of(kept))
-    assert (found["trace_orphan"], found["trace_unknown"]) == ({near.id: A_SCREEN}, {0: A_SCREEN})
+    assert (found["trace_orphan"], found["trace_unknown"]) == ({near.id: ITEMS}, {0: ITEMS})
 
 
 @on_sqlite

@@ -59,6 +59,17 @@ def reports_of(stack: Stack) -> dict[str, tuple[int, bool, list[int]]]:
         }
 
 
+async def test_that_trace_items_were_not_looked_for_is_said(stack: Stack) -> None:
+    """Else none of them would read as none there."""
+    (gone,) = stack.snapshots("gone")
+    forget_rows(stack, gone)
+    async with stack.worker(trace_store="none"):
+        handle = await begin(stack, gone.artifact.organization_id)
+        found = await result(handle)
+    assert (found.trace_orphans, found.without_traces, found.projects) == (0, 1, 1)
+    assert found.reports[0].why_no_traces == "no trace store that can list is configured"
+
+
 @pytest.mark.thorough
 @pytest.mark.parametrize("is_handed_on", [False, True])
 async def test_each_project_of_an_organization_is_looked_at_and_nothing_changes(
@@ -88,6 +99,7 @@ async def test_each_project_of_an_organization_is_looked_at_and_nothing_changes(
     assert (by_project[shop.id].orphans, by_project[shop.id].orphan_bytes, by_project[shop.id].rows) == (1, 5, 1)
     assert (by_project[shop.id].implausible, by_project[forgotten].implausible, found.implausible) == (False, True, 1)
     assert (found.orphans, by_project[forgotten].rows) == (1 + by_project[forgotten].orphans, 0)
+    assert (found.trace_orphans, by_project[forgotten].trace_orphans, found.without_traces) == (3, 3, 0)
     written = reports_of(stack)
     assert {project for project, _, _ in written.values()} == {forgotten, shop.id, empty.id}
     assert written[by_project[shop.id].report] == (shop.id, False, [NEVER])
