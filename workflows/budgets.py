@@ -45,7 +45,7 @@ TRACE_ITEMS = _budget(timedelta(days=3), timedelta(minutes=30), OBJECTS_NEXT)
 # The same; on top come the quiet periods, of which a prefix that is written to has several.
 SWEEPS = _budget(timedelta(days=3), timedelta(hours=6), SWEEPS_LAST, task_queue=OBJECTS_TASK_QUEUE)
 # Manifests of a project's snapshots are read first, all of them the first time; the store may be down all weekend.
-HIDING = _budget(timedelta(days=3), timedelta(hours=6), ROWS_FIRST, task_queue=OBJECTS_TASK_QUEUE)
+HIDING = _budget(timedelta(days=3), timedelta(hours=6), OBJECTS_NEXT, task_queue=OBJECTS_TASK_QUEUE)
 # Hidden images wait for as long as snapshots are uploaded that need them: no limit but that of one look.
 IMAGES = ActivityConfig(
     task_queue=OBJECTS_TASK_QUEUE,

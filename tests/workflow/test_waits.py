@@ -220,7 +220,7 @@ async def test_rows_come_before_objects_and_sweeps_and_organizations_take_turns(
     """A person waits for rows. The lower the key, the earlier the step is taken from its queue."""
     (one,) = stack.snapshots("one")
     async with stack.worker():
-        handle = await stack.start([one.id])
+        handle = await stack.start([one.id], images="delete")
         await handle.result()
     given = {}
     async for event in handle.fetch_history_events():
@@ -228,7 +228,8 @@ async def test_rows_come_before_objects_and_sweeps_and_organizations_take_turns(
         if scheduled.activity_type.name:
             given[scheduled.activity_type.name] = scheduled.priority
     rows = [given[name].priority_key for name in ("open_deletion", "collect_keys", "delete_rows")]
-    objects = [given[name].priority_key for name in ("delete_objects", "delete_trace_items", "close_deletion")]
+    after = ("delete_objects", "delete_trace_items", "hide_images", "close_deletion")
+    objects = [given[name].priority_key for name in after]
     assert 0 < max(rows) < min(objects)
     assert max(objects) < given[SWEEP_PREFIXES.name].priority_key <= 5
     assert {priority.fairness_key for priority in given.values()} == {str(stack.organization_id)}
