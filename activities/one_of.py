@@ -5,11 +5,12 @@ A statement, and the work to make it, then does not grow with them.
 
 import json
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from sqlalchemy import Boolean, Dialect, FunctionElement, SQLColumnExpression, String, bindparam, literal
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.operators import OperatorType
 from sqlalchemy.types import UserDefinedType
 
 _IDS_A_QUERY = 5000
@@ -50,6 +51,10 @@ class one_of(FunctionElement[bool]):  # noqa: N801  it is used as a function
     def __init__(self, column: SQLColumnExpression[Any], values: Iterable[int] | Iterable[str] | str) -> None:
         named = bindparam(values, type_=Several()) if isinstance(values, str) else literal(list(values), Several())
         super().__init__(column, named)
+
+    def self_group(self, against: OperatorType | None = None) -> Self:  # noqa: ARG002  as it is declared
+        """As it stands: SQLAlchemy would write `= 1` behind it for SQLite, which then uses no index."""
+        return self
 
 
 @compiles(one_of, "postgresql")

@@ -4,10 +4,10 @@ The database cascades nothing by itself; it refuses at COMMIT. So each table has
 every constraint.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import CompoundSelect, or_, select, union
+from sqlalchemy import CompoundSelect, Select, literal, or_, select, union, union_all
 from sqlalchemy.orm import Session, aliased
 
 from activities.backend.columns import add_app_info, add_comparisons, add_metrics
@@ -115,7 +115,15 @@ _METRICS = {
     .where(one_of(SnapshotMetrics.preprod_artifact_id, "artifacts"))
     .order_by(SnapshotMetrics.id),
 }
-_LOCKED_METRICS = {name: statement.with_for_update() for name, statement in _METRICS.items()}
+
+
+def _all_metrics(each: Mapping[str, Select[int]]) -> CompoundSelect[str, int]:
+    """Their ids, each with its kind. PostgreSQL locks no rows of a union, but those of queries within it."""
+    return union_all(*(select(literal(name), statement.subquery().c.id) for name, statement in each.items()))
+
+
+_OF_ARTIFACTS = _all_metrics(_METRICS)
+_LOCKED_OF_ARTIFACTS = _all_metrics({name: statement.with_for_update() for name, statement in _METRICS.items()})
 _OF_METRICS = (
     select(SnapshotMetrics.id, Artifact.id, Artifact.project_id, Project.organization_id)
     .join(Artifact, Artifact.id == SnapshotMetrics.preprod_artifact_id)
@@ -135,14 +143,20 @@ def lock_artifacts(session: Session, artifact_ids: Collection[int], organization
     projects = session.execute(_LOCKED_PROJECTS, {"projects": {project for _, project in locked}})
     organization = {row.id: row.organization_id for row in projects}
     ours = {"artifacts": [artifact for artifact, project in locked if organization[project] == organization_id]}
-    metrics = {name: session.execute(statement, ours).scalars().all() for name, statement in _LOCKED_METRICS.items()}
+    metrics = _by_kind(session.execute(_LOCKED_OF_ARTIFACTS, ours))
     return Locked({artifact: (project, organization[project]) for artifact, project in locked}, metrics)
 
 
 def metrics_of(session: Session, artifacts: Sequence[ArtifactRef]) -> Mapping[str, Collection[int]]:
     """The ids of their metrics, without any lock."""
-    of = {"artifacts": [artifact.id for artifact in artifacts]}
-    return {name: session.execute(statement, of).scalars().all() for name, statement in _METRICS.items()}
+    return _by_kind(session.execute(_OF_ARTIFACTS, {"artifacts": [artifact.id for artifact in artifacts]}))
+
+
+def _by_kind(metrics: Iterable[Any]) -> dict[str, list[int]]:
+    found: dict[str, list[int]] = {name: [] for name in _METRICS}
+    for name, one in metrics:
+        found[name].append(one)
+    return found
 
 
 def cascade_of(
