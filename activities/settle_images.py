@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from sqlalchemy import select
 from temporalio import activity
 
 from activities.database import Database
@@ -17,6 +18,7 @@ from activities.images.rows import Standing
 from activities.images.transitions import ImageState
 from activities.images.work import ImageWork, ProjectWork
 from activities.ledger import holds
+from activities.ledger.schema import clock
 from activities.metrics import count_images
 from artifact_deletion.errors import Held, Misconfigured, NotYet
 from workflows.steps import SETTLE_IMAGES, ImageProject, ImagesSettled
@@ -46,13 +48,15 @@ class SettleImages:
         if self._is_over(work, of.project_id):
             return ImagesSettled()
         project = work.on(of.organization_id, of.project_id)
+        with self.database.read() as session:
+            looked_at = session.execute(select(clock())).scalar_one()
         try:
             work.catch_up(of.project_id)
         finally:  # a manifest that the store does not give is no reason to leave a snapshot without its images
             readable = self._restore(project)
         try:
             self._refuse_held(of.project_id)
-            self._settle(project, readable)
+            self._settle(project, readable, looked_at)
         except (Held, NotYet) as waits:
             raise NotYet(str(waits), self.pause) from None
         with self.database.read() as session:
@@ -80,11 +84,11 @@ class SettleImages:
             readable |= project.requests.restore(restored)
         return readable
 
-    def _settle(self, project: ProjectWork, readable: Mapping[str, bool]) -> None:
+    def _settle(self, project: ProjectWork, readable: Mapping[str, bool], looked_at: datetime) -> None:
         """End what is over. `readable`: what was looked at in this attempt, and whether it has bytes."""
         project_id = project.decisions.project_id
         for restored in rows.batches(self.database, project_id, ImageState.RESTORED, _AT_ONCE):
-            done = project.decisions.watched(restored.keys() & readable.keys())
+            done = project.decisions.watched(restored.keys() & readable.keys(), looked_at)
             project.requests.stop_watching(done)
             count_images(activity.metric_meter(), missing=sum(not readable[image] for image in done))
         project.decisions.take_due()

@@ -171,14 +171,17 @@ class Decisions:
             }
             rows.begin_anew(session, self.project_id, found, after, self.ours)
 
-    def watched(self, images: Collection[str]) -> dict[str, OnItsWay]:
-        """Those restored images that no request of ours can hide any more. One that no snapshot names is to be hidden anew."""
+    def watched(self, images: Collection[str], looked_at: datetime) -> dict[str, OnItsWay]:
+        """Those restored images that no request of ours can hide any more. One that no snapshot names is to be hidden anew.
+
+        `looked_at`: when the look at them began, by the database's clock. What came after it may have hidden them.
+        """
         with self.database.write() as session:
             lock_project(session, self.project_id)
-            until = session.execute(select(clock())).scalar_one() - self.times.late
+            since = looked_at - self.times.late
             found = rows.read(session, self.project_id, images)
             restored = {
-                image: row for image, row in found.items() if row.image.state is ImageState.RESTORED and row.since <= until
+                image: row for image, row in found.items() if row.image.state is ImageState.RESTORED and row.since <= since
             }
             if restored and self._is_known(session):
                 kept = self.index.named(session, self.project_id, restored)

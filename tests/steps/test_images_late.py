@@ -1,14 +1,16 @@
 """Requests that are carried out late, refused or held: an image that a snapshot shows is readable in the end all the same."""
 
 import time
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 
 from activities.images import index, owed
+from activities.images.decisions import Decisions
 from activities.images.rows import OnItsWay
 from activities.ledger import holds
 from activities.ledger.holds import On
@@ -23,6 +25,7 @@ from workflows.steps import Deletion
 
 HOME = {"home": screen("home")}
 (IMAGE,) = HOME.values()
+MINUTE = timedelta(minutes=1)
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 by_markers_and_copies = pytest.mark.parametrize("versioning", ["enabled", "never"], indirect=True)
 
@@ -70,6 +73,39 @@ def test_a_request_that_is_carried_out_late_does_no_harm(
     images.to_the_end()
     assert uploader.reads(IMAGE)
     assert uploader.left(IMAGE) == [uploader.key(IMAGE)]
+
+
+@on_sqlite
+@by_markers_and_copies
+def test_a_look_that_came_before_the_last_request_ends_no_watch(
+    stack: Stack, images: ImageSteps, uploader: Uploader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The image is looked at a minute before the time is over, and decided when it is. In between it is hidden."""
+    one, there = uploader.uploads(HOME), uploader.asks(HOME)
+    deletion = images.delete(one)
+    with FaultProxy(stack.server.endpoint) as proxy, ThreadPoolExecutor(1) as given_up, ExitStack() as ways:
+        stuck = ways.enter_context(image_steps(stack, images.project, s3_endpoint=proxy.endpoint))
+        late = proxy.begin(carried_out_late, only=lambda request: hides(request, uploader.key(IMAGE)))
+        attempt = given_up.submit(stuck.hide, deletion)
+        assert late.has_struck.wait(60)
+        images.hide(deletion)
+        uploader.puts(HOME, there)
+        uploader.commits(HOME)
+        images.settle()
+        images.pass_time(LATE - MINUTE)
+        watched = Decisions.watched
+
+        def a_minute_later(self: Decisions, asked: Collection[str], looked_at: datetime) -> dict[str, OnItsWay]:
+            late.end()
+            attempt.exception(60)
+            images.pass_time(MINUTE)
+            return watched(self, asked, looked_at - MINUTE)
+
+        with monkeypatch.context() as slow:
+            slow.setattr(Decisions, "watched", a_minute_later)
+            images.settle()
+    images.to_the_end()
+    assert uploader.reads(IMAGE)
 
 
 def hides(request: Request, key: str) -> bool:
