@@ -126,7 +126,10 @@ def objects(*keys: str, **said: object) -> bytes:
 
 def versions(*found: Version | Mapping[str, object], **said: object) -> bytes:
     """A page of ListObjectVersions."""
-    whole = [one if isinstance(one, Mapping) else {"Key": one[0], "VersionId": one[1]} for one in found]
+    written = "2026-11-27T21:00:00Z"
+    whole = [
+        one if isinstance(one, Mapping) else {"Key": one[0], "VersionId": one[1], "LastModified": written} for one in found
+    ]
     entries = [element("Version", **one) for one in whole]
     return f"<ListVersionsResult {NAMESPACE}>{''.join(entries)}{element('x', **said)[3:-4]}</ListVersionsResult>".encode()
 

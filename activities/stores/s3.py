@@ -80,9 +80,13 @@ class S3Objects:
         if not self.keeps_versions:
             return self._delete([(key, None) for key in keys])
         again = self.memory.unanswered(frozenset(keys).__contains__)
-        before = self._delete(again)  # nothing is listed before these are answered
-        versions = [(one["Key"], one["VersionId"]) for one in versions_of(self.client, self.bucket, keys)]
-        after = self._delete(versions)
+        before = self._delete(list(again))  # nothing is listed before these are answered
+        listed = list(versions_of(self.client, self.bucket, keys))
+        versions = [(one["Key"], one["VersionId"]) for one in listed]
+        try:
+            after = self._delete(versions)
+        finally:
+            self.memory.describe(map(_found, listed))
         there = {key for key, _ in (*again, *versions)}
         not_yet = before.not_yet | after.not_yet
         refused = {key: code for key, code in (before.refused | after.refused).items() if key not in not_yet}
@@ -113,7 +117,10 @@ class S3Objects:
 
     def delete_found(self, found: Sequence[Found]) -> Outcome:
         """See ObjectStore."""
-        return self._delete([(one.key, one.version) for one in found])
+        try:
+            return self._delete([(one.key, one.version) for one in found])
+        finally:
+            self.memory.describe(found)
 
     def uploads_under(self, prefix: str) -> Iterator[Sequence[Upload]]:
         """See ObjectStore."""
@@ -219,25 +226,24 @@ class S3Objects:
     # Versions -----------------------------------------------------------------------------------------------------------
 
     def _list_versions(self, prefix: str) -> Iterator[Sequence[Found]]:
-        again = frozenset(self.memory.unanswered(lambda key: key.startswith(prefix)))
+        again = self.memory.unanswered(lambda key: key.startswith(prefix))
         # The store is asked for its list when these have been dealt with, and not again in the same listing.
-        yield from _parts([Found(*one) for one in sorted(again)])
+        yield from _parts([again[one] for one in sorted(again)])
         for page in pages(self.client, self.bucket, VERSIONS, prefix):
-            yield from _parts(
-                [
-                    Found(
-                        one["Key"],
-                        version,
-                        _mark(one) if version == "null" else "",
-                        _size(one),
-                        _written(one),
-                        is_marker=one[ELEMENT] == MARKER,
-                        is_latest=one.get("IsLatest", "").strip().lower() == "true",
-                    )
-                    for one in page.entries
-                    if (one["Key"], version := one["VersionId"]) not in again
-                ]
-            )
+            yield from _parts([_found(one) for one in page.entries if (one["Key"], one["VersionId"]) not in again])
+
+
+def _found(entry: Entry) -> Found:
+    """A version or a marker."""
+    return Found(
+        entry["Key"],
+        version := entry["VersionId"],
+        _mark(entry) if version == "null" else "",
+        _size(entry),
+        _written(entry),
+        is_marker=entry[ELEMENT] == MARKER,
+        is_latest=entry.get("IsLatest", "").strip().lower() == "true",
+    )
 
 
 def _mark(entry: Entry) -> str:

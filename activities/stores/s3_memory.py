@@ -14,6 +14,7 @@ from itertools import islice
 
 from botocore.exceptions import ClientError
 
+from activities.stores.objects import Found
 from activities.stores.s3_wire import Version, leaves_open
 
 MAX_UNANSWERED = 100_000
@@ -28,7 +29,7 @@ class Memory:
 
     keeps_versions: bool | None = None
     """The bucket's own answer, once it gave one."""
-    _unanswered: dict[Version, None] = field(default_factory=dict)
+    _unanswered: dict[Version, Found] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @contextmanager
@@ -47,9 +48,17 @@ class Memory:
     def remember(self, versions: Iterable[Version]) -> None:
         """These versions were asked for, and the store did not say what became of them."""
         with self._lock:
-            self._unanswered.update(dict.fromkeys(one for one in versions if one[1] not in _NO_LASTING_IDS))
+            for one in versions:
+                if one[1] not in _NO_LASTING_IDS:
+                    self._unanswered.setdefault(one, Found(*one))
             for oldest in list(islice(self._unanswered, max(0, len(self._unanswered) - MAX_UNANSWERED))):
                 del self._unanswered[oldest]
+
+    def describe(self, listed: Iterable[Found]) -> None:
+        """What a listing said of versions that are remembered: no listing may show them again."""
+        if self._unanswered:
+            with self._lock:
+                self._unanswered |= {of: one for one in listed if (of := (one.key, one.version)) in self._unanswered}
 
     def forget(self, versions: Iterable[Version]) -> None:
         """The store answered for these versions."""
@@ -58,9 +67,9 @@ class Memory:
                 for one in versions:
                     self._unanswered.pop(one, None)
 
-    def unanswered(self, concerns: Callable[[str], bool]) -> list[Version]:
-        """The remembered versions of the keys that are of concern."""
+    def unanswered(self, concerns: Callable[[str], bool]) -> dict[Version, Found]:
+        """The remembered versions of the keys that are of concern, as they were last listed."""
         if not self._unanswered:
-            return []
+            return {}
         with self._lock:
-            return [one for one in self._unanswered if concerns(one[0])]
+            return {version: found for version, found in self._unanswered.items() if concerns(version[0])}

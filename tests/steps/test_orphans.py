@@ -22,11 +22,12 @@ from activities.receipts import Closed
 from activities.stores.objects import Found
 from activities.stores.written_before import WrittenBefore
 from artifact_deletion.client import preview_deletion
-from artifact_deletion.errors import Held, InvalidRequest, StaleSeal
+from artifact_deletion.errors import Held, InvalidRequest, StaleSeal, StoreUnavailable
 from artifact_deletion.outbox import DeletionState
 from artifact_deletion.request import DeletionRequest
 from demo.world import Project, Snapshot
 from tests.conftest import Command
+from tests.fault_proxy import FaultProxy, Kind, answering, operation, unreached
 from tests.memory_store import MemoryStore
 from tests.oracle import Evidence
 from tests.stack import Seen, Stack, steps_of
@@ -281,6 +282,29 @@ def test_what_was_written_since_the_report_stays(stack: Stack, keeps: str, image
     assert stack.world.uploads()[overwritten] == 1
     assert stack.s3.get_object(Bucket=stack.bucket, Key=overwritten)["Body"].read() == b"of an upload that goes on"
     assert stack.verify(request, bucket_versioned="yes" if keeps == "versions" else "no").is_gone, "they are no orphans"
+
+
+@pytest.mark.parametrize("answer", [unreached, answering(503, "SlowDown")], ids=["none", "SlowDown"])
+@on_sqlite
+def test_what_the_store_did_not_answer_for_is_as_old_as_it_was(
+    stack: Stack, answer: Kind, image_buckets: dict[str, str]
+) -> None:
+    """The next attempt on the same worker deletes these versions by what it remembers, and no listing shows them."""
+    stack.use_bucket(image_buckets["enabled"])
+    project, (gone, _), (keys, _) = left_behind(stack)
+    request = request_of(stack, project, [gone], report(stack, project, [gone]))
+    with (
+        FaultProxy(stack.server.endpoint) as proxy,
+        steps_of(stack, bucket_versioned="yes", bucket=stack.bucket, s3_endpoint=proxy.endpoint) as steps,
+    ):
+        sealed = steps.open_and_collect(request)
+        released = steps.delete_rows(sealed)
+        proxy.begin(answer, only=operation("DeleteObjects"), times=1)
+        with pytest.raises(StoreUnavailable):
+            steps.delete_what_was_released(sealed, released)
+        steps.delete_what_was_released(sealed, released)
+        assert steps.close(request).complete
+    assert not stack.world.object_versions().keys() & keys
 
 
 def test_what_has_no_time_of_writing_is_never_old_enough() -> None:

@@ -171,6 +171,17 @@ def test_what_the_store_still_shows_is_listed_once(answers: Answers) -> None:
     assert [keys_of([part]) for part in parts] == [["mine/1"], ["mine/2"]]
 
 
+def test_what_is_remembered_is_described_as_it_was_listed(answers: Answers) -> None:
+    """When it was written, for one: a report deletes nothing younger."""
+    store = answers.by(Dying(), versioned=True)
+    listed = [one for part in store.list_under("mine/") for one in part]
+    with pytest.raises(StoreUnavailable):
+        store.delete(["mine/1", "mine/2"])
+    remembered = store.memory.unanswered(lambda _: True).values()
+    assert {(one.key, one.written) for one in remembered} == {(one.key, one.written) for one in listed}
+    assert None not in {one.written for one in remembered}
+
+
 def test_copies_of_a_store_share_what_it_remembers(answers: Answers) -> None:
     """Each step has a copy of its own, with a guard of its own."""
     told: list[int] = []
@@ -194,7 +205,7 @@ def test_a_guard_that_says_no_leaves_nothing_unanswered(answers: Answers) -> Non
         replace(store, before_deleting=held).delete(["mine/1", "mine/2"])
     assert {*answers.operations} == {"ListObjectVersions"}
     assert store.delete(["mine/3"]).absent == ["mine/3"]
-    assert store.memory.unanswered(lambda _: True) == []
+    assert store.memory.unanswered(lambda _: True) == {}
 
 
 @pytest.mark.parametrize("code", ["InternalError", "SlowDown"])
@@ -234,7 +245,7 @@ def test_a_key_that_is_answered_for_with_an_error_is_forgotten_too(answers: Answ
     store = answers.give(Reply(b"", None), deleted({"Key": "mine/1", "Code": code}), versions(), versioned=True)
     unanswered(store)
     assert "mine/2" in store.delete(["mine/1", "mine/2"]).deleted
-    assert store.memory.unanswered(lambda _: True) == []
+    assert store.memory.unanswered(lambda _: True) == {}
 
 
 @pytest.mark.parametrize("refused", [refusal("AccessDenied", 403), refusal("NoSuchBucket", 404)], ids=["403", "404"])
@@ -242,7 +253,7 @@ def test_a_refusal_of_the_whole_request_leaves_nothing_unanswered(answers: Answe
     """The store did not begin: its listing is to be believed."""
     store = answers.give(refused, versioned=True)
     unanswered(store)
-    assert store.memory.unanswered(lambda _: True) == []
+    assert store.memory.unanswered(lambda _: True) == {}
 
 
 @pytest.mark.parametrize("version", [None, "null"])
