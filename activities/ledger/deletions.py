@@ -13,6 +13,7 @@ from activities.ledger.holds import IS_HELD, lift_ceiling
 from activities.ledger.image_schema import ImagePage
 from activities.ledger.insert import insert_once
 from activities.ledger.schema import (
+    STAYING,
     Ask,
     ChunkState,
     Deletion,
@@ -236,8 +237,13 @@ def in_one_that_waits(artifact_id: Any) -> ColumnElement[bool]:
 
 
 def has_deleted_rows(session: Session, deletion_id: str) -> bool:
-    """True once any chunk is past the point of no return."""
-    past = DeletionChunk.deletion_id == deletion_id, DeletionChunk.state == ChunkState.ROWS_DELETED
+    """True once any chunk is past the point of no return. One whose artifacts all stay has none."""
+    goes = DeletionArtifact.deletion_id == deletion_id, DeletionArtifact.rows_state.not_in(STAYING)
+    past = (
+        DeletionChunk.deletion_id == deletion_id,
+        DeletionChunk.state == ChunkState.ROWS_DELETED,
+        DeletionChunk.chunk.in_(select(DeletionArtifact.chunk).where(*goes)),
+    )
     return session.execute(select(DeletionChunk.chunk).where(*past).limit(1)).first() is not None
 
 

@@ -15,7 +15,7 @@ from activities.ledger import chunks, held, holds
 from activities.ledger.holds import On, Placed
 from activities.stores import guards
 from artifact_deletion import errors
-from artifact_deletion.errors import StaleSeal
+from artifact_deletion.errors import NotOpen, StaleSeal
 from artifact_deletion.outbox import DeletionState
 from artifact_deletion.receipt import DeletionReceipt
 from artifact_deletion.request import DeletionRequest
@@ -272,6 +272,25 @@ def test_a_re_run_of_what_is_still_held_makes_nothing_new(stack: Stack) -> None:
     assert (again.artifacts, again.left_over) == (first.artifacts, {"Held": 1})
     with stack.database.read() as session:
         assert chunks.next_chunk(session, request.deletion_id) == 1
+
+
+@on_sqlite
+def test_a_deletion_of_which_all_was_held_can_be_cancelled(stack: Stack) -> None:
+    """Its chunk is done, and no row is deleted: what was let go since is still there."""
+    (kept,) = stack.snapshots("one")
+    request, before = stack.request([kept.id]), Evidence.of(stack)
+    stack.accept(request)
+    keep(stack.database, On.ARTIFACT, kept.id)
+    with steps_of(stack) as steps:
+        assert run(steps, request).left_over == {"Held": 1}
+        let_go(stack.database)
+        stack.accept(request)
+        (chunk,) = steps.open(request)
+        assert steps.cancel(request).nothing_deleted
+        with pytest.raises(NotOpen):
+            steps.collect(chunk)
+    assert stack.recorded(request.workflow_id).state is DeletionState.CANCELLED
+    stack.assert_only_these_are_gone(set(), Seen(before.rows, before.objects))
 
 
 @pytest.mark.thorough
