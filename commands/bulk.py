@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 from temporalio.client import (
+    Client,
     WorkflowExecutionStatus,
     WorkflowFailureError,
     WorkflowQueryFailedError,
@@ -40,7 +41,11 @@ async def ask_and_start(request: BulkRequest, *, yes: bool, wait: bool, as_json:
     if not yes and sys.stdin.isatty() and not await confirmed(f"{request.summary} for good, {images}?"):
         warn("nothing was asked for")
         return FAILED
-    handle = await start_bulk(await connect(), request)
+    client = await connect()
+    handle = await start_bulk(client, request)
+    if (before := _how(await _asked_for(client, handle.id))) != _how(request):
+        warn(f"{handle.id} runs already, and goes on as it was asked for: {before}; nothing of this request counts")
+        return FAILED
     if not wait:
         say(json.dumps({"workflow_id": handle.id}) if as_json else handle.id)
         return DONE
@@ -55,6 +60,21 @@ async def ask_and_start(request: BulkRequest, *, yes: bool, wait: bool, as_json:
     return DONE if receipt is not None and receipt.complete else FAILED
 
 
+async def _asked_for(client: Client, workflow: str) -> BulkRequest:
+    """The request that its run began with."""
+    async for event in client.get_workflow_handle(workflow).fetch_history_events(page_size=1):
+        given = event.workflow_execution_started_event_attributes.input.payloads
+        (values,) = await client.data_converter.decode(given, [dict])
+        return BulkRequest(**{name: values[name] for name in BulkRequest.model_fields if name in values})
+    raise AssertionError("each history has a first event")
+
+
+def _how(request: BulkRequest) -> str:
+    """What two requests with the same id can differ in, beside who asked."""
+    rate = "no --rate" if request.artifacts_an_hour is None else f"--rate {request.artifacts_an_hour}"
+    return f"--images {request.images}, {rate}"
+
+
 async def print_status(workflow: str, *, as_json: bool) -> int:
     """Say how far it is. Returns the exit code."""
     client = await connect()
@@ -67,12 +87,22 @@ async def print_status(workflow: str, *, as_json: bool) -> int:
         warn("no worker answers; one of them knows the rest")
         return UNREACHABLE
     _print(workflow, state, counts, again, as_json=as_json)
-    return FAILED if described.status in {WorkflowExecutionStatus.FAILED, WorkflowExecutionStatus.TERMINATED} else DONE
+    if described.status not in {WorkflowExecutionStatus.FAILED, WorkflowExecutionStatus.TERMINATED}:
+        return DONE
+    try:
+        await client.get_workflow_handle(workflow).result()
+    except WorkflowFailureError as error:
+        warn(_end_of(error))
+    return FAILED
 
 
 async def call_off(workflow: str, by: str) -> int:
-    """Ask it to end. Returns the exit code. Raises RPCError if it does not run."""
-    await (await connect()).get_workflow_handle(workflow).cancel(reason=by)
+    """Ask it to end. Returns the exit code. Raises RPCError if there is none."""
+    handle = (await connect()).get_workflow_handle(workflow)
+    if (status := (await handle.describe()).status) is not WorkflowExecutionStatus.RUNNING:
+        warn(f"{workflow}: {(status or WorkflowExecutionStatus.RUNNING).name.lower()}; it does not run")
+        return FAILED
+    await handle.cancel(reason=by)
     say(f"{workflow}: {bulk_text.CANCELLED}")
     return DONE
 

@@ -47,7 +47,7 @@ def not_complete(receipt: BulkReceipt) -> str:
 
 def count_lines(counts: BulkCounts) -> Iterator[tuple[str, str]]:
     """(name, what is known of it) for a person."""
-    ended = counted(counts.deletions) or "none yet"
+    ended = counted(counts.deletions) or "none has ended yet"
     yield "Artifacts", f"{counts.deleted:,} deleted, {counts.asked:,} asked for, of {counts.artifacts:,} at the beginning"
     if counts.not_expired:
         yield "Stay", f"{counts.not_expired:,} were needed again when their rows were to go"

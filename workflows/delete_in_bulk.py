@@ -172,10 +172,11 @@ class DeleteInBulkWorkflow:
         self._show()
         while True:
             await workflow.wait_condition(lambda: not self._paused)
+            size, an_hour = so_far.opened.artifacts_a_deletion, self._request.artifacts_an_hour
             page = After(
                 request=self._request.request,
                 after=so_far.after,
-                at_most=so_far.opened.artifacts_a_deletion,
+                at_most=size if an_hour is None else min(size, an_hour),
                 last=self._last,
             )
             found = await self._step(NEXT_ARTIFACTS, page, TURNS, f"artifacts after {so_far.after}")

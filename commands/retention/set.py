@@ -21,6 +21,8 @@ Grace = Annotated[
     ),
 ]
 ForEver = Annotated[bool, typer.Option("--for-ever", help="they never expire")]
+_LONGEST = 365_000
+"""Days."""
 
 
 def set_policy(
@@ -42,13 +44,26 @@ def set_policy(
         raise BadUsage("name one of --days and --for-ever")
     if grace is not None and for_ever:
         raise BadUsage("what is kept for ever needs no --grace")
+    if days is not None and days > _LONGEST:
+        raise BadUsage("that is more than a thousand years: --for-ever")
     grace_s = int((grace or timedelta()).total_seconds())
     with open_ledger() as database:
-        scope = scope_of(open_rows(database), organization, project, kind)
+        backend = open_rows(database)
+        scope = scope_of(backend, organization, project, kind)
         with database.write() as session:
+            if project is not None:
+                _refuse_elsewhere(backend.organization_of(session, project), organization, project)
             policies.set_policy(session, scope, days, by=by, grace_s=grace_s)
     say(f"{scope}: kept {kept(days)}{waits(grace_s)}")
     return DONE
+
+
+def _refuse_elsewhere(found: int | None, organization: int | None, project: int) -> None:
+    """Such a policy would count for no artifact."""
+    if found is None:
+        raise BadUsage(f"there is no project {project}")
+    if organization not in {None, found}:
+        raise BadUsage(f"project {project} is not one of organization {organization}")
 
 
 def kept(days: int | None) -> str:

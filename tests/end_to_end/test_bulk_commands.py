@@ -49,6 +49,9 @@ async def test_a_large_project_is_asked_for_confirmed_by_another_looked_at_pause
         options = ("--organization", stack.organization_id, "--by", "user:7", "--images", "keep")
         asked = await run("delete-project", project.id, *options)
         assert (asked.code, asked.out) == (DONE, f"{workflow}\n")
+        otherwise = await run("delete-project", project.id, *options[:-1], "delete", "--rate", "5")
+        assert_one_sentence(otherwise, FAILED)
+        assert "as it was asked for: --images keep, no --rate" in otherwise.err
         refused = await run("confirm", workflow, "--by", "user:7")
         assert_one_sentence(refused, FAILED)
         assert "another person" in refused.err
@@ -117,7 +120,10 @@ async def test_what_is_left_over_is_said_and_how_it_goes_on(stack: Stack, run: R
         assert_one_sentence(done, FAILED)
         assert "1 of 2 deletions are not complete (ObjectsRemain 1)" in done.err
         assert f"Bulk deletion  delete-organization/{stack.organization_id}" in done.out
-        assert (await run("status", f"delete-organization/{stack.organization_id}")).code == FAILED
+        status = await run("status", f"delete-organization/{stack.organization_id}")
+        assert_one_sentence(status, FAILED)
+        assert "1 of 2 deletions are not complete (ObjectsRemain 1)" in status.err
+        assert_one_sentence(await run("cancel", f"delete-organization/{stack.organization_id}"), FAILED)
         hold(stack, [snapshots[0].id], "OFF")
         assert (await run("rerun", "--all-failed", "--organization", stack.organization_id, "--yes", "--wait")).code == DONE
 
@@ -131,10 +137,15 @@ async def test_retention_is_set_looked_at_and_run(stack: Stack, run: Run) -> Non
     for words in (("preview",), ("run", "--by", "user:7")):
         assert await run("retention", *words) == Done(DONE, "", "nothing has expired\n")
     assert (await run("retention", "list")).err == "there is no policy: nothing expires\n"
+    for_ever = ("--for-ever", "--by", "user:7")
+    assert_one_sentence(await run("retention", "set", "--organization", 1, "--project", project.id, *for_ever), BAD_USAGE)
+    assert_one_sentence(await run("retention", "set", "--project", 999, *for_ever), BAD_USAGE)
+    assert_one_sentence(await run("retention", "set", "--days", 2**31, "--by", "user:7"), BAD_USAGE)
+    assert (await run("retention", "list")).err == "there is no policy: nothing expires\n"
     set_ = await run("retention", "set", *of_project, "--kind", "snapshots", "--days", 90, "--by", "user:7")
     scope = f"organization {stack.organization_id}, project {project.id}, kind snapshots"
     assert set_ == Done(DONE, f"{scope}: kept for 90 days\n", "")
-    assert (await run("retention", "set", "--for-ever", "--by", "user:7")).out == "everything: kept for ever\n"
+    assert (await run("retention", "set", *for_ever)).out == "everything: kept for ever\n"
 
     listed = [json.loads(line) for line in lines((await run("retention", "list", "--json")).out)]
     assert [(one["organization"], one["project"], one["kind"], one["days"]) for one in listed] == [

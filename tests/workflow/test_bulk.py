@@ -441,6 +441,21 @@ async def test_so_many_artifacts_an_hour_are_the_limit(stack: Stack) -> None:
     assert all(100 < one <= 200 for one in asked), asked
 
 
+@pytest.mark.thorough
+@on_sqlite
+async def test_no_deletion_has_more_artifacts_than_an_hour(stack: Stack) -> None:
+    project, _ = shop_of(stack, 4)
+    async with stack.worker(chunk_artifacts=3):
+        handle = await start_bulk(stack.client, whole(project, artifacts_an_hour=2))
+
+        async def limited() -> BulkProgress | None:
+            found = await progress(handle)
+            return found if found.waits else None
+
+        assert (await eventually(limited)).asked == 2
+        await handle.terminate()
+
+
 @on_sqlite
 async def test_a_project_of_another_organization_is_refused(stack: Stack) -> None:
     """And so is input that is none, from a client of any kind, in words that name no value."""
