@@ -142,6 +142,8 @@ _OF_STEPS = tuple(
         (V, "requests may be later than the grace"),
         (U, "the grace does not wait for late requests"),
         (V, "a restored image is not watched"),
+        (V, "a look before the time was over ends the watch"),
+        (U, "a look before the time was over ends the watch"),
         (V, "no further round"),
         (U, "no further round"),
         (V_READER, "no further round"),
