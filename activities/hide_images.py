@@ -34,7 +34,6 @@ class HideImages:
         Raises NotYet while it is not known what all snapshots name, or an image is being purged. Raises StoreUnavailable, Held.
         """
         with self.database.write() as session:
-            owed.reopen(session, deletion.deletion_id)
             projects = owed.projects(session, deletion.deletion_id)
             held = [one for one in projects if holds.placed_on_project(session, one[1])]
             owed.leave_over(session, deletion.deletion_id, held, IMAGES_HELD)
@@ -58,6 +57,8 @@ class HideImages:
                 pages = owed.undecided(session, deletion_id, project.decisions.project_id, after)
             if not pages:
                 break
+            # Before anything is written down: the project's workflow hides that too, once this step has ended.
+            self.work.guard.watch.refuse_held(organization_id, deletion_id, project_id)
             absent = project.requests.hide(project.decisions.begin(pages))
             every &= project.decisions.end(pages, absent)
             after = pages[-1].key

@@ -14,7 +14,7 @@ from activities.database import Database
 from activities.images import owed, rows
 from activities.images.decisions import Times
 from activities.images.index import lock_project
-from activities.images.rows import Standing
+from activities.images.rows import OnItsWay, Standing
 from activities.images.transitions import ImageState
 from activities.images.work import ImageWork, ProjectWork
 from activities.ledger import holds
@@ -97,9 +97,15 @@ class SettleImages:
         for over in rows.batches(self.database, project_id, ImageState.PURGED, project.decisions.times.grace):
             project.decisions.forget(over, project.requests.newer(over))
         for hiding in rows.batches(self.database, project_id, ImageState.HIDING, _ABANDONED):
-            project.requests.hide({image: row for image, row in hiding.items() if not row.codes})
+            self._hide(project, {image: row for image, row in hiding.items() if not row.codes})
         for refused in rows.batches(self.database, project_id, ImageState.HIDING, _REFUSED):
-            project.requests.hide(refused)
+            self._hide(project, refused)
+
+    def _hide(self, project: ProjectWork, hiding: Mapping[str, OnItsWay]) -> None:
+        """Except what a held deletion has yet to hide: the guard of this step knows of no deletion."""
+        with self.database.read() as session:
+            held = owed.held(session, project.decisions.project_id, hiding.keys())
+        project.requests.hide({image: row for image, row in hiding.items() if image not in held})
 
 
 def _said(standing: list[Standing], times: Times) -> str:

@@ -30,7 +30,9 @@ class WatchImages:
         return ImagesWatched(projects=len(projects))
 
     def _projects(self, deletion_id: str) -> list[tuple[int, int]]:
-        with self.database.read() as session:
+        with self.database.write() as session:
+            # Before a run looks: it ends where nothing is undecided, and would not watch over what is hidden after that.
+            owed.reopen(session, deletion_id)
             return owed.projects(session, deletion_id)
 
 

@@ -98,7 +98,7 @@ _INSIDE: Mapping[str, tuple[str, ...]] = {
     SWEEP_PREFIXES.name: ("the store's delete_found", _FIRST, _LATER),
     CONFIRMING: ("the store's abort_uploads", "the store's delete_found", _FIRST, _LATER),
     CANCEL_DELETION.name: (_FIRST,),
-    WATCH_IMAGES.name: (),
+    WATCH_IMAGES.name: (_FIRST,),
     HIDE_IMAGES.name: (_FIRST, "the store's read", _LATER, "its decision", "the store's hide", "its end"),
     SETTLE_IMAGES.name: (_FIRST, "the store's read", _LATER, *_OF_IMAGES),
     CLOSE_DELETION.name: (_FIRST,),
@@ -248,6 +248,8 @@ def replace(owner: object, name: str, by: object) -> None:
 def _around_async_step(step: Step) -> Step:
     @functools.wraps(step)
     async def around(given: Any) -> Any:
+        _boundary.set(step.__name__)
+        _commits.set(count())
         come_to(f"{step.__name__}, before")
         done = await step(given)
         come_to(f"{step.__name__}, after")

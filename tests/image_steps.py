@@ -1,12 +1,15 @@
 """The steps about images, called one by one without Temporal, so that a test can act between two of them and pass the time."""
 
+import asyncio
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import select
+from temporalio.client import Client
+from temporalio.testing import ActivityEnvironment
 
 from activities.backend.tables import SnapshotMetrics
 from activities.images import owed
@@ -18,7 +21,7 @@ from activities.settle_images import SettleImages
 from artifact_deletion.errors import NotYet
 from demo.world import Project, Snapshot
 from tests.stack import Stack, Steps, deletion_of, steps_of
-from workflows.steps import HIDE_IMAGES, SETTLE_IMAGES, Deletion, ImageProject, ImagesHidden
+from workflows.steps import HIDE_IMAGES, SETTLE_IMAGES, WATCH_IMAGES, Deletion, ImageProject, ImagesHidden
 
 LATE = timedelta(seconds=1200)
 GRACE = timedelta(days=1) + LATE
@@ -46,11 +49,30 @@ class ImageSteps:
     def hide(self, deletion: Deletion) -> ImagesHidden:
         return self.steps.run(HIDE_IMAGES, deletion)
 
+    def watch(self, deletion: Deletion) -> list[str]:
+        """The step before that. Returns what the first look of each run that it starts waits for, as `settle` does."""
+        looks: list[str] = []
+
+        class Temporal:
+            async def start_workflow(_self, *_: object, **_more: object) -> None:  # noqa: N805
+                looks.append(self.settle())
+
+        environment = ActivityEnvironment(client=cast("Client", Temporal()))
+        asyncio.run(environment.run(self.steps.activities[WATCH_IMAGES.name], deletion))
+        return looks
+
     def hidden(self, *snapshots: Snapshot) -> Deletion:
         """A deletion that has hidden what it may."""
         deletion = self.delete(*snapshots)
         self.hide(deletion)
         return deletion
+
+    def begins(self, deletion: Deletion) -> None:
+        """A step that dies before its first request."""
+        self.catch_up()
+        with self.stack.database.read() as session:
+            pages = owed.undecided(session, deletion.deletion_id, self.project.id)
+        self.at_work().decisions.begin(pages)
 
     def dies_before_it_is_written_down(self, deletion: Deletion) -> None:
         """A step that hides, until the store has answered."""

@@ -7,15 +7,16 @@ from datetime import datetime
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import bindparam, case, delete, func, insert, or_, select, tuple_, union, update
+from sqlalchemy import bindparam, case, delete, exists, func, insert, or_, select, tuple_, union, update
 from sqlalchemy.orm import Session, defer
 
 from activities.images import rows
 from activities.images.rows import OnItsWay
 from activities.images.transitions import ImageState
 from activities.ledger.held import IMAGES_HELD
+from activities.ledger.holds import On
 from activities.ledger.image_schema import ImagePage, ImageRow, Snapshot, SnapshotState
-from activities.ledger.schema import ChunkState, DeletionChunk, clock, of_chunk
+from activities.ledger.schema import ChunkState, DeletionChunk, Hold, clock, of_chunk
 from workflows.steps import PAGE_KEYS
 
 HASH_BYTES = 32
@@ -150,6 +151,21 @@ _IS_UNDECIDED = _UNDECIDED.where(ImagePage.project_id == bindparam("project")).l
 def is_undecided(session: Session, project_id: int) -> bool:
     """Whether any deletion has yet to see to images of the project."""
     return session.execute(_IS_UNDECIDED, {"project": project_id}).first() is not None
+
+
+# A ceiling keeps rows alone, as in stores/guards.py.
+_IS_HELD = exists(Hold.id).where(
+    Hold.on_what == On.DELETION, Hold.on_id == ImagePage.deletion_id, Hold.ceiling_of.is_(None), Hold.lifted_at.is_(None)
+)
+_HELD = select(ImagePage.hashes).where(
+    ImagePage.project_id == bindparam("project"), ImagePage.count > ImagePage.hidden, _IS_HELD
+)
+
+
+def held(session: Session, project_id: int, images: Collection[str]) -> set[str]:
+    """Those of these images that are on a page of a held deletion of which it has not hidden every image."""
+    pages = session.execute(_HELD, {"project": project_id}).scalars()
+    return {image for packed in pages for image in _unpacked(packed) if image in images}
 
 
 def _read(found: Iterable[Any]) -> list[OwedImages]:

@@ -381,6 +381,7 @@ def test_images_of_a_held_project_are_left_over_and_hidden_by_a_re_run(stack: St
         with stack.database.read() as session:
             assert held.let_go(session) == [request]
         images.steps.open(request)
+        images.watch(deletion)
         assert (images.hide(deletion).hidden, images.steps.close(request).complete) == (1, True)
     assert home not in stack.world.objects()
 

@@ -254,6 +254,7 @@ def test_a_hold_stops_what_hides_and_what_purges_and_nothing_that_restores(
     placed = freeze()
     with pytest.raises(Held):
         images.hide(deletion)
+    images.begins(deletion)
     images.pass_time(MOMENT)
     assert "held since" in images.settle()
     assert uploader.reads(IMAGE)
@@ -272,6 +273,113 @@ def test_a_hold_stops_what_hides_and_what_purges_and_nothing_that_restores(
     assert (uploader.reads(IMAGE), uploader.left(both["login"])) == (True, [])
     total = images.total(deletion)
     assert (total.restored, total.purged) == (1, 1)
+
+
+@on_sqlite
+@by_markers_and_copies
+def test_a_hold_on_a_deletion_keeps_its_images_readable(
+    images: ImageSteps, uploader: Uploader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its rows are gone. The project's workflow finds nothing of it that was left behind."""
+    monkeypatch.setattr(guards, "FRESH_S", 0.0)
+    deletion = images.delete(uploader.uploads(HOME))
+    placed = hold(images, deletion)
+    with pytest.raises(Held):
+        images.hide(deletion)
+    assert images.states() == {}
+    for passed in (MOMENT, GRACE):
+        images.pass_time(passed)
+        assert images.settle() != "", "it is owed"
+    assert uploader.reads(IMAGE)
+    lift(images, placed)
+    images.hide(deletion)
+    images.pass_time(GRACE)
+    images.to_the_end()
+    assert uploader.left(IMAGE) == []
+    assert images.total(deletion).purged == 1
+
+
+def hold(images: ImageSteps, deletion: Deletion) -> int:
+    return holds.place(images.stack.database, On.DELETION, deletion.deletion_id, reason="a test", by="user:7").id
+
+
+def lift(images: ImageSteps, placed: int) -> None:
+    with images.stack.database.write() as session:
+        holds.lift(session, [placed], by="user:7")
+
+
+@pytest.mark.thorough
+@by_markers_and_copies
+def test_a_hold_on_a_deletion_that_has_begun_to_hide_stops_no_other(images: ImageSteps, uploader: Uploader) -> None:
+    """It comes after the decision and before the requests. The other is over a ceiling, which keeps rows alone."""
+    login = {"login": screen("login")}
+    one, other = (images.delete(uploader.uploads(shown)) for shown in (HOME, login))
+    images.begins(one)
+    images.begins(other)
+    placed = hold(images, one)
+    with images.stack.database.write() as session:
+        holds.place_ceiling(session, other.deletion_id, other.fence, "too large")
+    images.pass_time(MOMENT)
+    images.settle()
+    assert (uploader.reads(IMAGE), uploader.reads(login["login"])) == (True, False)
+    images.pass_time(GRACE)
+    images.settle()
+    assert uploader.reads(IMAGE)
+    lift(images, placed)
+    images.settle()
+    assert not uploader.reads(IMAGE)
+
+
+@pytest.mark.thorough
+@on_sqlite
+@by_markers_and_copies
+def test_what_the_store_refuses_to_hide_is_not_tried_again_under_a_hold_on_its_deletion(stack: Stack, versioning: str) -> None:
+    """What the deletion has hidden is purged when it is due all the same."""
+    with FaultProxy(stack.server.endpoint) as proxy, image_steps(stack, s3_endpoint=proxy.endpoint) as images:
+        uploader = Uploader(stack, images.project)
+        both = {**HOME, "login": screen("login")}
+        deletion = images.delete(uploader.uploads(both))
+        refused = refusing_keys(
+            "AccessDenied", lambda key: key == uploader.key(IMAGE), stack.server.access_key, stack.server.secret_key
+        )
+        fault = proxy.begin(refused, only=operation("DeleteObjects"))
+        images.hide(deletion)
+        fault.end()
+        placed = hold(images, deletion)
+        images.pass_time(GRACE)
+        images.settle()
+        assert (uploader.reads(IMAGE), uploader.left(both["login"])) == (True, [])
+        lift(images, placed)
+        images.to_the_end()
+    assert uploader.left(IMAGE) == []
+    assert images.total(deletion).purged == 2
+
+
+@on_sqlite
+@by_markers_and_copies
+def test_a_later_run_is_watched_before_it_hides(stack: Stack, images: ImageSteps, uploader: Uploader) -> None:
+    """The first look may come before any image is on its way. The project's workflow must not end by it."""
+    with image_steps(stack, images.project, images="keep") as keeping:
+        deletion = keeping.hidden(uploader.uploads(HOME))
+        assert keeping.total(deletion).left_over == {"ImagesStay": 1}
+    assert images.settle() == ""
+    (waits,) = images.watch(deletion)
+    assert waits != ""
+    images.hide(deletion)
+    assert images.total(deletion).hidden == 1
+
+
+@on_sqlite
+@by_markers_and_copies
+def test_a_step_that_is_run_again_hides_nothing_that_it_has_left_over(
+    stack: Stack, images: ImageSteps, uploader: Uploader
+) -> None:
+    """By then the project's workflow may have ended, and no one would watch over it."""
+    with image_steps(stack, images.project, images="keep") as keeping:
+        deletion = keeping.hidden(uploader.uploads(HOME))
+    assert images.settle() == ""
+    assert images.hide(deletion).left_over == 1
+    assert uploader.reads(IMAGE)
 
 
 @pytest.mark.thorough

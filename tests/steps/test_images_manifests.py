@@ -121,6 +121,7 @@ def test_an_unreadable_manifest_that_is_mended_lets_a_later_run_go_on(images: Im
     write(uploader, other, b"{")
     deletion = images.hidden(one)
     write(uploader, other, b'{"images": {}}')
+    images.watch(deletion)
     images.hide(deletion)
     assert not uploader.reads(IMAGE)
     assert images.total(deletion).hidden == 1
