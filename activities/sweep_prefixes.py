@@ -12,7 +12,7 @@ icons, whose neighbours are others', were deleted with the pages: after the quie
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 
@@ -28,11 +28,10 @@ from activities.ledger.schema import PrefixState, clock
 from activities.listing import Lister, Listing, lying_at, short, worth_a_listing
 from activities.living import Living, ReleasedChunk
 from activities.metrics import count_keys, count_listed_bytes
-from activities.plan_of_report import leave_what_came_back
+from activities.plan_of_report import OfReport, leave_what_came_back
 from activities.run_all import run_all, run_of_step
-from activities.stores.guards import Guard, guarded
+from activities.stores.guards import BeforeDeleting, Guard, guarded
 from activities.stores.objects import Listings, ObjectStore
-from activities.stores.written_before import WrittenBefore
 from artifact_deletion.errors import KeysNotDeletedYet, NotYet
 from workflows.steps import QUIET_PERIODS, SWEEP_PREFIXES, Chunk, Swept
 
@@ -69,10 +68,10 @@ class SweepPrefixes:
 
         Raises NotYet until the quiet period is over, KeysNotDeletedYet, StoreUnavailable: it is run again from where it was.
         """
-        store = guarded(self.store, self.guard.before(chunk.organization_id, chunk.deletion_id))
-        listings: Listings = store if chunk.report is None else self._of_report(chunk, chunk.report, store)
-        run_id = run_of_step()
+        before, run_id = self.guard.before(chunk.organization_id, chunk.deletion_id), run_of_step()
         while True:
+            of_report = None if chunk.report is None else self._of_report(chunk, chunk.report, before)
+            listings: Listings = guarded(self.store, before) if of_report is None else of_report.listings()
             with self.database.read() as session:
                 found = self.living.read_released(session, chunk)
                 owed = prefixes.prefixes_to_sweep(session, chunk)
@@ -82,17 +81,18 @@ class SweepPrefixes:
             if not due:
                 return self._ended(found, owed, waiting)
             due = [one for one in due if not _confirms(one)] or due  # then all that confirm can be written down at once
-            looked = self._look(chunk, Lister(listings, in_pages), due)
+            looked = self._look(chunk, Lister(listings, in_pages), of_report, due)
             if len(due) == len(owed) and all(one.look.state is None for one in looked):
                 new = sum(one.listing.deleted for one in looked)
                 return Swept(found=found.listed.get(FOUND, 0) + new, left_over=0)
 
-    def _of_report(self, chunk: Chunk, report: str, store: ObjectStore) -> Listings:
-        """Only what was written before the report, of what has no row."""
+    def _of_report(self, chunk: Chunk, report: str, before: BeforeDeleting) -> OfReport:
+        """Only what was written before the report, of what has no row: looked for anew after each quiet period."""
+        backend = self.living.backend
         with self.database.write() as session:
             found = chunks.lock_released(session, chunk)
-            leave_what_came_back(session, self.living.backend, chunk, found, report)
-            return WrittenBefore(store, reports.get(session, report).written_before)
+            leave_what_came_back(session, backend, chunk, found, report)
+            return OfReport(self.database, backend, self.store, before, reports.get(session, report))
 
     def _due_in(self, prefix: Prefix, found: ReleasedChunk) -> timedelta:
         """When to look at it: at once the first time, then after a quiet period."""
@@ -111,7 +111,7 @@ class SweepPrefixes:
         left_over = sum(sum(one.codes.values()) for one in owed)
         return Swept(found=listed, left_over=left_over)
 
-    def _look(self, chunk: Chunk, lister: Lister, due: Sequence[Prefix]) -> list[Looked]:
+    def _look(self, chunk: Chunk, lister: Lister, of_report: OfReport | None, due: Sequence[Prefix]) -> list[Looked]:
         """List each prefix once, together with others where that shows them empty, and write down what came of it."""
         settle = partial(self._settle, chunk, run_of_step(), activity.metric_meter())
         if not self.store.listable:  # it was, or was thought to be, when they were sealed
@@ -128,7 +128,7 @@ class SweepPrefixes:
             self.requests, [partial(self._prove, lister, by_name, group, confirm) for group, confirm in groups], settle
         )
         proven = {one.prefix.name for group in quiet for one in group}
-        jobs = [partial(self._look_at, lister, one) for one in due if one.name not in proven]
+        jobs = [partial(self._look_at, lister, of_report, one) for one in due if one.name not in proven]
         looked = [one for of_job in (*quiet, *run_all(self.requests, jobs, settle)) for one in of_job]
         not_yet = Counter(code for one in looked for code in one.listing.not_yet.elements())
         if not_yet:
@@ -142,9 +142,11 @@ class SweepPrefixes:
         quiet = sorted(lister.quiet(group, uploads=confirm))
         return [Looked(by_name[name], listing, _judged(by_name[name], listing)) for name in quiet]
 
-    def _look_at(self, lister: Lister, prefix: Prefix) -> list[Looked]:
+    def _look_at(self, lister: Lister, of_report: OfReport | None, prefix: Prefix) -> list[Looked]:
         if prefix.kind is PrefixKind.SHARED:
             return [self._look_for_shared(lister, prefix)]
+        if of_report is not None and prefix.kind is PrefixKind.COMPARISON:
+            lister = replace(lister, store=of_report.leftover(prefix))
         listing = lister.empty(prefix.name, confirm=_confirms(prefix), exact=prefix.is_exact)
         listing.in_pages += prefix.is_exact and short(prefix.name) in lister.in_pages
         return [Looked(prefix, listing, _judged(prefix, listing))]

@@ -45,6 +45,7 @@ from activities.images.decisions import Decisions
 from activities.images.requests import ImageRequests
 from activities.ledger.prefixes import Prefix
 from activities.listing import Lister
+from activities.plan_of_report import OfReport
 from activities.stores.s3 import S3Objects
 from activities.stores.s3_copies import CopyImages
 from activities.stores.s3_markers import MarkerImages
@@ -283,15 +284,17 @@ def _around_step(step: Step) -> Step:
 def _around_confirming_looks() -> None:
     whole = SweepPrefixes._look  # noqa: SLF001  where each look begins
 
-    def look(self: SweepPrefixes, chunk: Chunk, lister: Lister, due: Sequence[Prefix]) -> list[Looked]:
+    def look(
+        self: SweepPrefixes, chunk: Chunk, lister: Lister, of_report: OfReport | None, due: Sequence[Prefix]
+    ) -> list[Looked]:
         if not any(one.is_exact or one.quiet_since for one in due):
-            return whole(self, chunk, lister, due)
+            return whole(self, chunk, lister, of_report, due)
         sweeping, commits = _boundary.set(CONFIRMING), _commits.set(count())
         come_to(f"{CONFIRMING}, before")
         if late := os.environ.pop(LATE_KEY, None):
             store: Any = self.store
             store.client.put_object(Bucket=store.bucket, Key=late, Body=b"late")
-        looked = whole(self, chunk, lister, due)
+        looked = whole(self, chunk, lister, of_report, due)
         come_to(f"{CONFIRMING}, after")
         _boundary.reset(sweeping)
         _commits.reset(commits)

@@ -1,6 +1,6 @@
 """What is left of comparisons, under artifacts that live, goes by a report; so do the trace items of orphans."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -17,8 +17,9 @@ from activities.ledger.schema import Ask
 from artifact_deletion.request import DeletionRequest
 from demo.world import Project, Snapshot
 from tests.conftest import Command
+from tests.fault_proxy import Answer, Exchange, FaultProxy, operation, under
 from tests.oracle import Evidence
-from tests.stack import Stack, steps_of
+from tests.stack import Stack, Steps, steps_of
 from tests.steps.test_orphans import bring_back, forget_rows, left_behind, make_old, next_second, report, request_of
 from tests.steps.test_reconcile import build, looking, run
 
@@ -109,6 +110,66 @@ def test_a_comparison_that_has_a_row_again_stays(left: Left, when: str) -> None:
     assert (closed.complete, closed.artifacts.living.ids) == (True, (left.head.id,))
     assert stack.world.objects() == before
     assert stack.verify(request).is_gone, "it is no leftover any more"
+
+
+@pytest.fixture
+def through_a_proxy(left: Left) -> Iterator[tuple[FaultProxy, Steps]]:
+    """A bucket that keeps no versions: what is written over a listed key goes with it."""
+    stack = left.stack
+    with (
+        FaultProxy(stack.server.endpoint) as proxy,
+        steps_of(stack, bucket=stack.bucket, bucket_versioned="no", s3_endpoint=proxy.endpoint) as steps,
+    ):
+        yield proxy, steps
+
+
+@on_sqlite
+def test_a_comparison_that_has_a_row_again_after_its_listing_stays(
+    left: Left, through_a_proxy: tuple[FaultProxy, Steps]
+) -> None:
+    """The limit of keys a second may lie between a listing and its deletes. A person has to look, and asks again."""
+    stack, request, (proxy, steps) = left.stack, left.request(), through_a_proxy
+    before, scope = stack.world.objects(), min(left.keys).partition("/objects/")[0]
+    sealed = steps.open_and_collect(request)
+    released = steps.delete_rows(sealed)
+
+    def compared_again(exchange: Exchange) -> Answer:
+        listed = exchange.forward(exchange.request)
+        left.compare_again()
+        return listed
+
+    proxy.begin(compared_again, only=under(scope), times=1)
+    steps.delete_what_was_released(sealed, released)
+    assert steps.close(request).left_over == {"Reappeared": 1}
+    assert stack.world.objects() == before
+
+
+@pytest.mark.thorough
+@on_sqlite
+@pytest.mark.parametrize("overwritten", [False, True])
+def test_a_comparison_that_has_a_row_again_while_its_objects_go_is_said(
+    left: Left,
+    through_a_proxy: tuple[FaultProxy, Steps],
+    overwritten: bool,  # noqa: FBT001
+) -> None:
+    """Its row may name what is gone. Once a person has seen it and asks again, it is none of this deletion's."""
+    stack, request, (proxy, steps) = left.stack, left.request(), through_a_proxy
+    manifest = next(key for key in left.keys if key.endswith("/comparison.json"))
+    sealed = steps.open_and_collect(request)
+    released = steps.delete_rows(sealed)
+
+    def compared_again(exchange: Exchange) -> Answer:
+        left.compare_again()
+        if overwritten:
+            stack.s3.put_object(Bucket=stack.bucket, Key=manifest, Body=b"{}")
+        return exchange.forward(exchange.request)
+
+    proxy.begin(compared_again, only=operation("DeleteObjects"), times=1)
+    steps.delete_what_was_released(sealed, released)
+    assert steps.close(request).left_over == {"Reappeared": 1}
+    stack.accept(request)
+    (again,) = steps.open(request)
+    assert steps.finish(request, steps.collect(again)).complete
 
 
 def _moved(left: Left) -> None:
