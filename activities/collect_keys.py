@@ -116,7 +116,7 @@ class CollectKeys:
             young = not_expired(session, backend, backend.find(session, projects), chunk.organization_id)
             staying |= {one: (RowsState.NOT_EXPIRED, project) for one, project in young.items()}
         if any_held:
-            held = held_among(session, backend, projects, chunk.organization_id)
+            held = held_among(session, backend, projects, chunk.organization_id, chunk.report)
             staying |= {one: (RowsState.HELD, project) for one, project in held.items()}
         return staying
 

@@ -102,7 +102,7 @@ class DeleteRows:
     def _refuse_other_holds(self, session: Session, sealed: SealedChunk, known: Sequence[ChunkArtifact]) -> None:
         """Raises StaleSeal unless holds keep the very artifacts that they kept when keys were collected."""
         projects = {one.id: one.project_id for one in known}
-        held = held_among(session, self.backend, projects, sealed.organization_id)
+        held = held_among(session, self.backend, projects, sealed.organization_id, sealed.report)
         if held.keys() != {one.id for one in known if one.rows_state is RowsState.HELD}:
             raise StaleSeal(f"chunk {sealed.chunk}: an artifact was held, or let go, since; nothing was deleted")
 

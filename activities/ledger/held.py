@@ -2,7 +2,8 @@
 
 An artifact is held by its id, or by the project in which it is, or was last if it has no row. One that was compared with it is
 held along, since neither's rows could go without the comparison, whose objects may lie under the held one's prefix. What that
-other one was compared with is not: its comparison goes with it, as ever.
+other one was compared with is not: its comparison goes with it, as ever. Of a report's deletion a head is held along too by the
+base of a comparison that the report lists: its objects are both artifacts' own, and no row ties the two.
 
 Collecting leaves out what is held, and delete_rows looks once more under its locks: where holds say something else by then, the
 keys are collected again.
@@ -16,6 +17,7 @@ from sqlalchemy import ColumnElement, SQLColumnExpression, String, and_, bindpar
 from sqlalchemy.orm import Session
 
 from activities.backend.contract import Backend, places_of
+from activities.ledger import reports
 from activities.ledger.holds import On
 from activities.ledger.image_schema import ImagePage
 from activities.ledger.overlaps import OPEN, owes
@@ -43,11 +45,11 @@ _KEPT = select(Hold.on_what, Hold.on_id).where(Hold.on_what.in_([On.ARTIFACT, On
 
 
 def held_among(
-    session: Session, backend: Backend, known: Mapping[int, int | None], organization_id: int
+    session: Session, backend: Backend, known: Mapping[int, int | None], organization_id: int, report: str | None = None
 ) -> dict[int, int | None]:
     """Of artifacts, given the projects in which they were last known, those that are held, and the projects now.
 
-    One that is another organization's by now is not ours to keep.
+    One that is another organization's by now is not ours to keep. `report`: of the deletion, if it has one.
     """
     found = session.execute(_KEPT).all()
     if not found:
@@ -55,7 +57,7 @@ def held_among(
     kept = Kept(*({int(on_id) for on, on_id in found if on == wanted} for wanted in (On.ARTIFACT, On.PROJECT)))
     places = places_of(backend.find(session, known.keys()), known, organization_id)
     ours = {artifact.id: artifact.project_id for artifact in places.owned} | dict.fromkeys(places.lost)
-    tied = _tied(session, backend, ours)
+    tied = _tied(session, backend, ours) | (reports.leftovers_of(session, report, ours) if report is not None else set())
     others = backend.find(session, {other for _, other in tied})
     along = {one for one, other in tied if kept.keeps(other, others.get(other, (None,))[0])}
     return {artifact: project for artifact, project in ours.items() if artifact in along or kept.keeps(artifact, project)}

@@ -10,10 +10,11 @@ from sqlalchemy import delete, insert, select, update
 from activities.backend import tables
 from activities.backend.contract import PrefixKind
 from activities.ledger import holds
-from activities.ledger.holds import On
+from activities.ledger.holds import On, Placed
 from activities.ledger.prefixes import owed_prefixes
 from activities.ledger.reports import Report
 from activities.ledger.schema import Ask
+from artifact_deletion.errors import StaleSeal
 from artifact_deletion.request import DeletionRequest
 from demo.world import Project, Snapshot
 from tests.conftest import Command
@@ -217,11 +218,25 @@ def test_what_was_written_since_the_report_stays(left: Left) -> None:
 
 
 @on_sqlite
-def test_a_hold_on_the_head_keeps_them_until_it_is_lifted(left: Left) -> None:
-    stack, request = left.stack, left.request()
-    placed = holds.place(stack.database, On.ARTIFACT, str(left.head.id), reason="court", by="user:7")
+@pytest.mark.parametrize("side", ["head", "base"])
+@pytest.mark.parametrize("when", ["before", "collected"])
+def test_a_hold_on_either_side_keeps_them_until_it_is_lifted(left: Left, side: str, when: str) -> None:
+    """The folder is both artifacts' own, and no row ties the two any more."""
+    stack, request, kept = left.stack, left.request(), {"head": left.head, "base": left.base}[side]
+
+    def hold() -> Placed:
+        return holds.place(stack.database, On.ARTIFACT, str(kept.id), reason="court", by="user:7")
+
     with steps_of(stack) as steps:
-        closed = steps.finish(request, steps.open_and_collect(request))
+        if when == "before":
+            placed = hold()
+        sealed = steps.open_and_collect(request)
+        if when == "collected":
+            placed = hold()
+            with pytest.raises(StaleSeal):
+                steps.delete_rows(sealed)
+            sealed = steps.collect(sealed)
+        closed = steps.finish(request, sealed)
     assert (closed.artifacts.held.ids, closed.left_over) == ((left.head.id,), {"Held": 1})
     assert left.keys <= stack.world.objects().keys()
     with stack.database.write() as session:
