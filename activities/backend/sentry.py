@@ -87,7 +87,12 @@ class SentryBackend(Backend):
         for organization in {head.organization_id for head, _ in comparisons}:
             places, names = self.survey(session, {head.id: None for head, _ in comparisons}, organization)
             here = set(places.present)
-            found += [one for one in comparisons if one[0] in here and one[1] not in names.comparisons.get(one[0], ())]
+            named = {keys.owner_of(one.key, one.artifact.organization_id, one.artifact.project_id)[1:] for one in names.keys}
+            found += [
+                (head, base)
+                for head, base in comparisons
+                if head in here and base not in names.comparisons.get(head, ()) and (head.id, base) not in named
+            ]
         return columns.prefixes_of(found, self.key_scopes)
 
     def owner_of(self, key: str, organization_id: int, project_id: int) -> Owner:

@@ -33,10 +33,12 @@ def facts_of(
     places, names = backend.survey(session, dict.fromkeys(ids), project.organization_id)
     living = {one.id for one in places.present if one.project_id == project.id}
     shared = [key for key, owner in owners.items() if owner.kind is KeyKind.SHARED]
+    compared = {(head.id, base) for head, bases in names.comparisons.items() for base in bases}
+    named = [backend.owner_of(one.key, project.organization_id, project.id) for one in names.keys]
     facts = Facts(
         living=living,
         moved={*places.moved, *(one.id for one in places.present if one.project_id != project.id)},
-        compared={(head.id, base) for head, bases in names.comparisons.items() for base in bases},
+        compared=compared | {(owner.artifact, owner.base) for owner in named if owner.kind is KeyKind.COMPARISON},
         owed=overlaps.artifacts_owed(session, ids - living, project.organization_id, project.id) if ids - living else (),
         named=backend.still_named(session, shared) if shared else (),
         owed_keys=overlaps.shared_keys_owed(session, [scope + key for key in shared]) if shared else (),

@@ -61,7 +61,7 @@ class Facts:
     moved: Collection[int] = ()
     """Artifacts that have one in another."""
     compared: Collection[tuple[int, int]] = ()
-    """Head and base of comparisons that have a row."""
+    """Head and base of comparisons that have a row, or in whose folder a row names a key."""
     owed: Collection[int] = ()
     """Artifacts of which a deletion still owes objects in this project."""
     named: Collection[str] = ()

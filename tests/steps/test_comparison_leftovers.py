@@ -173,6 +173,36 @@ def test_a_comparison_that_has_a_row_again_while_its_objects_go_is_said(
     assert steps.finish(request, steps.collect(again)).complete
 
 
+@pytest.mark.parametrize("when", ["before", "released"])
+def test_a_folder_in_which_a_row_names_a_key_stays(left: Left, when: str) -> None:
+    """All under the head's prefix is its own: what its row names there would dangle."""
+    stack, request = left.stack, left.request()
+    named = f"{left.project.organization_id}/{left.project.id}/{left.head.id}/{left.base.id}/head_images.json"
+    physical = stack.world.physical("preprod", left.project.organization_id, left.project.id, named)
+    stack.s3.put_object(Bucket=stack.bucket, Key=physical, Body=b"{}")
+    before = stack.world.objects()
+
+    def name_it() -> None:
+        with stack.database.write() as session:
+            metrics = session.get_one(tables.SnapshotMetrics, left.head.metrics_id)
+            metrics.extras = {**(metrics.extras or {}), "head_images_key": named}
+
+    with steps_of(stack) as steps:
+        if when == "before":
+            name_it()
+        sealed = steps.open_and_collect(request)
+        assert (left.owed(request) == 0) == (when == "before")
+        released = steps.delete_rows(sealed)
+        if when == "released":
+            name_it()
+        steps.delete_what_was_released(sealed, released)
+        closed = steps.close(request)
+    assert (closed.complete, closed.artifacts.living.ids) == (True, (left.head.id,))
+    assert stack.world.objects() == before
+    with looking(stack, left.project) as look:
+        assert "comparison_leftover" not in run(look)
+
+
 def _moved(left: Left) -> None:
     elsewhere = left.stack.world.project(left.stack.world.organization("other"), "elsewhere")
     with left.stack.database.write() as session:
