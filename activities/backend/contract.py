@@ -330,7 +330,7 @@ class Backend(ABC):
         raise NotImplementedError("a backend with trace items says which are an artifact's (trace_id)")
 
     def without_rows(self, session: Session, comparisons: Collection[tuple[ArtifactRef, int]]) -> list[OwnPrefix]:
-        """Prefixes of those, (head, base), that have no row, nor a key that one names, while their head has a row in its project."""
+        """Prefixes of those, (head, base), with no row and no key that one names, while their head has one in its project."""
         raise NotImplementedError("a backend with comparisons says which of them have rows (without_rows)")
 
     # How their rows go
