@@ -7,7 +7,7 @@ import typer
 
 from activities.database import Database
 from activities.ledger import held, holds
-from activities.ledger.holds import On, Placed
+from activities.ledger.holds import On
 from artifact_deletion.client import resume
 from artifact_deletion.errors import TemporalUnreachable
 from artifact_deletion.outbox import accept_deletion
@@ -38,8 +38,8 @@ async def lift(*, hold_ids: HoldIds = None, by: options.By, everything: Everythi
             if everything:
                 wanted = {one.id for one in holds.placed(session) if one.on_what == On.EVERYTHING}
             lifted = holds.lift(session, wanted, by=by)
-            left = len(holds.placed(session))
-        again = _ask_again(database) if _kept_any(lifted) else []
+            left, kept_any = len(holds.placed(session)), holds.kept_any(session, wanted)
+        again = _ask_again(database) if kept_any else []
     for one in lifted:
         say(f"lifted: hold {one.id} on {on_what(one)}, since {at(one.placed_at, utc=utc)}")
     if lifted:
@@ -51,11 +51,6 @@ async def lift(*, hold_ids: HoldIds = None, by: options.By, everything: Everythi
         warn(f"there is no hold {missing} that is not lifted")
     await _start(again)
     return DONE if everything or len(lifted) == len(wanted) else FAILED
-
-
-def _kept_any(lifted: Sequence[Placed]) -> bool:
-    """Whether any was on an artifact or a project; also if none is lifted now: an earlier try may have died on its way."""
-    return not lifted or any(one.on_what in {On.ARTIFACT, On.PROJECT} for one in lifted)
 
 
 def _ask_again(database: Database) -> list[DeletionRequest]:

@@ -150,6 +150,12 @@ def lift(session: Session, ids: Iterable[int], *, by: str | None) -> list[Placed
     return _read(session.execute(lifting.returning(*_COLUMNS)))
 
 
+def kept_any(session: Session, ids: Iterable[int]) -> bool:
+    """Whether any of these holds, lifted or not, is on an artifact or a project: an earlier lift may have died on its way."""
+    of_these = Hold.id.in_(list(ids)), Hold.on_what.in_([On.ARTIFACT, On.PROJECT])
+    return session.execute(select(Hold.id).where(*of_these).limit(1)).first() is not None
+
+
 @dataclass(frozen=True)
 class Size:
     """How much a deletion is about, as far as that is known."""

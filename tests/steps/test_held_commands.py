@@ -102,6 +102,28 @@ def test_lifting_while_temporal_is_away_asks_in_the_ledger(
 
 
 @on_sqlite
+def test_a_hold_that_never_was_starts_nothing_and_one_that_was_lifted_does(
+    stack: Stack, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mistyped id is no wish. To lift it twice is: the first try may have died before it asked."""
+    (kept,) = stack.snapshots("kept")
+    request = stack.request([kept.id])
+    placed = keep(stack.database, On.ARTIFACT, kept.id)
+    with steps_of(stack) as steps:
+        run(steps, request)
+    let_go(stack.database, placed.id)
+    monkeypatch.setenv("TEMPORAL_ADDRESS", NOWHERE)
+    for nothing in ([placed.id + 98], ["--everything"]):
+        assert "asked for again" not in command("lift", *nothing, "--by", "user:8")[1]
+        with stack.database.read() as session:
+            assert list(deletions_to_start(session)) == []
+    code, said = command("lift", placed.id, "--by", "user:8")
+    assert (code, "1 deletion is asked for again" in said) == (1, True), said
+    with stack.database.read() as session:
+        assert list(deletions_to_start(session)) == [request]
+
+
+@on_sqlite
 def test_after_a_restore_what_was_held_is_not_taken_for_what_came_back(stack: Stack, command: Command, tmp_path: Path) -> None:
     """It never went. The restore may have undone the hold: it is to be placed again before the deletion is repeated."""
     one, kept = stack.snapshots("one", "kept")
