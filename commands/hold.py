@@ -16,15 +16,21 @@ from commands.output import say, warn
 from commands.which import find
 
 Reason = Annotated[
-    str, typer.Option(parser=options.text, metavar="TEXT", help="free text; stays in the ledger, where `holds` shows it")
+    str, typer.Option(parser=options.some_text, metavar="TEXT", help="free text; stays in the ledger, where `holds` shows it")
 ]
 Everything = Annotated[bool, typer.Option("--everything", help="all deletions, everywhere")]
 OfDeletion = Annotated[
     str | None, typer.Option(parser=options.text, metavar="ID", help="one deletion: its workflow id, digest, or first 8 digits")
 ]
-OfArtifact = Annotated[int | None, typer.Option(parser=options.number, metavar="N", help="keep one artifact; the rest goes on")]
+OfOrganization = Annotated[
+    int | None, typer.Option("--organization", parser=options.positive, metavar="N", help="those of one organization")
+]
+OfArtifact = Annotated[
+    int | None, typer.Option(parser=options.positive, metavar="N", help="keep one artifact; the rest goes on")
+]
 OfProject = Annotated[
-    int | None, typer.Option(parser=options.number, metavar="N", help="keep a project's artifacts and images; the rest goes on")
+    int | None,
+    typer.Option(parser=options.positive, metavar="N", help="keep a project's artifacts and images; the rest goes on"),
 ]
 
 
@@ -33,7 +39,7 @@ def hold(
     reason: Reason,
     by: options.By,
     everything: Everything = False,
-    organization: options.OneOrganization = None,
+    organization: OfOrganization = None,
     deletion: OfDeletion = None,
     artifact: OfArtifact = None,
     project: OfProject = None,

@@ -49,6 +49,12 @@ def text(value: str) -> str:
     return value
 
 
+def some_text(value: str) -> str:
+    if not value.strip():
+        raise typer.BadParameter("must not be empty")
+    return text(value)
+
+
 def opaque_id(value: str) -> str:
     if not re.fullmatch(OPAQUE_ID, value):
         raise typer.BadParameter("must be an opaque id, such as user:7")
