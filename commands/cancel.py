@@ -19,6 +19,7 @@ from commands.bulk import call_off
 from commands.connection import connect, open_ledger
 from commands.exit_codes import AWAY, DONE, FAILED, UNREACHABLE, explained
 from commands.following import end_of, now
+from commands.holds import hold_command
 from commands.output import say, warn
 from commands.which import find
 
@@ -47,7 +48,7 @@ async def cancel(*, deletion: options.Deletion, by: By = None) -> int:
         return await _cancel(await connect(), found, by or "", too_late=too_late)
     except (*AWAY, TemporalUnreachable) as error:
         sentence, code = explained(error)
-        warn(f"{sentence}; it is not cancelled. A hold needs no Temporal: {_hold(found)}")
+        warn(f"{sentence}; it is not cancelled. A hold needs no Temporal: {hold_command(found.request.deletion_id)}")
         return code
 
 
@@ -59,7 +60,8 @@ async def _cancel(client: Client, found: Recorded, by: str, *, too_late: bool) -
             return DONE
         if found.state in _ENDED or too_late:
             rest = too_late and found.state is not DeletionState.CLOSED
-            rows = f", and rows of it are deleted. A hold keeps the rest: {_hold(found)}" if rest else ""
+            hold = hold_command(found.request.deletion_id)
+            rows = f", and rows of it are deleted. A hold keeps the rest: {hold}" if rest else ""
             warn(f"{workflow}: {found.state}; no run is at work on it{rows}")
             return FAILED
         await start_deletion(client, found.request)  # a run alone knows how to undo it
@@ -74,10 +76,6 @@ async def _cancel(client: Client, found: Recorded, by: str, *, too_late: bool) -
         return await _outcome(client, workflow, ended)
     finally:
         ended.cancel()
-
-
-def _hold(found: Recorded) -> str:
-    return f"python starter.py hold --deletion {found.request.deletion_id}"
 
 
 async def _outcome(client: Client, workflow: str, ended: asyncio.Future[Any]) -> int:

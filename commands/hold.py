@@ -11,7 +11,7 @@ from commands import options
 from commands.connection import open_ledger
 from commands.display import at
 from commands.exit_codes import DONE, INTERRUPTED, BadUsage
-from commands.holds import on_what, way_out
+from commands.holds import hold_command, on_what, way_out
 from commands.output import say, warn
 from commands.which import find
 
@@ -78,8 +78,8 @@ def _hold(on: On, on_id: str, *, reason: str, by: str, utc: bool) -> int:
     say(f"hold {placed.id} on {on_what(placed)} since {at(placed.placed_at, utc=utc)}; it ends with: {way_out(placed)}")
     for digest in late:
         warn(
-            f"too late for rows that deletion {digest} has deleted; to keep their objects from being deleted: "
-            f"python starter.py hold --deletion {digest} --reason TEXT --by WHO"
+            f"too late for rows that deletion {digest} has deleted; "
+            f"to keep their objects from being deleted: {hold_command(digest)}"
         )
     return DONE
 

@@ -52,6 +52,11 @@ def on_what(hold: Placed) -> str:
     return f"{hold.on_what} {hold.on_id}".strip()
 
 
+def hold_command(deletion_id: str) -> str:
+    """The command that holds a deletion."""
+    return f"python starter.py hold --deletion {deletion_id} --reason WHY --by WHO"
+
+
 def way_out(hold: Placed) -> str:
     """The command that ends the hold."""
     command = f"confirm {hold.on_id}" if hold.is_ceiling else f"lift {hold.id}"

@@ -20,6 +20,7 @@ pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 DAY = timedelta(days=1)
 CANCELLED = "cancelled: nothing was deleted"
 TOO_LATE = "rows are deleted already: the rest is finished all the same"
+HOLD = "python starter.py hold --deletion {} --reason WHY --by WHO"
 
 
 @pytest.fixture
@@ -115,6 +116,7 @@ async def test_a_cancel_begins_nothing_that_it_could_not_undo(stack: Stack, run:
     assert one.id in stack.world.rows()["sentry_preprodartifact"]
     assert stack.recorded(workflow).state is DeletionState.ACCEPTED
 
+    assert refused.err.endswith(f"A hold keeps the rest: {HOLD.format(workflow.rpartition('/')[2])}\n")
 
 @pytest.mark.thorough
 async def test_a_cancel_says_when_there_is_no_one_to_do_it(stack: Stack, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,9 +127,10 @@ async def test_a_cancel_says_when_there_is_no_one_to_do_it(stack: Stack, run: Ru
     stack.accept(request)
     away = await run("cancel", request.workflow_id, TEMPORAL_ADDRESS=NOWHERE)
     assert_one_sentence(away, UNREACHABLE)
-    assert away.err.endswith(
-        f"it is not cancelled. A hold needs no Temporal: python starter.py hold --deletion {request.deletion_id}\n"
-    )
+    assert away.err.endswith(f"it is not cancelled. A hold needs no Temporal: {HOLD.format(request.deletion_id)}\n")
+    typed = HOLD.format(request.deletion_id).replace("WHY", "mistake").replace("WHO", "user:7").split()[2:]
+    assert (await run(*typed)).code == DONE
+    assert (await run("lift", 1, "--by", "user:7")).code == DONE
     monkeypatch.setattr(command, "_ANSWERED_WITHIN_S", 0.0)
     asked = await run("cancel", request.workflow_id)
     assert_one_sentence(asked, UNREACHABLE)
