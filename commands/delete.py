@@ -77,7 +77,8 @@ def _not_before(session: Session, request: DeletionRequest, after: timedelta | N
 
 def _way_back(workflow: str, until: str) -> str:
     call_off = f"python starter.py cancel {workflow}"
-    return f"it waits until {until}, unless it runs already or is asked for sooner; to call it off: {call_off}"
+    unless = "unless it runs already, is complete or refused, or is asked for sooner"  # no one has looked yet
+    return f"{unless}, it waits until {until}; to call it off: {call_off}"
 
 
 def _question(request: DeletionRequest, after: timedelta | None) -> str:

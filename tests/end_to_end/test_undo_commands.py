@@ -39,7 +39,7 @@ async def test_a_deletion_that_is_asked_for_with_a_delay_is_seen_to_wait_and_can
     latest = from_now(stack.database, DAY)
     assert (asked.code, asked.out) == (DONE, f"{workflow}\n")
     said = re.fullmatch(
-        rf"it waits until (.+) UTC, unless it runs already or is asked for sooner; to call it off: "
+        rf"unless it runs already, is complete or refused, or is asked for sooner, it waits until (.+) UTC; to call it off: "
         rf"python starter.py cancel {workflow}\n",
         asked.err,
     )
