@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from activities.images import owed
-from artifact_deletion.outbox import DeletionState
+from artifact_deletion.outbox import DeletionState, Recorded
 from artifact_deletion.receipt import DeletionReceipt
 from commands import options
 from commands.connection import open_ledger
@@ -15,7 +15,7 @@ from commands.output import say, warn
 from commands.proof import Signature, sign
 from commands.receipt_page import page
 from commands.receipt_text import print_receipt
-from commands.which import ENDED, find
+from commands.which import ENDED, NOTHING_DELETED, find
 from settings import DatabaseSettings, load
 
 Format = Annotated[
@@ -46,7 +46,7 @@ def receipt(
         found = find(session, deletion)
         images = owed.total(session, found.request.deletion_id)
     if found.receipt is None:
-        warn("there is no receipt yet: the deletion has not come to its end")
+        warn(_why_none(found))
         return FAILED
     if found.state not in ENDED:
         warn(f"{found.request.workflow_id} is {found.state}: its receipt is of an earlier run")
@@ -59,6 +59,12 @@ def receipt(
     else:
         print_receipt(found.receipt, as_json=as_json or form == "json", utc=utc, images=since)
     return DONE if found.state is DeletionState.CLOSED else FAILED
+
+
+def _why_none(found: Recorded) -> str:
+    if found.state in NOTHING_DELETED:
+        return f"{found.request.workflow_id} is {found.state}: nothing of it was deleted, so there is no receipt"
+    return "there is no receipt yet: the deletion has not come to its end"
 
 
 def _sign(receipt: DeletionReceipt) -> Signature | None:

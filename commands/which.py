@@ -16,6 +16,8 @@ from commands.exit_codes import BadUsage
 
 ENDED = {DeletionState.FAILED, DeletionState.CLOSED}
 """In these states a receipt, if there is one, is of the last run."""
+NOTHING_DELETED = {DeletionState.REFUSED, DeletionState.CANCELLED}
+"""In these states the last run has deleted nothing."""
 _SHORTEST, _WHOLE = 8, 32
 """Hex digits of a digest. Tables show 8, and more only where another digest begins with the same."""
 _DIGITS = re.compile(rf"[0-9a-f]{{{_SHORTEST},{_WHOLE}}}", re.ASCII)

@@ -132,7 +132,11 @@ async def test_a_deletion_that_is_refused_says_why(stack: Stack, run: Run) -> No
         refused = await run("delete", one.id, "--organization", stranger, "--images", "keep", "--wait")
     assert_one_sentence(refused, FAILED)
     assert "do not belong to organization" in refused.err
-    assert (await run("status", stack.request([one.id], organization_id=stranger).workflow_id)).code == FAILED
+    workflow = stack.request([one.id], organization_id=stranger).workflow_id
+    assert (await run("status", workflow)).code == FAILED
+    assert await run("receipt", workflow) == Done(
+        FAILED, "", f"{workflow} is refused: nothing of it was deleted, so there is no receipt\n"
+    )
 
 
 async def test_with_temporal_down_a_deletion_is_accepted_and_resume_starts_it(stack: Stack, run: Run) -> None:

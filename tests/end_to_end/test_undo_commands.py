@@ -66,6 +66,9 @@ async def test_a_deletion_that_is_asked_for_with_a_delay_is_seen_to_wait_and_can
         assert await run("cancel", workflow) == cancelled, "asking twice is asking once"
     assert stack.recorded(workflow).state is DeletionState.CANCELLED
     assert Seen.of(stack.world) == before
+    assert await run("receipt", workflow) == Done(
+        FAILED, "", f"{workflow} is cancelled: nothing of it was deleted, so there is no receipt\n"
+    )
     assert "waits until" not in (await run("list")).out + (await run("status", workflow)).out
     requested = [
         event.workflow_execution_cancel_requested_event_attributes.cause
@@ -113,10 +116,10 @@ async def test_a_cancel_begins_nothing_that_it_could_not_undo(stack: Stack, run:
         refused = await run("cancel", workflow)
     assert_one_sentence(refused, FAILED)
     assert refused.err.startswith(f"{workflow}: accepted; no run is at work on it, and rows of it are deleted. A hold keeps")
+    assert refused.err.endswith(f"A hold keeps the rest: {HOLD.format(workflow.rpartition('/')[2])}\n")
     assert one.id in stack.world.rows()["sentry_preprodartifact"]
     assert stack.recorded(workflow).state is DeletionState.ACCEPTED
 
-    assert refused.err.endswith(f"A hold keeps the rest: {HOLD.format(workflow.rpartition('/')[2])}\n")
 
 @pytest.mark.thorough
 async def test_a_cancel_says_when_there_is_no_one_to_do_it(stack: Stack, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
