@@ -7,13 +7,14 @@ import typer
 from activities.database import Database
 from activities.ledger import held, holds
 from activities.ledger.holds import On
+from artifact_deletion.outbox import DeletionState
 from commands import options
 from commands.connection import open_ledger
 from commands.display import at
 from commands.exit_codes import DONE, INTERRUPTED, BadUsage
 from commands.holds import hold_command, on_what, way_out
 from commands.output import say, warn
-from commands.which import find
+from commands.which import NOTHING_DELETED, find
 
 Reason = Annotated[
     str, typer.Option(parser=options.some_text, metavar="TEXT", help="free text; stays in the ledger, where `holds` shows it")
@@ -32,6 +33,9 @@ OfProject = Annotated[
     int | None,
     typer.Option(parser=options.positive, metavar="N", help="keep a project's artifacts and images; the rest goes on"),
 ]
+
+_OVER = {DeletionState.CLOSED} | NOTHING_DELETED
+"""A failed deletion may be running again."""
 
 
 def hold(
@@ -64,10 +68,12 @@ def hold(
 
 
 def _hold(on: On, on_id: str, *, reason: str, by: str, utc: bool) -> int:
+    found = None
     with open_ledger() as database:
         if on is On.DELETION:
             with database.read() as session:
-                on_id = find(session, on_id).request.deletion_id
+                found = find(session, on_id)
+            on_id = found.request.deletion_id
         warn("placing it, and waiting for transactions that delete rows at this moment")
         try:
             placed = holds.place(database, on, on_id, reason=reason, by=by)
@@ -76,6 +82,8 @@ def _hold(on: On, on_id: str, *, reason: str, by: str, utc: bool) -> int:
             return INTERRUPTED
         late = _came_too_late(database, on, on_id)
     say(f"hold {placed.id} on {on_what(placed)} since {at(placed.placed_at, utc=utc)}; it ends with: {way_out(placed)}")
+    if found is not None and found.state in _OVER:
+        warn(f"{found.request.workflow_id} is {found.state}: the hold stops it only if it is asked for again")
     for digest in late:
         warn(
             f"too late for rows that deletion {digest} has deleted; "

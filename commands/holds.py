@@ -63,11 +63,12 @@ def way_out(hold: Placed) -> str:
     return f"python starter.py {command} --by WHO"
 
 
-def hold_line(hold: Placed, *, utc: bool) -> str:
-    """The hold, since when, and how it ends."""
+def hold_line(hold: Placed, *, ended: bool = False, utc: bool) -> str:
+    """The hold on a deletion, since when, and how it ends. Of one that has ended nothing goes on then."""
     why = f": {hold.reason}" if hold.is_ceiling else ""  # fixed words and counts
     since = at(hold.placed_at, utc=utc)
-    return f"held since {since}, hold {hold.id} on {on_what(hold)}{why}; it goes on after: {way_out(hold)}"
+    then = "the hold ends with" if ended else "it goes on after"
+    return f"held since {since}, hold {hold.id} on {on_what(hold)}{why}; {then}: {way_out(hold)}"
 
 
 def hold_json(hold: Placed) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from commands.followers import Now, now_lines
 from commands.following import How, follow_from_here, now
 from commands.holds import hold_json, hold_line, holds_on
 from commands.output import say, warn
-from commands.which import find, left_over
+from commands.which import ENDED, NOTHING_DELETED, find, left_over
 from workflows.text import rerun_command, why_left_over
 
 
@@ -92,7 +92,7 @@ def _print(looked: _Looked, at_work: Now | None, *, running: bool | None, as_jso
     if until:
         say(f"  waits until {at(until, utc=utc)}; to call it off: python starter.py cancel {workflow}")
     for hold in holds:
-        say(f"  {hold_line(hold, utc=utc)}")
+        say(f"  {hold_line(hold, ended=not running and state in ENDED | NOTHING_DELETED, utc=utc)}")
     for line in now_lines(at_work, with_hold=not holds, utc=utc) if at_work else ():
         say(line)
     for code, count in sorted(still_there.items()):

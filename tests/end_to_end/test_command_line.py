@@ -334,6 +334,20 @@ async def test_holds_are_placed_shown_with_their_reasons_and_lifted_one_by_one(s
     assert (await run("holds")).out.split()[:2] == ["4", "organization"]
 
 
+async def test_a_hold_on_a_deletion_that_has_ended_is_said_to_stop_nothing_now(stack: Stack, run: Run) -> None:
+    """Nothing goes on when it is lifted. It stops the deletion if that is asked for once more."""
+    (one,) = stack.snapshots("one")
+    async with stack.worker():
+        workflow = (await stack.delete([one.id])).workflow_id
+    held = await run("hold", "--deletion", workflow, "--reason", "late", "--by", "user:7")
+    assert (held.code, "hold 1 on deletion" in held.out) == (DONE, True)
+    assert list(lines(held.err))[-1] == f"{workflow} is closed: the hold stops it only if it is asked for again"
+    status = await run("status", workflow)
+    assert status.out.startswith(f"{workflow}: closed, not running\n  held since ")
+    assert "goes on" not in status.out
+    assert "; the hold ends with: python starter.py lift 1 --by WHO\n" in status.out
+
+
 async def test_a_deletion_that_cannot_be_confirmed_any_more_is_not_called_confirmed(stack: Stack, run: Run) -> None:
     """It is closed, or was cancelled; one that is asked for can be, before any run of it, and says of how much."""
     one, two = stack.snapshots("one", "two")
