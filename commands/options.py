@@ -15,7 +15,9 @@ from commands.exit_codes import BadUsage
 _LARGEST = 2**63
 _SEPARATORS = re.compile(r"[\s,]+")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-_LATEST = timedelta(days=90)
+_LATEST, _LONGEST = timedelta(days=90), timedelta(days=36_500)
+_FIRST, _END = datetime(1970, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC)
+"""Python can reckon with these in any zone, and some days before and after."""
 
 
 class Ids(tuple[int, ...]):
@@ -69,7 +71,9 @@ def seconds(value: str) -> float:
 
 
 def age(value: str | timedelta) -> timedelta:
-    return value if isinstance(value, timedelta) else timedelta(seconds=seconds(value))
+    if (found := value if isinstance(value, timedelta) else timedelta(seconds=seconds(value))) > _LONGEST:
+        raise typer.BadParameter(f"must be {_LONGEST.days}d at most")
+    return found
 
 
 def delay(value: str) -> timedelta:
@@ -90,7 +94,10 @@ def moment(value: str) -> datetime:
         found = datetime.fromisoformat(value)
     except ValueError:
         raise typer.BadParameter("must be a time such as 2026-11-25T02:00:00+00:00") from None
-    return found if found.tzinfo else found.replace(tzinfo=UTC)
+    found = found if found.tzinfo else found.replace(tzinfo=UTC)
+    if not _FIRST <= found < _END:
+        raise typer.BadParameter("must be a time of the years 1970 to 9998")
+    return found
 
 
 _WHICH = "workflow id, digest, or the first 8 or more digits of the digest"
