@@ -32,6 +32,7 @@ from artifact_deletion.request import DeletionRequest
 from commands.display import columns_text
 from commands.exit_codes import DONE, FAILED
 from commands.following import How, follow
+from commands.output import OutputLost, say
 from commands.receipt_text import receipt_lines
 from commands.setup import register_search_attributes
 from demo.inventory import DemoFailed, Inventory, check_exactly, left_in_project
@@ -169,7 +170,10 @@ class StopSignals:
 
 
 async def demo() -> int:
-    """Show a deletion and check it. Returns the exit code; by then all servers have ended and the folder is gone."""
+    """Show a deletion and check it. Returns the exit code; by then all servers have ended and the folder is gone.
+
+    Raises OutputLost.
+    """
     signals = StopSignals()
     try:
         with (
@@ -184,7 +188,7 @@ async def demo() -> int:
         # An interrupt that strikes inside a library can come out as an error of that library.
         if signals.received:
             return _fail("The demo was interrupted; its servers are stopped, their folder is removed.")
-        if not isinstance(error, Exception):
+        if not isinstance(error, Exception) or isinstance(error, OutputLost):
             raise
         return _fail(f"The demo failed: {_sentence(error)}")
     return DONE
@@ -193,24 +197,24 @@ async def demo() -> int:
 async def _show(folder: Path, servers: contextlib.ExitStack) -> None:
     with _doing("Starting Temporal with its Web UI, an S3 server (SeaweedFS) and a SQLite database"):
         stage = await _set_up(folder, servers)
-    print(f"  Temporal {stage.temporal.address}, Web UI {stage.temporal.ui_url}")
-    print(f"  objects  {stage.objects.endpoint}")
-    print(f"  database and all data in {folder}")
+    say(f"  Temporal {stage.temporal.address}, Web UI {stage.temporal.ui_url}")
+    say(f"  objects  {stage.objects.endpoint}")
+    say(f"  database and all data in {folder}")
     with _doing("Filling them"):
         sample = sample_world(stage.world)
         before = Inventory.of(stage.world)
     kept, doomed = len(sample.to_keep), len(sample.to_delete)
-    print(f"  2 organizations, {len(sample.projects)} projects, {len(sample.snapshots)} snapshots with")
-    print(f"  {len(sample.comparisons)} comparisons, {len(sample.builds)} mobile builds:", end=" ")
-    print(f"{len(before.rows)} rows, {len(before.objects)} objects")
+    say(f"  2 organizations, {len(sample.projects)} projects, {len(sample.snapshots)} snapshots with")
+    filled = f"{len(before.rows)} rows, {len(before.objects)} objects"
+    say(f"  {len(sample.comparisons)} comparisons, {len(sample.builds)} mobile builds: {filled}")
     with _doing("Starting the worker"):
         worker = servers.enter_context(WorkerProcess(folder / "worker", stage.worker_variables()))
-    print(f"  process {worker.pid}")
+    say(f"  process {worker.pid}")
     with _doing(f"Deleting {doomed} of {kept + doomed} artifacts, all of them in project {sample.project.slug}"):
         done = await _unless_worker_ends(worker, _delete(stage, sample))
     with _doing("Checking all that is left"):
         _check(stage, sample, before)
-    print(f"\nIn Temporal's Web UI: {await stage.ui_url(done.workflow_id)}")
+    say(f"\nIn Temporal's Web UI: {await stage.ui_url(done.workflow_id)}")
     _wait_for_enter()
 
 
@@ -248,14 +252,14 @@ async def _delete(stage: Stage, sample: Sample) -> DeletionReceipt:
         workflow = accept_deletion(session, request, reason="asked for by the demo")
     with contextlib.suppress(WorkflowUpdateFailedError):  # it ended before; why is what `follow` will say
         gone = await wait_rows_deleted(stage.client, request)
-        print(f"  after {time.monotonic() - asked:.1f} s its {gone.rows} rows are gone, and a backend would answer its user;")
-        print("  the objects go in the background:", flush=True)
+        say(f"  after {time.monotonic() - asked:.1f} s its {gone.rows} rows are gone, and a backend would answer its user;")
+        say("  the objects go in the background:")
     code = await follow(stage.client, workflow, How(every_s=0.2))
     with stage.database.read() as session:
         done = recorded(session, workflow).receipt
     if done is None:
         raise DemoFailed("the deletion ended without a receipt in the ledger")
-    print(f"\n{columns_text(receipt_lines(done, utc=False))}\n")
+    say(f"\n{columns_text(receipt_lines(done, utc=False))}\n")
     if code != DONE or not done.complete:
         raise DemoFailed("the deletion did not complete")
     return done
@@ -292,14 +296,14 @@ async def _cut_off(tasks: set[asyncio.Task[Any]]) -> None:
 
 def _check(stage: Stage, sample: Sample, before: Inventory) -> None:
     world, after = stage.world, Inventory.of(stage.world)
-    print(left_in_project(world, sample, before, after))
+    say(left_in_project(world, sample, before, after))
     check_exactly("row", world.rows_of(sample.to_delete), before.rows, after.rows)
     check_exactly("object", world.objects_of(sample.to_delete), before.objects, after.objects)
     readable = _check_images(stage, sample)
-    print("  (The receipt counts keys, some of them tried in several places: a store does not say which of them were there.)")
-    print(f"  All {len(after.rows)} other rows and {len(after.objects)} other objects are what they were, byte for byte;")
-    print(f"  the {len([one for one in sample.snapshots if one.id in sample.to_keep])} kept snapshots", end=" ")
-    print(f"still have all of their {readable} images, each read and compared.")
+    say("  (The receipt counts keys, some of them tried in several places: a store does not say which of them were there.)")
+    say(f"  All {len(after.rows)} other rows and {len(after.objects)} other objects are what they were, byte for byte;")
+    kept = len([one for one in sample.snapshots if one.id in sample.to_keep])
+    say(f"  the {kept} kept snapshots still have all of their {readable} images, each read and compared.")
 
 
 def _check_images(stage: Stage, sample: Sample) -> int:
@@ -319,9 +323,9 @@ def _check_images(stage: Stage, sample: Sample) -> int:
 def _wait_for_enter() -> None:
     """On a terminal, keep everything up until Enter, Ctrl-C or the end of the input."""
     if not all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout)):
-        print("It ends with the demo now; on a terminal it would stay up until Enter.", flush=True)
+        say("It ends with the demo now; on a terminal it would stay up until Enter.")
         return
-    print("It stays up until you press Enter.", flush=True)
+    say("It stays up until you press Enter.")
     with contextlib.suppress(KeyboardInterrupt, OSError):
         sys.stdin.readline()
 
@@ -350,9 +354,11 @@ def _deaf(name: str) -> Iterator[Path]:
 @contextlib.contextmanager
 def _doing(what: str) -> Iterator[None]:
     """Say what happens now, and if it fails, what it was."""
-    print(f"{what} ...", flush=True)
+    say(f"{what} ...")
     try:
         yield
+    except OutputLost:
+        raise
     except Exception as error:
         raise DemoFailed(f"{what[0].lower()}{what[1:]}: {_sentence(error)}") from error
 

@@ -17,6 +17,7 @@ from types import SimpleNamespace
 import pytest
 
 from activities.stores.s3_wire import s3_client
+from commands.exit_codes import OUTPUT_LOST
 from demo import inventory, run, servers
 from demo.world import Sample, World
 from tests.stack import ROOT
@@ -164,6 +165,23 @@ def test_a_sigterm_stops_it_and_all_that_it_started(home: Path) -> None:
     assert output.splitlines()[-1] == "The demo was interrupted; its servers are stopped, their folder is removed."
     assert len(children) >= 4, "two servers, and a guard of each"
     assert not children & processes().keys()
+    assert not list((home / "tmp").iterdir())
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize(
+    ("output", "said"),
+    [
+        ("| (exec 0<&-; :)", ""),
+        (">/dev/full", "the output could not be written (No space left on device); what was done before that is done\n"),
+    ],
+)
+def test_output_that_cannot_be_written_is_no_failure_of_the_demo(home: Path, output: str, said: str) -> None:
+    """It ends as every command does then, and leaves nothing behind."""
+    line = f"{sys.executable} {ROOT / 'starter.py'} demo {output}; exit ${{PIPESTATUS[0]}}"
+    environment = {"PATH": os.environ["PATH"], "HOME": str(home), "TMPDIR": str(home / "tmp")}
+    done = subprocess.run(["bash", "-c", line], cwd=home, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (OUTPUT_LOST, said)
     assert not list((home / "tmp").iterdir())
 
 
