@@ -138,14 +138,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     try:
         return _run(arguments)
-    except OutputLost:
-        return OUTPUT_LOST
+    except OutputLost as lost:
+        return _output_lost(lost.__cause__)
     except OSError as error:
-        if error.errno in {errno.EIO, errno.ENOSPC}:  # the help could not be written
-            return OUTPUT_LOST
+        if error.errno in {errno.EIO, errno.ENOSPC}:  # the help, or a table on a terminal, could not be written
+            return _output_lost(error)
         raise
     except KeyboardInterrupt:
         return INTERRUPTED
+
+
+def _output_lost(why: BaseException | None) -> int:
+    """Say so, except to one who closed the pipe or the stream, and knows."""
+    if isinstance(why, OSError) and not isinstance(why, BrokenPipeError):
+        with suppress(OutputLost):
+            warn(f"the output could not be written ({why.strerror}); what was done before that is done")
+    return OUTPUT_LOST
 
 
 def _run(arguments: Sequence[str] | None) -> int:

@@ -15,7 +15,7 @@ from sqlalchemy import select
 
 from commands import options
 from commands.display import print_columns
-from commands.exit_codes import DONE, FAILED, BadUsage
+from commands.exit_codes import DONE, FAILED, OUTPUT_LOST, BadUsage
 from commands.output import say, warn
 from commands.reconcile_text import as_json, lines
 from settings import Settings, load
@@ -80,9 +80,11 @@ def reconcile(
 
         return delete_orphans(delete, requested_by=requested_by, yes=yes, wait=wait, as_json=json_)
     with _opened(csv_file) as file, _report(project or 0, older_than, usable_for, implausible) as report:
-        if file is not None:
-            _write_csv(report.look, file)
+        lost = None if file is None else _write_csv(report.look, file)
         _show(report, json_=json_, with_keys=keys)
+    if lost is not None:
+        warn(f"the file of --csv is incomplete: it could not be written ({lost.strerror})")
+        return OUTPUT_LOST
     return FAILED if report.dangling or report.deletable else DONE
 
 
@@ -154,7 +156,17 @@ def _say_progress(counts: Iterator[int], of_what: str) -> None:
             warn(f"{count:,} {of_what}")
 
 
-def _write_csv(look: "Reconciliation", file: TextIO) -> None:
+def _write_csv(look: "Reconciliation", file: TextIO) -> OSError | None:
+    """Write all of it, and close the file. Returns why it could not be written: the report is shown all the same."""
+    try:
+        with file:
+            _write_lines(look, file)
+    except OSError as error:
+        return error
+    return None
+
+
+def _write_lines(look: "Reconciliation", file: TextIO) -> None:
     from activities.reconcile.report import moment  # noqa: PLC0415  slow to import, and not needed to refuse a word
 
     writer = csv.writer(file)

@@ -20,6 +20,7 @@ from activities.backend import tables
 from activities.reconcile.facts import Project
 from activities.reconcile.reconcile import Reconciliation
 from activities.stores.objects import Found, ObjectStore
+from commands.exit_codes import OUTPUT_LOST
 from demo.world import Project as WorldProject
 from demo.world import screen
 from tests.conftest import Command
@@ -380,6 +381,9 @@ def test_the_command_says_it_in_words_json_and_lines(stack: Stack, command: Comm
     (line,) = [one for one in lines if one["class"] == "orphan"]
     assert (int(line["artifact"]), int(line["objects"]), int(line["bytes"])) == (NEVER, *built.sizes["orphan"])
     assert line["oldest"] <= line["newest"]
+    code, said = command(*project, "--csv", "/dev/full")
+    assert (code, "Orphan " in said) == (OUTPUT_LOST, True)
+    assert said.endswith("\nthe file of --csv is incomplete: it could not be written (No space left on device)\n")
     code, said = command("reconcile", "--project", 2**40)
     assert (code, said.strip()) == (2, f"there is no project {2**40}")
 
