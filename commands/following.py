@@ -56,6 +56,8 @@ async def start_and_follow(database: Database, request: DeletionRequest, *, wait
     except (*AWAY, DeletionError) as error:
         sentence, _ = explained(error)
         warn(f"{workflow} is accepted, and `python starter.py resume` starts it later: {sentence}")
+        if as_json:
+            say(json.dumps({"workflow_id": workflow}))
         return UNREACHABLE
     if not (wait and as_json):
         say(json.dumps({"workflow_id": workflow}) if as_json else workflow)

@@ -144,15 +144,17 @@ async def test_with_temporal_down_a_deletion_is_accepted_and_resume_starts_it(st
     (one,) = stack.snapshots("one")
     before = Seen.of(stack.world)
     request = stack.request([one.id])
-    accepted = await run(
-        "delete", one.id, "--organization", stack.organization_id, "--images", "keep", "--wait", TEMPORAL_ADDRESS=NOWHERE
-    )
+    of = ("--organization", stack.organization_id, "--images", "keep")
+    accepted = await run("delete", one.id, *of, "--wait", TEMPORAL_ADDRESS=NOWHERE)
     assert_one_sentence(accepted, UNREACHABLE)
     assert accepted.err.startswith(
         f"{request.workflow_id} is accepted, and `python starter.py resume` starts it later: Temporal cannot"
     )
     assert stack.recorded(request.workflow_id).state == DeletionState.ACCEPTED
     assert_one_sentence(await run("resume", TEMPORAL_ADDRESS=NOWHERE), UNREACHABLE)
+    script = await run("delete", one.id, *of, "--wait", "--json", TEMPORAL_ADDRESS=NOWHERE)
+    assert (script.code, script.err, accepted.out) == (UNREACHABLE, accepted.err, "")
+    assert json.loads(script.out) == {"workflow_id": request.workflow_id}
     status = await run("status", request.workflow_id, TEMPORAL_ADDRESS=NOWHERE)
     assert_one_sentence(status, UNREACHABLE)
     assert status.out == f"{request.workflow_id}: accepted, by the ledger\n"
