@@ -18,7 +18,7 @@ from commands import options
 from commands.bulk import print_status
 from commands.connection import connect, open_ledger
 from commands.display import at, in_utc
-from commands.exit_codes import AWAY, DONE, FAILED, INTERRUPTED, explained
+from commands.exit_codes import AWAY, DONE, FAILED, INTERRUPTED, UNREACHABLE, explained
 from commands.followers import Now, now_lines
 from commands.following import How, follow_from_here, now
 from commands.holds import hold_json, hold_line, holds_on
@@ -61,9 +61,11 @@ async def status(
             return code
         if follow and running:
             code = await follow_from_here(client, workflow, How(as_json=as_json, utc=utc))
-            if code == INTERRUPTED or not as_json:
+            if code in {INTERRUPTED, UNREACHABLE}:  # it goes on
                 return code
             looked, running = _look(database, workflow), False
+            _print(looked, None, running=False, as_json=as_json, utc=utc)
+            return code
         at_work = await now(client, workflow) if running else None
         _print(looked, at_work, running=running, as_json=as_json, utc=utc)
     return FAILED if looked.found.state in {DeletionState.FAILED, DeletionState.REFUSED} and not running else DONE

@@ -100,6 +100,7 @@ async def test_without_wait_a_command_leaves_once_the_deletion_is_started(
         assert (answer["progress"]["artifacts"], answer["progress"]["chunks_rows_deleted"]) == (1, 1)
         followed = await run("status", workflow, "--follow")
     assert (followed.code, followed.err) == (DONE, "")
+    assert followed.out.endswith(f"\n{workflow}: closed, not running\n"), "how it ended"
 
 
 @pytest.mark.thorough
@@ -151,10 +152,10 @@ async def test_with_temporal_down_a_deletion_is_accepted_and_resume_starts_it(st
         f"{request.workflow_id} is accepted, and `python starter.py resume` starts it later: Temporal cannot"
     )
     assert stack.recorded(request.workflow_id).state == DeletionState.ACCEPTED
-    assert_one_sentence(await run("resume", TEMPORAL_ADDRESS=NOWHERE), UNREACHABLE)
     script = await run("delete", one.id, *of, "--wait", "--json", TEMPORAL_ADDRESS=NOWHERE)
     assert (script.code, script.err, accepted.out) == (UNREACHABLE, accepted.err, "")
     assert json.loads(script.out) == {"workflow_id": request.workflow_id}
+    assert_one_sentence(await run("resume", TEMPORAL_ADDRESS=NOWHERE), UNREACHABLE)
     status = await run("status", request.workflow_id, TEMPORAL_ADDRESS=NOWHERE)
     assert_one_sentence(status, UNREACHABLE)
     assert status.out == f"{request.workflow_id}: accepted, by the ledger\n"
