@@ -119,7 +119,8 @@ def _show(report: "Report", *, json_: bool, with_keys: bool) -> None:
             say(f"dangling, {kind} of {artifact}: {json.dumps(key)}")
     if report.is_implausible:
         warn(
-            f"WARNING: no row stands for {report.deletable_percent:.0f} % of the artifacts' objects, or of their traces. "
+            "WARNING: nothing may be deleted by this report: "
+            f"no row stands for {report.deletable_percent:.0f} % of the artifacts' objects, or of their traces. "
             "A wrong join looks like this: "
             "is it the right database, is it complete, and is the project's organization the one in these keys?"
         )

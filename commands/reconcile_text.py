@@ -33,12 +33,15 @@ def as_json(report: "Report", *, with_keys: bool) -> dict[str, Any]:
 
 def lines(report: "Report") -> Iterator[tuple[str, object]]:
     """Names and what is said of each."""
-    from activities.reconcile.report import moment  # noqa: PLC0415  slow to import, and not needed to refuse a word
+    from activities.ledger.reports import why_never_usable  # noqa: PLC0415  slow to import, and not needed to refuse a word
+    from activities.reconcile.report import moment  # noqa: PLC0415
     from activities.reconcile.stored import AGES  # noqa: PLC0415
 
     look = report.look
     yield "Project", f"{look.project.id} of organization {look.project.organization_id}"
-    yield "Report", f"{report.id}, may be acted on until {in_utc(report.expires_at)}"
+    why_not = why_never_usable(look.older_than, implausible=report.is_implausible)
+    until = f"may be acted on until {in_utc(report.expires_at)}"
+    yield "Report", f"{report.id}, {until if why_not is None else f'nothing may be deleted by it: {why_not}'}"
     yield "Orphans are", f"at least {look.older_than} old"
     for name, one in report.classes.items():
         if one.sum.objects:

@@ -68,11 +68,16 @@ class Recorded:
         """Why nothing may be deleted by it, in words that may go to Temporal."""
         if self.now >= self.expires_at:
             return f"it has expired at {self.expires_at:%Y-%m-%d %H:%M:%S} UTC; look again"
-        if self.looked_at - self.written_before < YOUNGEST:
-            return "it counts as orphans what was hardly a day old, whose row may not be committed yet; look again"
-        if self.implausible:
-            return "so many objects or traces are orphans that a person has to look first, and look again with a higher share"
-        return None
+        return why_never_usable(self.looked_at - self.written_before, implausible=self.implausible)
+
+
+def why_never_usable(older_than: timedelta, *, implausible: bool) -> str | None:
+    """Why nothing may be deleted by a report, from its first moment on."""
+    if older_than < YOUNGEST:
+        return "it counts as orphans what was hardly a day old, whose row may not be committed yet; look again"
+    if implausible:
+        return "so many objects or traces are orphans that a person has to look first, and look again with a higher share"
+    return None
 
 
 _COLUMNS = (
