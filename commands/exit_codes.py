@@ -29,6 +29,11 @@ class BadUsage(typer.TyperException):
     exit_code = BAD_USAGE
 
 
+def is_absent(error: BaseException) -> bool:
+    """True if Temporal has nothing of the name that was asked for. A namespace that it has not is another matter."""
+    return isinstance(error, RPCError) and error.status is RPCStatusCode.NOT_FOUND and "amespace" not in error.message
+
+
 def explained(error: BaseException) -> tuple[str, int]:
     """Return the sentence and the exit code of an expected failure."""
     match error:
@@ -38,7 +43,7 @@ def explained(error: BaseException) -> tuple[str, int]:
             return str(error), BAD_USAGE
         case DeletionError():
             return str(error), UNREACHABLE
-        case RPCError(status=RPCStatusCode.NOT_FOUND) if "amespace" not in error.message:
+        case RPCError() if is_absent(error):
             return "Temporal has nothing of that name at work: it has ended, or was never begun", BAD_USAGE
         case RPCError() | RPCTimeoutOrCancelledError():
             return str(unreachable(error)), UNREACHABLE

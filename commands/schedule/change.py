@@ -22,7 +22,7 @@ async def unpause(
     """Let runs begin again."""
     handle = await find(organization, project, reconcile=reconcile)
     await handle.unpause(note=f"by {by}")
-    say(f"{handle.id} is at work")
+    say(f"{handle.id} is active")
     return DONE
 
 

@@ -21,7 +21,7 @@ async def list_schedules(*, as_json: options.Json = False, utc: options.Utc = Fa
         paused, following = found.schedule.state.paused, next(iter(found.info.next_action_times), None)
         if as_json:
             say(json.dumps({"id": one.id, "paused": paused, "next": None if following is None else in_utc(following)}))
-        rows.append([one.id, "paused" if paused else "at work", NOTHING if following is None else at(following, utc=utc)])
+        rows.append([one.id, "paused" if paused else "active", NOTHING if following is None else at(following, utc=utc)])
     if not rows:
         warn("there is no schedule")
     elif not as_json:

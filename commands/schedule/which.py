@@ -16,10 +16,11 @@ from temporalio.client import (
     ScheduleUpdate,
     ScheduleUpdateInput,
 )
+from temporalio.service import RPCError
 
 from commands import options
 from commands.connection import connect
-from commands.exit_codes import DONE, BadUsage
+from commands.exit_codes import DONE, BadUsage, is_absent
 from commands.output import say
 
 RETENTION, RECONCILE = "artifact-retention", "artifact-reconcile"
@@ -42,8 +43,15 @@ def id_of(organization: int | None, project: int | None = None, *, reconcile: bo
 
 
 async def find(organization: int | None, project: int | None, *, reconcile: bool) -> ScheduleHandle:
-    """The schedule, whether it is there or not."""
-    return (await connect()).get_schedule_handle(id_of(organization, project, reconcile=reconcile))
+    """The schedule. Raises BadUsage if there is none."""
+    handle = (await connect()).get_schedule_handle(id_of(organization, project, reconcile=reconcile))
+    try:
+        await handle.describe()
+    except RPCError as error:
+        if is_absent(error):
+            raise BadUsage(f"there is no schedule {handle.id}") from None
+        raise
+    return handle
 
 
 async def write(name: str, action: ScheduleActionStartWorkflow, every: timedelta, jitter: timedelta) -> int:

@@ -231,9 +231,15 @@ async def test_retention_runs_by_itself_as_often_as_a_schedule_says(stack: Stack
 
         await eventually(gone)
         await stack.client.get_workflow_handle(f"delete-expired/{stack.organization_id}").result()
-    assert (await run("schedule", "unpause", *of, *by)).code == DONE
+    assert await run("schedule", "unpause", *of, *by) == Done(DONE, f"{name} is active\n", "")
+
+    async def active() -> bool:
+        return f"{name}  active" in (await run("schedule", "list")).out
+
+    await eventually(active)
     assert (await run("schedule", "remove", *of)).code == DONE
-    assert_one_sentence(await run("schedule", "pause", *of, *by), BAD_USAGE)
+    for command in (("pause", *by), ("unpause", *by), ("run",), ("remove",)):
+        assert await run("schedule", command[0], *of, *command[1:]) == Done(BAD_USAGE, "", f"there is no schedule {name}\n")
 
 
 @pytest.mark.thorough
