@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from commands import options
 from commands.exit_codes import DONE, FAILED, BadUsage
+from commands.images.status import organization_of
 from commands.output import say, warn
 from settings import Settings, load
 
@@ -24,6 +25,7 @@ def index(*, project: options.OneProject) -> int:
             if catching_up is None:
                 raise BadUsage("the artifacts of this backend share no images")
             with parts.database.read() as session:
+                organization_of(session, parts.backend, project)  # refuses one that is not there
                 snapshots, read, _ = catching_up.index.counts(session, project)
             looked = 0
             for part, _ in catching_up.parts(project):

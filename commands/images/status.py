@@ -65,11 +65,17 @@ def status(*, project: options.OneProject, as_json: options.Json = False, utc: o
     return DONE
 
 
+def organization_of(session: Session, backend: Backend, project_id: int) -> int:
+    """Whose the project is, or was when its images were hidden. Raises BadUsage."""
+    found = backend.organization_of(session, project_id) or rows.organization_of(session, project_id)
+    if found is None:
+        raise BadUsage(f"there is no project {project_id}, and no image of it is hidden")
+    return found
+
+
 def _look(session: Session, backend: Backend, project_id: int) -> ProjectImages:
     index = Index(backend)
-    organization = backend.organization_of(session, project_id) or rows.organization_of(session, project_id)
-    if organization is None:
-        raise BadUsage(f"there is no project {project_id}, and no image of it is hidden")
+    organization = organization_of(session, backend, project_id)
     snapshots, read, _ = index.counts(session, project_id)
     purged, restored = owed.settled(session, project_id)
     return ProjectImages(

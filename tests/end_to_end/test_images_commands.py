@@ -13,7 +13,7 @@ from artifact_deletion.receipt import DeletionReceipt
 from commands.exit_codes import BAD_USAGE, DONE, FAILED
 from demo.world import Project, Snapshot
 from tests.stack import Stack, eventually
-from tests.typed import Done, Run, assert_one_sentence, runner
+from tests.typed import Done, Run, runner
 from tests.workflow.test_images import AT_ONCE, is_readable, place
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -125,7 +125,9 @@ async def test_the_index_is_made_ahead_and_goes_on_where_it_was(stack: Stack, ru
 
 
 async def test_a_project_that_is_not_there_is_bad_usage(run: Run) -> None:
-    assert_one_sentence(await run("images", "status", "--project", 10**9), BAD_USAGE)
+    for command in ("status", "index"):
+        done = await run("images", command, "--project", 10**9)
+        assert done == Done(BAD_USAGE, "", f"there is no project {10**9}, and no image of it is hidden\n")
 
 
 @pytest.mark.thorough
