@@ -71,8 +71,9 @@ async def connect(
     try:
         config = ClientConfig.load_client_connect_config()
     except (RuntimeError, OSError, ValueError) as error:  # the file, its profile, a certificate that it names
-        raise _misconfigured(error) from None
-    config.setdefault("target_host", _NEARBY)
+        raise _misconfigured(type(error).__name__) from None
+    if "://" in config.setdefault("target_host", _NEARBY):  # the SDK would warn, and look for a host of that name
+        raise _misconfigured("the address is HOST:PORT, without a scheme such as http://")
     converter = dataclasses.replace(data_converter, payload_codec=codec)
     try:
         client = await Client.connect(
@@ -83,7 +84,7 @@ async def connect(
     except (RPCError, RuntimeError) as error:  # the SDK says so with a RuntimeError
         raise unreachable(error) from None
     except ValueError as error:  # an address or a certificate that is none
-        raise _misconfigured(error) from None
+        raise _misconfigured(type(error).__name__) from None
     else:
         return client
 
@@ -94,9 +95,9 @@ def _quiet() -> Runtime:
     return Runtime(telemetry=TelemetryConfig(logging=None))
 
 
-def _misconfigured(error: Exception) -> TemporalMisconfigured:
+def _misconfigured(why: str) -> TemporalMisconfigured:
     return TemporalMisconfigured(
-        f"Temporal's settings cannot be used ({type(error).__name__}); see TEMPORAL_ADDRESS, TEMPORAL_PROFILE, "
+        f"Temporal's settings cannot be used ({why}); see TEMPORAL_ADDRESS, TEMPORAL_PROFILE, "
         "TEMPORAL_CONFIG_FILE and the TEMPORAL_TLS variables"
     )
 

@@ -153,6 +153,7 @@ def test_a_worker_that_cannot_reach_temporal_says_so(
         ("TEMPORAL_PROFILE", "private", "ConfigError"),
         ("TEMPORAL_CONFIG_FILE", "private", "ConfigError"),
         ("TEMPORAL_ADDRESS", "a private address", "ValueError"),
+        ("TEMPORAL_ADDRESS", "http://private:7233", "the address is HOST:PORT, without a scheme such as http://"),
         ("TEMPORAL_TLS_CLIENT_CERT_PATH", "/private/cert.pem", "FileNotFoundError"),
     ],
 )
