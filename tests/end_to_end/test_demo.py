@@ -109,6 +109,23 @@ def descendants(pid: int) -> set[int]:
     return found
 
 
+def lines_of_readme() -> list[str]:
+    """What README.md says that the demo prints. A line that ends with dots may go on."""
+    _, _, quoted = (ROOT / "README.md").read_text().partition("Lines of `make demo`:\n\n")
+    lines = [line.removeprefix("    ") for line in quoted.partition("\n\n")[0].splitlines()]
+    return [line.removesuffix("...") for line in lines if line != "..."]
+
+
+def assert_shows(output: str, lines: list[str]) -> None:
+    """It prints these lines in this order, whatever the time is and however long a step took."""
+    assert len(lines) > 1
+    times = re.compile(r"\d+(-\d\d-\d\d \d\d:\d\d:\d\d UTC|\.\d+ s )")
+    printed = iter(times.sub("…", output).splitlines())
+    for line in lines:
+        wanted = times.sub("…", line)
+        assert any(one.startswith(wanted) for one in printed), f"not printed, or not after the line before: {line}"
+
+
 @pytest.mark.thorough
 def test_without_a_terminal_it_ends_by_itself_deaf_to_the_machine(home: Path) -> None:
     """It deletes: a variable or file that led it to another server would make it a disaster."""
@@ -123,6 +140,7 @@ def test_without_a_terminal_it_ends_by_itself_deaf_to_the_machine(home: Path) ->
     assert re.search(r"^  artifacts +6 +3 +3$", output, re.MULTILINE)
     assert "other objects are what they were, byte for byte" in output
     assert re.search(r"In Temporal's Web UI: http://127\.0\.0\.1:\d+/namespaces/default/workflows/delete-", output)
+    assert_shows(output, lines_of_readme())
     assert NOWHERE not in output
     assert len(output.splitlines()) < 70
     assert len(children) >= 6, "two servers, the worker, and a guard of each"
