@@ -19,12 +19,13 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import ContextVar, copy_context
 from datetime import timedelta
 from itertools import count
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any, NoReturn
 
 from sqlalchemy.orm import Session
@@ -344,6 +345,14 @@ def _around_workflow_tasks() -> None:
     replace(Bridge, whole.__name__, complete)
 
 
+def _one_at_a_time(ended: SimpleQueue[Any], patience_s: float) -> list[Any]:
+    """Answers that come at the same moment would be written down in one transaction, and there would be no later one."""
+    try:
+        return [ended.get(timeout=patience_s)]
+    except Empty:
+        return []
+
+
 def _named(command: WorkflowCommand) -> str | None:
     return _COMMANDS.get(str(command.WhichOneof("variant")))
 
@@ -360,12 +369,6 @@ def _around_waits() -> None:
             come_to(f"{_wait_of(step)}, after")
 
     replace(Bridge, whole.__name__, complete)
-
-
-def _wait_for_one(futures: set[Future[Any]], **options: Any) -> tuple[set[Future[Any]], set[Future[Any]]]:
-    done, _ = wait(futures, **options)
-    first = set(list(done)[:1])
-    return first, futures - first
 
 
 _BUDGETS = (
@@ -410,7 +413,7 @@ def install_in_steps() -> None:
     # Each page has its own request and each answer its own commit: as shipped, a small deletion has one of both.
     replace(delete_objects, "MAX_KEYS", 1)
     replace(run_all, "SETTLED_WITHIN_S", 0.0)
-    replace(run_all, "wait", _wait_for_one)
+    replace(run_all, "_next", _one_at_a_time)
     whole = Parts.steps
 
     def steps(*given: Any, **named: Any) -> tuple[list[Step], list[Step]]:
