@@ -18,6 +18,8 @@ from typing import Any, TypeVar
 
 import pytest
 from hypothesis import HealthCheck, given, seed, settings
+from hypothesis.internal.conjecture import providers
+from hypothesis.internal.constants_ast import Constants
 from pydantic import SecretStr
 from sqlalchemy.event import listens_for
 
@@ -54,6 +56,14 @@ PACE: dict[str, Any] = {
 def drawn_anew_or_from(number: int) -> Callable[[Test], Test]:
     """The same worlds every time, so that a failure does not depend on the day; other ones where a person looks for more."""
     return (lambda test: test) if EXAMPLES else seed(number)
+
+
+@pytest.fixture(autouse=True)
+def nothing_else_is_drawn_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hypothesis draws constants of the modules that are imported too: worlds would differ by our code, and by tests before."""
+    if not EXAMPLES:
+        monkeypatch.setattr(providers, "_get_local_constants", Constants)
+        providers.CONSTANTS_CACHE.cache.clear()
 
 
 class TestMemoryStore(ObjectStoreConformance):
