@@ -99,8 +99,9 @@ async def print_status(workflow: str, *, as_json: bool) -> int:
 async def call_off(workflow: str, by: str) -> int:
     """Ask it to end. Returns the exit code. Raises RPCError if there is none."""
     handle = (await connect()).get_workflow_handle(workflow)
-    if (status := (await handle.describe()).status) is not WorkflowExecutionStatus.RUNNING:
-        warn(f"{workflow}: {(status or WorkflowExecutionStatus.RUNNING).name.lower()}; it does not run")
+    status = (await handle.describe()).status or WorkflowExecutionStatus.RUNNING
+    if status is not WorkflowExecutionStatus.RUNNING:
+        warn(f"{workflow}: {status.name.lower()}; it does not run")
         return FAILED
     await handle.cancel(reason=by)
     say(f"{workflow}: {bulk_text.CANCELLED}")

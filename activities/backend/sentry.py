@@ -26,7 +26,7 @@ from activities.backend.contract import (
     Stray,
 )
 from activities.backend.manifests import comparison_manifest, snapshot_manifest
-from activities.backend.owners import Owner
+from activities.backend.owners import KeyKind, Owner
 from activities.backend.preprod_bulk import PreprodBulk
 from activities.backend.shared_images import SharedImages
 from activities.backend.snapshot_images import SnapshotImages
@@ -87,7 +87,8 @@ class SentryBackend(Backend):
         for organization in {head.organization_id for head, _ in comparisons}:
             places, names = self.survey(session, {head.id: None for head, _ in comparisons}, organization)
             here = set(places.present)
-            named = {keys.owner_of(one.key, one.artifact.organization_id, one.artifact.project_id)[1:] for one in names.keys}
+            owners = (keys.owner_of(one.key, one.artifact.organization_id, one.artifact.project_id) for one in names.keys)
+            named = {(owner.artifact, owner.base) for owner in owners if owner.kind is KeyKind.COMPARISON}
             found += [
                 (head, base)
                 for head, base in comparisons

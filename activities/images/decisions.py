@@ -178,10 +178,11 @@ class Decisions:
         """
         with self.database.write() as session:
             lock_project(session, self.project_id)
-            since = looked_at - self.times.late
             found = rows.read(session, self.project_id, images)
             restored = {
-                image: row for image, row in found.items() if row.image.state is ImageState.RESTORED and row.since <= since
+                image: row
+                for image, row in found.items()
+                if row.image.state is ImageState.RESTORED and row.since <= looked_at - self.times.late
             }
             if restored and self._is_known(session):
                 kept = self.index.named(session, self.project_id, restored)

@@ -7,10 +7,11 @@ import pytest
 from sqlalchemy import delete, update
 
 from activities.backend import tables
-from activities.ledger.holds import On
+from activities.ledger.holds import On, Placed
 from activities.ledger.schema import Hold
 from activities.receipts import Closed
 from artifact_deletion.outbox import deletions_to_start
+from artifact_deletion.request import DeletionRequest
 from commands.receipt_text import preview_lines
 from tests.conftest import Command
 from tests.stack import Stack, steps_of
@@ -84,16 +85,22 @@ def test_a_hold_that_comes_too_late_for_rows_says_which_deletion_to_hold(stack: 
     assert f"project {one.artifact.project_id}" in listed
 
 
-@pytest.mark.thorough
-def test_lifting_while_temporal_is_away_asks_in_the_ledger(
-    stack: Stack, command: Command, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The ask is a row: `resume`, or the relay, starts it later."""
+def run_under_a_hold(stack: Stack) -> tuple[DeletionRequest, Placed]:
+    """A deletion whose only artifact is held."""
     (kept,) = stack.snapshots("kept")
     request = stack.request([kept.id])
     placed = keep(stack.database, On.ARTIFACT, kept.id)
     with steps_of(stack) as steps:
         run(steps, request)
+    return request, placed
+
+
+@pytest.mark.thorough
+def test_lifting_while_temporal_is_away_asks_in_the_ledger(
+    stack: Stack, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ask is a row: `resume`, or the relay, starts it later."""
+    request, placed = run_under_a_hold(stack)
     monkeypatch.setenv("TEMPORAL_ADDRESS", NOWHERE)
     code, said = command("lift", placed.id, "--by", "user:8")
     assert (code, "1 deletion is asked for again" in said, "resume" in said) == (0, True, True), said
@@ -106,11 +113,7 @@ def test_a_hold_that_never_was_starts_nothing_and_one_that_was_lifted_does(
     stack: Stack, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A mistyped id is no wish. To lift it twice is: the first try may have died before it asked."""
-    (kept,) = stack.snapshots("kept")
-    request = stack.request([kept.id])
-    placed = keep(stack.database, On.ARTIFACT, kept.id)
-    with steps_of(stack) as steps:
-        run(steps, request)
+    request, placed = run_under_a_hold(stack)
     let_go(stack.database, placed.id)
     monkeypatch.setenv("TEMPORAL_ADDRESS", NOWHERE)
     for nothing in ([placed.id + 98], ["--everything"]):

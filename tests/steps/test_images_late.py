@@ -1,9 +1,9 @@
 """Requests that are carried out late, refused or held: an image that a snapshot shows is readable in the end all the same."""
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -17,13 +17,13 @@ from activities.ledger.holds import On
 from activities.stores import guards
 from artifact_deletion.errors import Held, NotYet
 from demo.world import screen
-from tests.fault_proxy import Answer, Exchange, FaultProxy, Request, answering, operation, refusing_keys
+from tests.fault_proxy import Answer, Exchange, Fault, FaultProxy, Request, answering, operation, refusing_keys
 from tests.image_steps import GRACE, LATE, MOMENT, ImageSteps, image_steps
 from tests.stack import Stack, wait_for_waiters
 from tests.uploader import Uploader, hash_of
 from workflows.steps import Deletion
 
-HOME = {"home": screen("home")}
+HOME, LOGIN = {"home": screen("home")}, {"login": screen("login")}
 (IMAGE,) = HOME.values()
 MINUTE = timedelta(minutes=1)
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -180,21 +180,27 @@ def test_a_worker_whose_machine_slept_asks_again(
         still()
 
 
-@pytest.mark.thorough
-@on_sqlite
-@by_markers_and_copies
-def test_what_the_store_refuses_to_hide_is_left_over_and_tried_again(stack: Stack, versioning: str) -> None:
-    """An hour later, by the project's own workflow. The page's counts are right all the while."""
+@contextmanager
+def one_of_two_refused(stack: Stack) -> Iterator[tuple[ImageSteps, Uploader, Deletion, Fault]]:
+    """A deletion has hidden one of its images. The store refuses the other as long as the fault lasts."""
     with FaultProxy(stack.server.endpoint) as proxy, image_steps(stack, s3_endpoint=proxy.endpoint) as images:
         uploader = Uploader(stack, images.project)
-        both = {**HOME, "login": screen("login")}
-        deletion = images.delete(uploader.uploads(both))
+        deletion = images.delete(uploader.uploads(HOME | LOGIN))
         refused = refusing_keys(
             "AccessDenied", lambda key: key == uploader.key(IMAGE), stack.server.access_key, stack.server.secret_key
         )
         fault = proxy.begin(refused, only=operation("DeleteObjects"))
         images.hide(deletion)
-        assert (uploader.reads(IMAGE), uploader.reads(both["login"])) == (True, False)
+        yield images, uploader, deletion, fault
+
+
+@pytest.mark.thorough
+@on_sqlite
+@by_markers_and_copies
+def test_what_the_store_refuses_to_hide_is_left_over_and_tried_again(stack: Stack, versioning: str) -> None:
+    """An hour later, by the project's own workflow. The page's counts are right all the while."""
+    with one_of_two_refused(stack) as (images, uploader, deletion, fault):
+        assert (uploader.reads(IMAGE), uploader.reads(LOGIN["login"])) == (True, False)
         total = images.total(deletion)
         assert (total.hidden, total.left_over) == (1, {"AccessDenied": 1})
         images.pass_time(GRACE)
@@ -240,7 +246,7 @@ def test_a_hold_stops_what_hides_and_what_purges_and_nothing_that_restores(
 ) -> None:
     monkeypatch.setattr(guards, "FRESH_S", 0.0)
     database = images.stack.database
-    both = {**HOME, "login": screen("login")}
+    both = HOME | LOGIN
     one, there = uploader.uploads(both), uploader.asks(both)
     deletion = images.delete(one)
 
@@ -270,7 +276,7 @@ def test_a_hold_stops_what_hides_and_what_purges_and_nothing_that_restores(
     assert uploader.reads(IMAGE)
     thaw(placed)
     images.to_the_end()
-    assert (uploader.reads(IMAGE), uploader.left(both["login"])) == (True, [])
+    assert (uploader.reads(IMAGE), uploader.left(LOGIN["login"])) == (True, [])
     total = images.total(deletion)
     assert (total.restored, total.purged) == (1, 1)
 
@@ -312,8 +318,7 @@ def lift(images: ImageSteps, placed: int) -> None:
 @by_markers_and_copies
 def test_a_hold_on_a_deletion_that_has_begun_to_hide_stops_no_other(images: ImageSteps, uploader: Uploader) -> None:
     """It comes after the decision and before the requests. The other is over a ceiling, which keeps rows alone."""
-    login = {"login": screen("login")}
-    one, other = (images.delete(uploader.uploads(shown)) for shown in (HOME, login))
+    one, other = (images.delete(uploader.uploads(shown)) for shown in (HOME, LOGIN))
     images.begins(one)
     images.begins(other)
     placed = hold(images, one)
@@ -321,7 +326,7 @@ def test_a_hold_on_a_deletion_that_has_begun_to_hide_stops_no_other(images: Imag
         holds.place_ceiling(session, other.deletion_id, other.fence, "too large")
     images.pass_time(MOMENT)
     images.settle()
-    assert (uploader.reads(IMAGE), uploader.reads(login["login"])) == (True, False)
+    assert (uploader.reads(IMAGE), uploader.reads(LOGIN["login"])) == (True, False)
     images.pass_time(GRACE)
     images.settle()
     assert uploader.reads(IMAGE)
@@ -335,20 +340,12 @@ def test_a_hold_on_a_deletion_that_has_begun_to_hide_stops_no_other(images: Imag
 @by_markers_and_copies
 def test_what_the_store_refuses_to_hide_is_not_tried_again_under_a_hold_on_its_deletion(stack: Stack, versioning: str) -> None:
     """What the deletion has hidden is purged when it is due all the same."""
-    with FaultProxy(stack.server.endpoint) as proxy, image_steps(stack, s3_endpoint=proxy.endpoint) as images:
-        uploader = Uploader(stack, images.project)
-        both = {**HOME, "login": screen("login")}
-        deletion = images.delete(uploader.uploads(both))
-        refused = refusing_keys(
-            "AccessDenied", lambda key: key == uploader.key(IMAGE), stack.server.access_key, stack.server.secret_key
-        )
-        fault = proxy.begin(refused, only=operation("DeleteObjects"))
-        images.hide(deletion)
+    with one_of_two_refused(stack) as (images, uploader, deletion, fault):
         fault.end()
         placed = hold(images, deletion)
         images.pass_time(GRACE)
         images.settle()
-        assert (uploader.reads(IMAGE), uploader.left(both["login"])) == (True, [])
+        assert (uploader.reads(IMAGE), uploader.left(LOGIN["login"])) == (True, [])
         lift(images, placed)
         images.to_the_end()
     assert uploader.left(IMAGE) == []
@@ -387,11 +384,10 @@ def test_a_step_that_is_run_again_hides_nothing_that_it_has_left_over(
 @by_markers_and_copies
 def test_a_worker_that_keeps_images_sees_to_those_that_are_hidden(stack: Stack, images: ImageSteps, uploader: Uploader) -> None:
     images.hidden(uploader.uploads(HOME))
-    login = {"login": screen("login")}
     with image_steps(stack, images.project, images="keep") as keeping:
-        deletion = keeping.hidden(uploader.uploads(login))
+        deletion = keeping.hidden(uploader.uploads(LOGIN))
         assert keeping.total(deletion).left_over == {"ImagesStay": 1}
-        assert (uploader.reads(IMAGE), uploader.reads(login["login"])) == (False, True)
+        assert (uploader.reads(IMAGE), uploader.reads(LOGIN["login"])) == (False, True)
         keeping.pass_time(GRACE)
         keeping.to_the_end()
     assert uploader.left(IMAGE) == []
