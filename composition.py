@@ -286,6 +286,7 @@ async def pace_of(settings: Settings, client: Client) -> Pace:
         quiet_period=settings.quiet_period,
         trace_store=settings.trace_store != "none" or adapters().trace_store is not None,
         trace_items_within=settings.trace_items_within,
+        quick_steps=settings.serves == "all",
         search_attributes=await has_search_attributes(client) if asks else settings.search_attributes == "yes",
     )
 

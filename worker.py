@@ -41,6 +41,8 @@ from workflows.watch_project_images import WatchProjectImagesWorkflow
 
 _log = logging.getLogger("artifact_deletion.worker")
 DEPLOYMENT = "artifact-deletion"
+_FEWEST_WORKFLOW_TASKS = 2
+"""The SDK demands as many."""
 _M_ARENA_MAX, _ARENAS = -8, 4
 _WORKFLOWS = [
     DeleteArtifactsWorkflow,
@@ -82,7 +84,7 @@ async def _workers(parts: Parts, client: Client) -> AsyncIterator[None]:
     if settings.serves != "rows":  # a worker that deletes nothing from it does without any credentials of the store
         await warn_if_unavailable(parts.store)
     with (
-        ThreadPoolExecutor(settings.database_steps + settings.store_steps, thread_name_prefix="activity") as threads,
+        ThreadPoolExecutor(2 * settings.database_steps + settings.store_steps, thread_name_prefix="activity") as threads,
         Turns(settings.store_requests) as requests,
         Turns(settings.manifest_readers) as reads,
     ):
@@ -94,9 +96,12 @@ async def _workers(parts: Parts, client: Client) -> AsyncIterator[None]:
                     client,
                     task_queue=TASK_QUEUE,
                     workflows=_WORKFLOWS,
-                    activities=with_database,
+                    activities=[*with_database, *with_store] if pace.quick_steps else with_database,
                     workflow_runner=_RUNNER,
                     max_concurrent_activities=settings.database_steps,
+                    # A workflow task has at most one quick step at a time, which never waits for its turn then.
+                    max_concurrent_workflow_tasks=max(settings.database_steps, _FEWEST_WORKFLOW_TASKS),
+                    max_concurrent_local_activities=settings.database_steps,
                     **common,
                 )
                 await stack.enter_async_context(rows)

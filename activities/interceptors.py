@@ -62,7 +62,7 @@ class _Heartbeats(ActivityInboundInterceptor):
 class _LastCursor(ActivityOutboundInterceptor):
     """Remembers what the step said last, so that a heartbeat in between does not wipe it out.
 
-    A step that is soon over says nothing: each heartbeat is a write of Temporal's.
+    A step that is soon over says nothing: each heartbeat is a write of Temporal's. One within a workflow task cannot say any.
     """
 
     def __init__(self, next: ActivityOutboundInterceptor) -> None:  # noqa: A002  the SDK's name
@@ -72,7 +72,7 @@ class _LastCursor(ActivityOutboundInterceptor):
 
     def heartbeat(self, *details: Any) -> None:
         self.cursor = details
-        if time.monotonic() - self._began > _SILENT_S:
+        if time.monotonic() - self._began > _SILENT_S and not activity.info().is_local:
             super().heartbeat(*details)
 
 

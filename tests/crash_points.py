@@ -119,7 +119,9 @@ _COMMANDS = {
     "continue_as_new_workflow_execution": f"{_TASK} begins another run",
 }
 # Before: in the middle of a workflow task. After: between two of them, with a step waiting or nothing left.
-_WORKFLOW = (_COMMANDS["schedule_activity"], _COMMANDS["complete_workflow_execution"])
+_WORKFLOW = tuple(
+    _COMMANDS[command] for command in ("schedule_activity", "schedule_local_activity", "complete_workflow_execution")
+)
 
 
 def _wait_of(step: str) -> str:

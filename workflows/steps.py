@@ -113,6 +113,8 @@ class Pace(Message):
     """Trace items that are still counted after this are reported as unconfirmed."""
     search_attributes: bool = False
     """Whether the namespace has the three search attributes."""
+    quick_steps: bool = False
+    """Whether steps may run within the workflow task: its worker has the store too."""
 
 
 class Opened(Message):

@@ -182,6 +182,7 @@ async def test_a_run_that_is_handed_on_goes_on_with_the_current_build(
 
 @pytest.mark.thorough
 @on_sqlite
+@pytest.mark.usefixtures("only_visible_steps")
 async def test_what_a_person_waits_for_goes_first(stack: Stack) -> None:
     """Each step of a bulk's deletions stands behind those of ordinary ones, in turn with those of other organizations."""
     project, snapshots = shop_of(stack, 2)

@@ -155,6 +155,7 @@ async def test_a_refusal_is_the_error_that_says_why(stack: Stack, deletions: Del
             await deletions.rows_deleted(request, within=LATER)
 
 
+@pytest.mark.usefixtures("only_visible_steps")
 async def test_a_deletion_that_ends_otherwise_is_said_to_have_ended(
     stack: Stack, deletions: Deletions, held_rows: Held
 ) -> None:
@@ -186,6 +187,7 @@ async def test_rows_that_came_back_are_gone_when_a_handler_hears_so(stack: Stack
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("end", [WorkflowHandle.cancel, WorkflowHandle.terminate])
+@pytest.mark.usefixtures("only_visible_steps")
 async def test_asking_again_after_an_early_end_does_the_rest(
     stack: Stack, deletions: Deletions, held_rows: Held, end: Any
 ) -> None:

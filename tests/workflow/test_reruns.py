@@ -83,6 +83,7 @@ async def test_a_reset_to_before_the_failed_step_finishes_the_deletion(stack: St
 @pytest.mark.parametrize(
     "arguments", [("{}",), pytest.param(("--all-failed", "--yes"), marks=pytest.mark.thorough)], ids=["one", "all"]
 )
+@pytest.mark.usefixtures("only_visible_steps")
 async def test_a_rerun_of_what_reset_has_taken_up_leaves_it_to_its_end(
     stack: Stack, locking_bucket: str, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
 ) -> None:

@@ -48,6 +48,7 @@ async def is_cancelled(handle: Handle) -> None:
 
 
 @pytest.mark.thorough
+@pytest.mark.usefixtures("only_visible_steps")
 async def test_nothing_is_touched_before_its_time_and_all_is_done_after_it(stack: Stack) -> None:
     """By the database's clock, which is the ledger's; and the wait costs the steps none of their time."""
     (one,) = stack.snapshots("one")

@@ -198,6 +198,7 @@ async def test_an_outage_after_a_long_wait_is_looked_at_again_soon(stack: Stack,
 
 @pytest.mark.thorough
 @on_sqlite
+@pytest.mark.usefixtures("only_visible_steps")
 async def test_a_step_that_asks_for_a_longer_pause_than_it_has_time_is_tried_once_more_before_that(
     stack: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -216,6 +217,7 @@ async def test_a_step_that_asks_for_a_longer_pause_than_it_has_time_is_tried_onc
 
 
 @on_sqlite
+@pytest.mark.usefixtures("only_visible_steps")
 async def test_rows_come_before_objects_and_sweeps_and_organizations_take_turns(stack: Stack) -> None:
     """A person waits for rows. The lower the key, the earlier the step is taken from its queue."""
     (one,) = stack.snapshots("one")

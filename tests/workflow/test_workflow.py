@@ -317,8 +317,12 @@ async def runs(client: Client, workflow: str) -> list[WorkflowExecutionStatus | 
 
 @pytest.mark.thorough
 @on_sqlite
+@pytest.mark.usefixtures("only_visible_steps")
 async def test_every_step_of_a_deletion_is_one_that_everybody_sees(stack: Stack) -> None:
-    """What ran inside a workflow task would have no attempts, no reason and no budget that an operator could look at."""
+    """What ran inside a workflow task would have no attempts, no reason and no budget that an operator could look at.
+
+    Only steps of small deletions are tried there first: tests/workflow/test_quick.py.
+    """
     (one,) = stack.snapshots("one")
     async with stack.worker():
         handle = await stack.start([one.id], images="delete")

@@ -1,0 +1,135 @@
+"""A small deletion tries its steps at once, within the workflow task; whatever goes wrong there is seen as in any other."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from temporalio.api.enums.v1 import EventType
+from temporalio.client import WorkflowHandle
+
+from activities.close_deletion import CloseDeletion
+from activities.collect_keys import CollectKeys
+from activities.delete_rows import DeleteRows
+from activities.open_deletion import OpenDeletion
+from artifact_deletion.errors import ArtifactNotInOrganization, StoreUnavailable
+from demo.world import screen
+from tests.faults.test_faults import attempts
+from tests.oracle import Evidence, assert_promises_hold
+from tests.stack import Held, Stack, eventually
+from workflows.quick import QUICK_STEPS, SMALL
+from workflows.steps import COLLECT_KEYS, DELETE_OBJECTS, DELETE_TRACE_ITEMS, SWEEP_PREFIXES
+
+on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+Handle = WorkflowHandle[Any, Any]
+ALWAYS_VISIBLE = {step.name for step in (DELETE_OBJECTS, DELETE_TRACE_ITEMS, SWEEP_PREFIXES)}
+QUICK = {step.name for step in QUICK_STEPS}
+
+
+async def visible(handle: Handle) -> set[str]:
+    """The steps of which Temporal knows more than that they were done."""
+    events = (await handle.fetch_history()).events
+    return {event.activity_task_scheduled_event_attributes.activity_type.name for event in events} - {""}
+
+
+async def done_at_once(handle: Handle) -> int:
+    """How many steps, as failures too."""
+    events = (await handle.fetch_history()).events
+    return sum(event.event_type == EventType.EVENT_TYPE_MARKER_RECORDED for event in events)
+
+
+async def test_a_small_deletion_makes_no_trips_for_what_a_person_waits_for(stack: Stack) -> None:
+    small = stack.snapshots(*(f"small {number}" for number in range(SMALL)))
+    before = Evidence.of(stack)
+    async with stack.worker():
+        handle = await stack.start([one.id for one in small])
+        await handle.result()
+    assert await visible(handle) == ALWAYS_VISIBLE
+    assert await done_at_once(handle) == len(QUICK)
+    assert_promises_hold(stack, before, [stack.request([one.id for one in small])])
+
+
+@on_sqlite
+@pytest.mark.parametrize(("artifacts", "chunk"), [(SMALL + 1, 250), (2, 1)], ids=["more artifacts", "two chunks"])
+async def test_a_larger_one_is_not_tried_at_once(stack: Stack, artifacts: int, chunk: int) -> None:
+    """A workflow task that works on one chunk would hold up the others. Whether there are several, opening it tells."""
+    found = stack.snapshots(*(f"one {number}" for number in range(artifacts)))
+    async with stack.worker(chunk_artifacts=chunk):
+        handle = await stack.start([one.id for one in found])
+        await handle.result()
+    assert await visible(handle) >= ALWAYS_VISIBLE | QUICK - {"open_deletion"}
+    assert await done_at_once(handle) == (artifacts <= SMALL)
+
+
+@on_sqlite
+@pytest.mark.parametrize("step", [OpenDeletion, CollectKeys, DeleteRows, CloseDeletion])
+async def test_a_step_that_fails_at_once_is_begun_anew_where_it_is_seen(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch, step: type
+) -> None:
+    (one,) = stack.snapshots("one")
+    before = Evidence.of(stack)
+    (name,) = QUICK & set(dir(step))
+    monkeypatch.setattr(step, name, once_failing(getattr(step, name)))
+    async with stack.worker():
+        handle = await stack.start([one.id])
+        await handle.result()
+    assert await visible(handle) == ALWAYS_VISIBLE | {name}
+    assert [attempt for attempt, _ in await attempts(handle, name)] == [1]
+    assert_promises_hold(stack, before, [stack.request([one.id])])
+
+
+def once_failing(step: Callable[..., Any]) -> Callable[..., Any]:
+    failures = iter([StoreUnavailable("away for a moment")])
+
+    def failing(*given: Any) -> Any:
+        if failure := next(failures, None):
+            raise failure
+        return step(*given)
+
+    failing.__dict__.update(step.__dict__)
+    failing.__annotations__ = step.__annotations__
+    return failing
+
+
+@on_sqlite
+async def test_a_step_that_takes_long_is_seen_while_it_does_and_both_attempts_harm_nothing(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The attempt within the workflow task goes on in its thread: it is as any that Temporal has given up."""
+    (one,) = stack.snapshots("one")
+    before, held = Evidence.of(stack), Held(monkeypatch, CollectKeys, "collect_keys")
+    async with stack.worker():
+        handle = await stack.start([one.id])
+
+        async def is_seen() -> bool:
+            pending = (await handle.describe()).raw_description.pending_activities
+            return [activity.activity_type.name for activity in pending] == [COLLECT_KEYS.name]
+
+        await eventually(is_seen)
+        held.let_go()
+        await asyncio.wait_for(handle.result(), 40)
+    assert_promises_hold(stack, before, [stack.request([one.id])])
+
+
+@on_sqlite
+async def test_what_is_final_is_final_at_once(stack: Stack) -> None:
+    stack.snapshots("one")
+    stranger = stack.world.snapshot(stack.world.project(stack.world.organization("globex"), "app"), {"login": screen("login")})
+    async with stack.worker():
+        handle = await stack.start([stranger.id])
+        failure = await stack.failure(handle)
+    assert failure.type == ArtifactNotInOrganization.__name__
+    assert await visible(handle) == set()
+
+
+@pytest.mark.thorough
+@on_sqlite
+async def test_workers_of_the_database_alone_leave_the_store_to_others(stack: Stack) -> None:
+    """They have no credentials of the store: a step that reads from it goes through Temporal."""
+    (one,) = stack.snapshots("one")
+    before = Evidence.of(stack)
+    async with stack.worker(serves="rows"), stack.worker(serves="objects"):
+        handle = await stack.start([one.id])
+        await handle.result()
+    assert await visible(handle) == ALWAYS_VISIBLE | QUICK - {"open_deletion"}
+    assert_promises_hold(stack, before, [stack.request([one.id])])
