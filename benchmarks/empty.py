@@ -25,7 +25,7 @@ from benchmarks.stage import ROOT, Stage
 from demo.run import WorkerProcess
 
 QUEUE, STORE_QUEUE = "empty", "empty-store"
-WORKFLOW, LOCAL_WORKFLOW, CHUNKS_WORKFLOW, UPDATE = "Empty", "EmptyLocal", "EmptyChunks", "rows_deleted"
+WORKFLOW, CHUNKS_WORKFLOW, UPDATE = "Empty", "EmptyChunks", "rows_deleted"
 
 
 @activity.defn
@@ -35,7 +35,7 @@ def nothing() -> None:
 
 @workflow.defn(name=WORKFLOW)
 class Empty:
-    """As many round trips as a small deletion with no quiet period: its steps, and which of them wait for which."""
+    """As many round trips as a small deletion with no quiet period: which steps are done at once, and which wait for which."""
 
     def __init__(self) -> None:
         self._rows_deleted = False
@@ -43,41 +43,16 @@ class Empty:
     @workflow.run
     async def run(self) -> None:
         """Open, collect, delete rows, objects beside trace items, sweep, close."""
-        await _step(QUEUE)
-        await _step(STORE_QUEUE)
-        await _step(QUEUE)
+        for _ in range(3):
+            await _at_once()
         self._rows_deleted = True
         await asyncio.gather(_step(STORE_QUEUE), _step(QUEUE))
         await _step(STORE_QUEUE)
-        await _step(QUEUE)
+        await _at_once()
 
     @workflow.update(name=UPDATE)
     async def rows_deleted(self) -> None:
         """Returns when a deletion would have deleted its rows."""
-        await workflow.wait_condition(lambda: self._rows_deleted)
-
-
-@workflow.defn(name=LOCAL_WORKFLOW)
-class EmptyLocal:
-    """The same with the steps of a few statements, the first and the last, within the workflow task."""
-
-    def __init__(self) -> None:
-        self._rows_deleted = False
-
-    @workflow.run
-    async def run(self) -> None:
-        """As Empty."""
-        await _within()
-        await _step(STORE_QUEUE)
-        await _step(QUEUE)
-        self._rows_deleted = True
-        await asyncio.gather(_step(STORE_QUEUE), _step(QUEUE))
-        await _step(STORE_QUEUE)
-        await _within()
-
-    @workflow.update(name=UPDATE)
-    async def rows_deleted(self) -> None:
-        """As Empty's."""
         await workflow.wait_condition(lambda: self._rows_deleted)
 
 
@@ -103,7 +78,7 @@ async def _step(queue: str) -> None:
     await workflow.execute_activity(nothing, task_queue=queue, start_to_close_timeout=timedelta(minutes=1))
 
 
-async def _within() -> None:
+async def _at_once() -> None:
     await workflow.execute_local_activity(nothing, start_to_close_timeout=timedelta(seconds=5))
 
 
@@ -119,10 +94,10 @@ class EmptyWorker(WorkerProcess):
         return [sys.executable, "-m", "benchmarks.empty"]
 
 
-async def until_rows_deleted(client: Client, name: str = WORKFLOW) -> "WithStartWorkflowOperation[Any, Any]":
+async def until_rows_deleted(client: Client) -> "WithStartWorkflowOperation[Any, Any]":
     """Start an empty deletion, and wait until a real one would have deleted its rows."""
     start: WithStartWorkflowOperation[Any, Any] = WithStartWorkflowOperation(
-        name, id=str(uuid.uuid4()), task_queue=QUEUE, id_conflict_policy=WorkflowIDConflictPolicy.FAIL
+        WORKFLOW, id=str(uuid.uuid4()), task_queue=QUEUE, id_conflict_policy=WorkflowIDConflictPolicy.FAIL
     )
     await client.execute_update_with_start_workflow(UPDATE, start_workflow_operation=start)
     return start
@@ -143,7 +118,7 @@ async def main() -> None:
     client = await connect()
     async with AsyncExitStack() as stack:
         threads = stack.enter_context(ThreadPoolExecutor(32))
-        for queue, workflows in ((QUEUE, [Empty, EmptyLocal, EmptyChunks]), (STORE_QUEUE, [])):
+        for queue, workflows in ((QUEUE, [Empty, EmptyChunks]), (STORE_QUEUE, [])):
             worker = Worker(
                 client,
                 task_queue=queue,

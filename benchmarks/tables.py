@@ -76,28 +76,11 @@ def choices(found: Found) -> str:
         )
         for name, label in labels.items()
     ]
-    first = _with(
+    return _with(
         f"Workflows inside and outside the SDK's sandbox, {found['deletions']} small deletions of each.",
         ("workflows", "worker CPU ms", "over outside", "request to receipt p50 ms", "over outside"),
         rows,
     )
-    local = found["local"]
-    steps_ = {"rows": "request to rows gone", "receipt": "request to receipt"}
-    until = [
-        (
-            label,
-            *(1000 * local["empty_s"][kind][name] for kind in ("ordinary", "local")),
-            1000 * local["ours_s"][name],
-            (local["empty_s"]["ordinary"][name] - local["empty_s"]["local"][name]) / local["ours_s"][name],
-        )
-        for name, label in steps_.items()
-    ]
-    second = _with(
-        "The first and the last step as ordinary steps, as shipped, and within the workflow task (steps that do nothing).",
-        ("p50", "ordinary ms", "within the task ms", "ours, the whole wait ms", "saved / ours"),
-        until,
-    )
-    return f"{first}\n\n{second}"
 
 
 def many(found: Found) -> str:

@@ -62,7 +62,7 @@ async def test_a_small_deletion_writes_no_more_events_than_it_did(stack: Stack) 
         handle = await stack.start([one.id])
         assert (await handle.result()).complete
     events = Counter([EventType.Name(event.event_type) async for event in handle.fetch_history_events()])
-    assert events.total() <= 52, events
+    assert events.total() <= 31, events
 
 
 @on_sqlite

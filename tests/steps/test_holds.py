@@ -108,6 +108,7 @@ async def test_a_deletion_frozen_in_the_middle_of_its_pages_waits_and_goes_on(
 
 @pytest.mark.thorough
 @on_sqlite
+@pytest.mark.usefixtures("only_visible_steps")
 async def test_what_is_frozen_costs_a_step_none_of_its_time(stack: Stack, heeded_at_once: None) -> None:
     """A step has a budget of days, a freeze may take weeks: they wait in a step without a budget, and then begin anew."""
     (one,) = stack.snapshots("one")
