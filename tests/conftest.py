@@ -36,7 +36,7 @@ from tests.image_steps import ImageSteps, image_steps
 from tests.stack import PROCESS, Stack, connect, prepare_database, s3_of
 from tests.tiers import left_to_test_all
 from tests.uploader import Uploader
-from workflows import delete_artifacts
+from workflows import quick
 
 _buckets = (f"bucket-{PROCESS}-{number}" for number in itertools.count(1))
 _databases = (f"backend_{PROCESS}_{number}" for number in itertools.count(1))
@@ -235,7 +235,7 @@ async def stack(
 @pytest.fixture
 def only_visible_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """A small deletion goes as a large one does: each step by itself, none within the workflow task."""
-    monkeypatch.setattr(delete_artifacts, "SMALL", 0)
+    monkeypatch.setattr(quick, "SMALL", 0)
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ with workflow.unsafe.imports_passed_through():
     from workflows.failures import leftovers, log_failure, named
     from workflows.inputs import NO_REQUEST, validated
     from workflows.page import Page
-    from workflows.quick import QUICK_STEPS, SMALL, at_once
+    from workflows.quick import at_once, is_waited_for
     from workflows.steps import (
         CANCEL_DELETION,
         CLOSE_DELETION,
@@ -250,9 +250,7 @@ class DeleteArtifactsWorkflow:
     def _is_quick(self, step: Step[Any, Any]) -> bool:
         opened = self._opened
         possible = opened is None or (opened.pace.quick_steps and len(opened.chunks) <= 1)
-        # A cancel is heard between workflow tasks: once there is one, no step may be over before it is.
-        wanted = workflow.cancellation_reason() is None
-        return possible and wanted and step in QUICK_STEPS and len(self._request.artifact_ids) <= SMALL
+        return possible and is_waited_for(step, self._request)
 
 
 async def _all(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:

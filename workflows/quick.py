@@ -12,6 +12,8 @@ from temporalio.common import RetryPolicy
 from temporalio.exceptions import ActivityError, ApplicationError, FailureError, RetryState, is_cancelled_exception
 
 with workflow.unsafe.imports_passed_through():
+    from artifact_deletion.bulk import BULK_PRIORITY
+    from artifact_deletion.request import DeletionRequest
     from workflows.steps import CLOSE_DELETION, COLLECT_KEYS, DELETE_ROWS, OPEN_DELETION, In, Out, Step
 
 SMALL = 10
@@ -21,6 +23,17 @@ QUICK_STEPS = (OPEN_DELETION, COLLECT_KEYS, DELETE_ROWS, CLOSE_DELETION)
 _WITHIN = timedelta(seconds=2)
 """The three up to the rows have to fit into a workflow task, of 10 s."""
 _ONCE = RetryPolicy(maximum_attempts=1)
+
+
+def is_waited_for(step: Step[Any, Any], request: DeletionRequest) -> bool:
+    """Whether it is one of the quick steps, of a small deletion that a person waits for.
+
+    They wait for none of a bulk deletion's. A cancel is heard between workflow tasks: once there is one, no step may be over
+    before it is.
+    """
+    small = len(request.artifact_ids) <= SMALL
+    in_bulk = workflow.info().priority.priority_key == BULK_PRIORITY
+    return step in QUICK_STEPS and small and not in_bulk and workflow.cancellation_reason() is None
 
 
 async def at_once(step: Step[In, Out], given: In, summary: str) -> Out | None:

@@ -41,9 +41,9 @@ ASKED_TO_STOP_WHILE_DELETING_ROWS = """
 import functools, os, signal
 import worker
 from activities.delete_rows import DeleteRows
-from workflows import delete_artifacts
+from workflows import quick
 
-delete_artifacts.SMALL = 0  # each step by itself, to be found in the history
+quick.SMALL = 0  # each step by itself, to be found in the history
 worker.Worker = functools.partial(worker.Worker, max_cached_workflows=0)
 whole = DeleteRows.delete_rows
 
@@ -140,7 +140,8 @@ async def test_a_worker_killed_after_the_commit_loses_no_key(stack: Stack) -> No
     receipt = stack.receipt(handle.id)
     assert receipt.complete
     assert counted == sum(receipt.rows.values()) == len(stack.world.rows_of([head.id])) - receipt.trace_items.matched
-    assert [event async for event in handle.fetch_history_events() if event.HasField("workflow_task_timed_out_event_attributes")]
+    events = (await handle.fetch_history()).events
+    assert [event for event in events if event.HasField("workflow_task_timed_out_event_attributes")]
 
 
 @on_sqlite

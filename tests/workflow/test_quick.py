@@ -12,11 +12,13 @@ from activities.close_deletion import CloseDeletion
 from activities.collect_keys import CollectKeys
 from activities.delete_rows import DeleteRows
 from activities.open_deletion import OpenDeletion
+from artifact_deletion.client import start_bulk
 from artifact_deletion.errors import ArtifactNotInOrganization, StoreUnavailable
 from demo.world import screen
 from tests.faults.test_faults import attempts
 from tests.oracle import Evidence, assert_promises_hold
 from tests.stack import Held, Stack, eventually
+from tests.workflow.test_bulk import deletions_of, result, shop_of, whole
 from workflows.quick import QUICK_STEPS, SMALL
 from workflows.steps import COLLECT_KEYS, DELETE_OBJECTS, DELETE_TRACE_ITEMS, SWEEP_PREFIXES
 
@@ -59,6 +61,19 @@ async def test_a_larger_one_is_not_tried_at_once(stack: Stack, artifacts: int, c
         await handle.result()
     assert await visible(handle) >= ALWAYS_VISIBLE | QUICK - {"open_deletion"}
     assert await done_at_once(handle) == (artifacts <= SMALL)
+
+
+@on_sqlite
+async def test_a_bulk_waits_for_its_turn_with_all_of_its_steps(stack: Stack) -> None:
+    """They stand behind those of other deletions, which they could not within a workflow task."""
+    stack.snapshots("elsewhere")
+    project, snapshots = shop_of(stack, 1)
+    async with stack.worker():
+        await result(await start_bulk(stack.client, whole(project)))
+    (deletion,) = deletions_of(whole(project), snapshots, 1)
+    handle = stack.client.get_workflow_handle(deletion.workflow_id)
+    assert await visible(handle) >= ALWAYS_VISIBLE | QUICK
+    assert await done_at_once(handle) == 0
 
 
 @on_sqlite
