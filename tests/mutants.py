@@ -36,6 +36,27 @@ MUTATIONS = (
     *IMAGES,
     *BULK,
     Mutation(
+        "a bulk's deletion is tried at once",
+        "workflows/quick.py",
+        " and not in_bulk",
+        "",
+        ("tests/workflow/test_quick.py::test_a_bulk_waits_for_its_turn_with_all_of_its_steps",),
+    ),
+    Mutation(
+        "rows go within the workflow task that has heard of a cancel",
+        "workflows/quick.py",
+        " and workflow.cancellation_reason() is None",
+        "",
+        ("tests/workflow/test_images_runs.py::test_a_cancel_before_the_rows_go_leaves_the_images",),
+    ),
+    Mutation(
+        "a refusal is asked for twice",
+        "workflows/quick.py",
+        "            raise _as_of_its_own(step, error) from error",
+        "            return None",
+        ("tests/workflow/test_quick.py::test_what_is_final_is_final_at_once",),
+    ),
+    Mutation(
         "objects before rows",
         "activities/collect_keys.py",
         "            sealing.write(session, found, last=True)\n",
