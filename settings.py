@@ -206,7 +206,9 @@ class Settings(DatabaseSettings):
     store_requests: Count = Field(
         64, description="requests that list or delete, which this worker makes of the store at a time"
     )
-    database_steps: Count = Field(16, description="steps with the database alone that this worker runs at a time")
+    database_steps: Count = Field(
+        16, description="steps with the database alone that this worker runs at a time, and workflow tasks"
+    )
     store_steps: Count = Field(64, description="steps with the object store that this worker runs at a time")
     manifest_readers: Count = Field(8, description="manifests this worker reads at a time, beside those requests")
     manifests_parsed: Count = Field(2, description="manifests the worker holds parsed at a time")
