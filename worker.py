@@ -20,7 +20,7 @@ from temporalio.service import RPCError
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker, WorkerDeploymentConfig
 
 from activities.gauges import LedgerGauges
-from activities.interceptors import Heartbeats, NamedErrorsOnly
+from activities.interceptors import FewWithinTasks, Heartbeats, NamedErrorsOnly, OfOrganization
 from activities.stores.turns import Turns
 from artifact_deletion.converter import unreachable
 from artifact_deletion.errors import DeletionError, Misconfigured
@@ -99,7 +99,7 @@ async def _workers(parts: Parts, client: Client) -> AsyncIterator[None]:
                     activities=[*with_database, *with_store] if pace.quick_steps else with_database,
                     workflow_runner=_RUNNER,
                     max_concurrent_activities=settings.database_steps,
-                    # A workflow task has at most one quick step at a time, which never waits for its turn then.
+                    # A workflow task has at most one quick step at a time: none has to wait for its turn.
                     max_concurrent_workflow_tasks=max(settings.database_steps, _FEWEST_WORKFLOW_TASKS),
                     max_concurrent_local_activities=settings.database_steps,
                     **common,
@@ -121,7 +121,13 @@ async def _workers(parts: Parts, client: Client) -> AsyncIterator[None]:
 
 def _common(settings: Settings) -> dict[str, Any]:
     return {
-        "interceptors": [Heartbeats(), NamedErrorsOnly(), OneInput()],
+        "interceptors": [
+            Heartbeats(),
+            NamedErrorsOnly(),
+            OfOrganization(),
+            FewWithinTasks(settings.database_steps),
+            OneInput(),
+        ],
         "graceful_shutdown_timeout": settings.shutdown_grace,
         "deployment_config": _deployment(settings.build_id),
     }

@@ -50,7 +50,8 @@ class CloseDeletion:
             with self.database.write() as session:
                 found = deletions.lock_to_close(session, deletion.deletion_id, deletion.fence)
                 if found.state is DeletionState.CLOSED:
-                    return deletions.stored_receipt(session, found.id).for_history()
+                    closed = deletions.stored_receipt(session, found.id)
+                    break
                 # Failed: closed before, by an attempt whose answer was lost, a late step or the run that a Reset took up again.
                 if found.state not in {DeletionState.RUNNING, DeletionState.FAILED}:
                     raise NotOpen(f"the deletion is {found.state}; nothing was closed")
@@ -68,6 +69,10 @@ class CloseDeletion:
             if self.receipts is not None:
                 self.receipts.write(Closed(request=found.request, receipt=receipt))
             kept = receipt
+        if self.receipts is not None and kept is not None and kept != closed:
+            # Another attempt closed it, and may have kept its receipt before this one kept its own.
+            self.receipts.write(Closed(request=found.request, receipt=closed))
+        return closed.for_history()
 
     def _add_up(self, session: Session, found: Closing) -> tuple[DeletionReceipt, NotYet | None]:
         """The receipt, and why it is not closed yet if it waits for others.

@@ -17,7 +17,8 @@ from temporalio import activity
 from temporalio.exceptions import CancelledError
 from temporalio.worker import ActivityInboundInterceptor, ActivityOutboundInterceptor, ExecuteActivityInput, Interceptor
 
-from artifact_deletion.errors import DeletionError, to_application_error
+from activities.stores.turns import organization
+from artifact_deletion.errors import DeletionError, NotYet, to_application_error
 
 _HEARTBEATS_A_TIMEOUT = 5
 _SILENT_S = 1.0
@@ -74,6 +75,46 @@ class _LastCursor(ActivityOutboundInterceptor):
         self.cursor = details
         if time.monotonic() - self._began > _SILENT_S and not activity.info().is_local:
             super().heartbeat(*details)
+
+
+class OfOrganization(Interceptor):
+    """Says whose each step is. Temporal's fairness key says so too, but a step within a workflow task has none."""
+
+    def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:  # noqa: A002  the SDK's name
+        return _OfOrganization(next)
+
+
+class _OfOrganization(ActivityInboundInterceptor):
+    async def execute_activity(self, input: ExecuteActivityInput) -> Any:  # noqa: A002  the SDK's name
+        organization.set(next((getattr(given, "organization_id", None) for given in input.args), None))
+        return await super().execute_activity(input)
+
+
+class FewWithinTasks(Interceptor):
+    """Bounds the steps within workflow tasks. Those count too that Temporal has given up, as long as their threads go on.
+
+    One too many fails at once, and is begun anew as a step of its own, which waits for its turn.
+    """
+
+    def __init__(self, at_a_time: int) -> None:
+        self._room = asyncio.Semaphore(at_a_time)
+
+    def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:  # noqa: A002  the SDK's name
+        return _FewWithinTasks(next, self._room)
+
+
+class _FewWithinTasks(ActivityInboundInterceptor):
+    def __init__(self, next: ActivityInboundInterceptor, room: asyncio.Semaphore) -> None:  # noqa: A002  the SDK's name
+        super().__init__(next)
+        self._room = room
+
+    async def execute_activity(self, input: ExecuteActivityInput) -> Any:  # noqa: A002  the SDK's name
+        if not activity.info().is_local:
+            return await super().execute_activity(input)
+        if self._room.locked():
+            raise NotYet("this worker has no room for one more step within a workflow task")
+        async with self._room:
+            return await super().execute_activity(input)
 
 
 class NamedErrorsOnly(Interceptor):

@@ -50,6 +50,27 @@ MUTATIONS = (
         ("tests/workflow/test_images_runs.py::test_a_cancel_before_the_rows_go_leaves_the_images",),
     ),
     Mutation(
+        "steps within workflow tasks that hang take all threads",
+        "activities/interceptors.py",
+        "if self._room.locked():",
+        "if False:",
+        ("tests/workflow/test_quick.py::test_what_goes_on_after_its_time_takes_no_more_threads_than_it_was_given",),
+    ),
+    Mutation(
+        "organizations do not take turns at the store within workflow tasks",
+        "activities/interceptors.py",
+        "        organization.set(",
+        "        _ = (",
+        ("tests/workflow/test_quick.py::test_its_requests_of_the_store_take_turns_as_those_of_its_organization",),
+    ),
+    Mutation(
+        "the receipt that is kept is that of an attempt which came too late",
+        "activities/close_deletion.py",
+        "kept is not None and kept != closed:",
+        "kept is None:",
+        ("tests/steps/test_restore.py::test_the_receipt_that_is_kept_is_the_one_that_closed_it",),
+    ),
+    Mutation(
         "a refusal is asked for twice",
         "workflows/quick.py",
         "            raise _as_of_its_own(step, error) from error",

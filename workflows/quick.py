@@ -21,7 +21,7 @@ SMALL = 10
 QUICK_STEPS = (OPEN_DELETION, COLLECT_KEYS, DELETE_ROWS, CLOSE_DELETION)
 """Those for which a person waits, and the last. The others take long, or wait for a quiet period."""
 _WITHIN = timedelta(seconds=2)
-"""The three up to the rows have to fit into a workflow task, of 10 s."""
+"""The three up to the rows fit into a workflow task, of 10 s. If they are collected again, Temporal is told to wait."""
 _ONCE = RetryPolicy(maximum_attempts=1)
 
 

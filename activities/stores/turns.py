@@ -7,12 +7,13 @@ import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextvars import ContextVar
 from typing import Any, ParamSpec, TypeVar
-
-from temporalio import activity
 
 P = ParamSpec("P")
 T = TypeVar("T")
+organization: ContextVar[int | None] = ContextVar("organization", default=None)
+"""Whose step this thread runs, as activities/interceptors.py says it for each."""
 
 
 class Turns(Executor):
@@ -24,11 +25,11 @@ class Turns(Executor):
     def __init__(self, threads: int) -> None:
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="store")
         self._lock = threading.Lock()
-        self._waiting: OrderedDict[str | None, dict[int, deque[tuple[Future[Any], Callable[[], Any]]]]] = OrderedDict()
+        self._waiting: OrderedDict[int | None, dict[int, deque[tuple[Future[Any], Callable[[], Any]]]]] = OrderedDict()
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         future: Future[T] = Future()
-        whose = activity.info().priority.fairness_key if activity.in_activity() else None
+        whose = organization.get()
         with self._lock:
             steps = self._waiting.setdefault(whose, {})
             steps.setdefault(threading.get_ident(), deque()).append((future, lambda: fn(*args, **kwargs)))

@@ -17,7 +17,7 @@ from activities.close_deletion import CloseDeletion
 from activities.ledger import deletions
 from activities.ledger.schema import UtcDateTime
 from activities.living import Living
-from activities.receipts import Closed, receipts_of
+from activities.receipts import Closed, StoredReceipts, receipts_of
 from activities.stores.documents import S3Documents
 from artifact_deletion.errors import StoreUnavailable
 from artifact_deletion.outbox import DeletionState, NoSuchDeletion
@@ -28,6 +28,7 @@ from tests.backups import RestorePoint
 from tests.conftest import Command
 from tests.oracle import Evidence, assert_promises_hold
 from tests.stack import PROCESS, Seen, Stack, deletion_of, recorded, s3_of, steps_of
+from workflows.steps import CLOSE_DELETION
 
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 BUCKET, PREFIX = f"receipts-{PROCESS}", "deletion-receipts/"
@@ -222,6 +223,29 @@ def test_receipts_that_were_printed_can_be_read_again(
     assert recorded(stack.database, request.workflow_id).state == DeletionState.ACCEPTED
     monkeypatch.setenv("ARTIFACT_DELETION_ADAPTERS", "nowhere:adapters")
     assert command("reapply", "--since", "2000-01-01", "--receipts", file, "--yes")[0] == 2
+
+
+@on_sqlite
+def test_the_receipt_that_is_kept_is_the_one_that_closed_it(
+    stack: Stack, kept: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two attempts close it, and the request of the one that comes too late is the last to reach the store."""
+    (one,) = stack.snapshots("one")
+    request = stack.request([one.id])
+    stack.accept(request)
+    with steps_of(stack, **kept) as steps:
+        whole, late = StoredReceipts.write, list[Closed]()
+
+        def write(self: StoredReceipts, closed: Closed) -> None:
+            if not late:
+                late.append(closed)
+                steps.run(CLOSE_DELETION, deletion_of(request))
+            whole(self, closed)
+
+        monkeypatch.setattr(StoredReceipts, "write", write)
+        steps.finish(request, steps.open_and_collect(request))
+    (found,) = kept_receipts(stack).values()
+    assert found.receipt == stack.receipt(request.workflow_id) != late[0].receipt
 
 
 def bring_back(stack: Stack, before: Evidence) -> None:

@@ -1,13 +1,12 @@
 """The threads that make requests of the store: no organization waits behind all that another has in the queue."""
 
-import dataclasses
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from threading import Event
 
 import pytest
-from temporalio.common import Priority
-from temporalio.testing import ActivityEnvironment
 
+from activities.stores import turns
 from activities.stores.turns import Turns
 
 
@@ -31,10 +30,10 @@ def test_a_small_organization_is_served_in_turn_and_a_large_one_step_by_step(bus
     order: list[str] = []
     waiting: list[Future[None]] = []
     with ThreadPoolExecutor(1) as a, ThreadPoolExecutor(1) as b, ThreadPoolExecutor(1) as c:
-        for step, organization, job in ((a, "1", "a0"), (b, "1", "b0"), (a, "1", "a1"), (b, "1", "b1"), (c, "2", "small")):
-            environment = ActivityEnvironment()
-            environment.info = dataclasses.replace(environment.info, priority=Priority(fairness_key=organization))
-            submitted: Future[Future[None]] = step.submit(environment.run, lambda job=job: busy.submit(order.append, job))
+        for step, organization, job in ((a, 1, "a0"), (b, 1, "b0"), (a, 1, "a1"), (b, 1, "b1"), (c, 2, "small")):
+            context = copy_context()
+            context.run(turns.organization.set, organization)
+            submitted: Future[Future[None]] = step.submit(context.run, lambda job=job: busy.submit(order.append, job))
             waiting.append(submitted.result(30))
     may_go.set()
     for one in waiting:

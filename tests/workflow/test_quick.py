@@ -1,6 +1,7 @@
 """A small deletion tries its steps at once, within the workflow task; whatever goes wrong there is seen as in any other."""
 
 import asyncio
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from activities.close_deletion import CloseDeletion
 from activities.collect_keys import CollectKeys
 from activities.delete_rows import DeleteRows
 from activities.open_deletion import OpenDeletion
+from activities.stores.turns import Turns, organization
 from artifact_deletion.client import start_bulk
 from artifact_deletion.errors import ArtifactNotInOrganization, StoreUnavailable
 from demo.world import screen
@@ -124,6 +126,43 @@ async def test_a_step_that_takes_long_is_seen_while_it_does_and_both_attempts_ha
         held.let_go()
         await asyncio.wait_for(handle.result(), 40)
     assert_promises_hold(stack, before, [stack.request([one.id])])
+
+
+@on_sqlite
+async def test_what_goes_on_after_its_time_takes_no_more_threads_than_it_was_given(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or a store that hangs would soon have them all, and the database's steps would stand still too."""
+    first, second = stack.snapshots("first", "second")
+    calls = itertools.count()
+    held = Held(monkeypatch, CollectKeys, "collect_keys", only=lambda *_: next(calls) == 0)
+    async with stack.worker(database_steps=1):
+        of_first = await stack.start([first.id])
+        assert (await asyncio.wait_for(of_first.result(), 40)).complete
+        of_second = await stack.start([second.id])
+        assert (await asyncio.wait_for(of_second.result(), 40)).complete
+        held.let_go()
+    assert await visible(of_first) == ALWAYS_VISIBLE | QUICK - {"open_deletion"}
+    assert await visible(of_second) == ALWAYS_VISIBLE | QUICK
+
+
+@on_sqlite
+async def test_its_requests_of_the_store_take_turns_as_those_of_its_organization(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Temporal hands a step within a workflow task no fairness key."""
+    one, base = stack.snapshots("one", "base")
+    stack.world.comparison(one, base, masks=1)
+    seen, whole = set[int | None](), Turns.submit
+
+    def submit(self: Turns, *given: Any) -> Any:
+        seen.add(organization.get())
+        return whole(self, *given)
+
+    monkeypatch.setattr(Turns, "submit", submit)
+    async with stack.worker():
+        await stack.delete([one.id])
+    assert seen == {stack.organization_id}
 
 
 @on_sqlite
