@@ -3,11 +3,14 @@
 import asyncio
 import itertools
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from temporalio.api.enums.v1 import EventType
-from temporalio.client import WorkflowHandle
+from temporalio.client import WorkflowFailureError, WorkflowHandle
+from temporalio.exceptions import CancelledError
+from temporalio.worker import Replayer, UnsandboxedWorkflowRunner
 
 from activities.close_deletion import CloseDeletion
 from activities.collect_keys import CollectKeys
@@ -15,12 +18,17 @@ from activities.delete_rows import DeleteRows
 from activities.open_deletion import OpenDeletion
 from activities.stores.turns import Turns, organization
 from artifact_deletion.client import start_bulk
+from artifact_deletion.converter import data_converter
 from artifact_deletion.errors import ArtifactNotInOrganization, StoreUnavailable
+from artifact_deletion.outbox import DeletionState
 from demo.world import screen
+from tests.faults.test_crashes import start
 from tests.faults.test_faults import attempts
 from tests.oracle import Evidence, assert_promises_hold
-from tests.stack import Held, Stack, eventually
+from tests.stack import Held, Stack, eventually, recorded
 from tests.workflow.test_bulk import deletions_of, result, shop_of, whole
+from workflows import quick
+from workflows.delete_artifacts import DeleteArtifactsWorkflow
 from workflows.quick import QUICK_STEPS, SMALL
 from workflows.steps import COLLECT_KEYS, DELETE_OBJECTS, DELETE_TRACE_ITEMS, SWEEP_PREFIXES
 
@@ -174,6 +182,36 @@ async def test_what_is_final_is_final_at_once(stack: Stack) -> None:
         failure = await stack.failure(handle)
     assert failure.type == ArtifactNotInOrganization.__name__
     assert await visible(handle) == set()
+
+
+@on_sqlite
+async def test_a_cancel_that_is_heard_while_a_step_is_tried_at_once_undoes_everything(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A workflow task that lasts is said to go on before its time is over, and the cancel comes with the answer."""
+    (one,) = stack.snapshots("one")
+    before, held = Evidence.of(stack), Held(monkeypatch, CollectKeys, "collect_keys")
+    monkeypatch.setattr(quick, "_WITHIN", timedelta(seconds=20))
+    request = stack.request([one.id])
+    async with stack.worker():
+        handle = await start(stack, request)
+        await held.reached()
+        await handle.cancel()
+
+        async def is_cancelled() -> bool:
+            return recorded(stack.database, request.workflow_id).state == DeletionState.CANCELLED
+
+        await eventually(is_cancelled)
+        held.let_go()
+        with pytest.raises(WorkflowFailureError) as failed:
+            await asyncio.wait_for(handle.result(), 40)
+    assert isinstance(failed.value.cause, CancelledError)
+    assert Evidence.of(stack).objects == before.objects
+    assert Evidence.of(stack).rows == before.rows
+    assert await done_at_once(handle) >= 1
+    await Replayer(
+        workflows=[DeleteArtifactsWorkflow], data_converter=data_converter, workflow_runner=UnsandboxedWorkflowRunner()
+    ).replay_workflow(await handle.fetch_history())
 
 
 @pytest.mark.thorough
