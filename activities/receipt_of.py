@@ -121,11 +121,11 @@ def _artifacts(
 
 
 def _times(deletion: Closing, chunks: Sequence[DeletionChunk], promised_days: int, *, rows_stay: bool) -> TimesReceipt:
-    rows_deleted = [chunk.rows_deleted_at for chunk in chunks]
-    all_gone = all(rows_deleted) and rows_deleted and not rows_stay
+    gone = [chunk.rows_deleted_at for chunk in chunks if chunk.rows_deleted_at]
+    last = max(gone) if len(gone) == len(chunks) and gone and not rows_stay else None
     return TimesReceipt(
         accepted=deletion.accepted_at,
-        rows_deleted=max(at for at in rows_deleted if at) if all_gone else None,
+        rows_deleted=last if last and last >= deletion.accepted_at else None,  # else they went before it was asked for anew
         closed=deletion.now,
         days=-(-(deletion.now - deletion.accepted_at) // _HUNDREDTH_OF_A_DAY) / 100,
         promised_days=promised_days,

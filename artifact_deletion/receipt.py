@@ -189,6 +189,7 @@ class TimesReceipt(Answer):
     accepted: datetime
     """When it was asked for; of one that had ended, when it was asked for anew."""
     rows_deleted: datetime | None = None
+    """When the last of them went. None: some are there; in a complete one, they went before it was asked for anew."""
     closed: datetime
     days: float | None = None
     """From `accepted` to `closed`, in hundredths of a day, rounded up: at most `promised_days` if and only if that was kept."""

@@ -18,6 +18,7 @@ from activities.backend import tables
 from activities.backend.contract import ArtifactRef
 from activities.backend.keys import Scopes
 from activities.backend.sentry import SentryBackend
+from activities.backend.tables import Artifact
 from activities.close_deletion import OTHERS_WITHIN
 from activities.interceptors import NamedErrorsOnly
 from activities.ledger.holds import On, lift, place
@@ -255,6 +256,32 @@ def waited_for(stack: Stack, request: DeletionRequest, time: timedelta) -> None:
     """Say that it has waited so long."""
     with stack.database.write() as session:
         session.get_one(DeletionRow, request.deletion_id).waits_since = datetime.now(UTC) - time
+
+
+@POSTGRESQL
+def test_one_that_is_asked_for_anew_while_another_owes_is_not_said_to_have_begun_after_its_rows_went(stack: Stack) -> None:
+    """Its rows came back and went with another's: it waits for that one, and deletes none itself."""
+    one, two = stack.snapshots("a", "b")
+    first, second = stack.request([one.id]), stack.request([one.id, two.id])
+    rows = Evidence.of(stack).rows["sentry_preprodartifact"].values()
+    with steps_of(stack) as steps:
+        stack.accept(first)
+        steps.finish(first, steps.open_and_collect(first))
+        with stack.database.write() as session:
+            session.add_all(Artifact(**row) for row in rows if row["id"] == one.id)
+        stack.accept(second)
+        sealed = steps.open_and_collect(second)
+        released = steps.delete_rows(sealed)
+        stack.accept(first)
+        assert steps.open(first) == []
+        with pytest.raises(NotYet, match="1 other deletions still owe"):
+            steps.run(CLOSE_DELETION, deletion_of(first))
+        steps.delete_what_was_released(sealed, released)
+        assert steps.close(second).complete
+        receipt = steps.close(first)
+    assert receipt.complete
+    assert receipt.times.rows_deleted is None
+    assert receipt.times.closed > receipt.times.accepted
 
 
 @pytest.mark.thorough
