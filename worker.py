@@ -99,9 +99,8 @@ async def _workers(parts: Parts, client: Client) -> AsyncIterator[None]:
                     activities=[*with_database, *with_store] if pace.quick_steps else with_database,
                     workflow_runner=_RUNNER,
                     max_concurrent_activities=settings.database_steps,
-                    # A workflow task has at most one quick step at a time: none has to wait for its turn.
+                    # As many as have room for a step within them (FewWithinTasks): the others wait before they begin.
                     max_concurrent_workflow_tasks=max(settings.database_steps, _FEWEST_WORKFLOW_TASKS),
-                    max_concurrent_local_activities=settings.database_steps,
                     **common,
                 )
                 await stack.enter_async_context(rows)

@@ -78,7 +78,7 @@ class _LastCursor(ActivityOutboundInterceptor):
 
 
 class OfOrganization(Interceptor):
-    """Says whose each step is. Temporal's fairness key says so too, but a step within a workflow task has none."""
+    """Says whose each step is: by Temporal's fairness key, or within a workflow task, where there is none, by its input."""
 
     def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:  # noqa: A002  the SDK's name
         return _OfOrganization(next)
@@ -86,7 +86,8 @@ class OfOrganization(Interceptor):
 
 class _OfOrganization(ActivityInboundInterceptor):
     async def execute_activity(self, input: ExecuteActivityInput) -> Any:  # noqa: A002  the SDK's name
-        organization.set(next((getattr(given, "organization_id", None) for given in input.args), None))
+        key = activity.info().priority.fairness_key
+        organization.set(key or next((str(getattr(given, "organization_id", "")) for given in input.args), ""))
         return await super().execute_activity(input)
 
 

@@ -61,7 +61,7 @@ MUTATIONS = (
         "activities/interceptors.py",
         "        organization.set(",
         "        _ = (",
-        ("tests/workflow/test_quick.py::test_its_requests_of_the_store_take_turns_as_those_of_its_organization",),
+        ("tests/workflow/test_quick.py::test_requests_of_the_store_take_turns_as_those_of_their_organization",),
     ),
     Mutation(
         "the receipt that is kept is that of an attempt which came too late",

@@ -1,6 +1,6 @@
 """A small deletion, for which a person waits: some of its steps are tried at once, within the workflow task.
 
-That saves their trips through Temporal, and half of its events. A step that fails or takes long is begun anew as a step of its
+That saves their trips through Temporal, and two of five events. A step that fails or takes long is begun anew as a step of its
 own, which waits, is tried again and is seen. So whatever goes wrong looks as it does for every other deletion.
 """
 

@@ -12,7 +12,7 @@ from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
-organization: ContextVar[int | None] = ContextVar("organization", default=None)
+organization: ContextVar[str] = ContextVar("organization", default="")
 """Whose step this thread runs, as activities/interceptors.py says it for each."""
 
 
@@ -25,7 +25,7 @@ class Turns(Executor):
     def __init__(self, threads: int) -> None:
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="store")
         self._lock = threading.Lock()
-        self._waiting: OrderedDict[int | None, dict[int, deque[tuple[Future[Any], Callable[[], Any]]]]] = OrderedDict()
+        self._waiting: OrderedDict[str, dict[int, deque[tuple[Future[Any], Callable[[], Any]]]]] = OrderedDict()
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         future: Future[T] = Future()

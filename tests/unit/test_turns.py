@@ -30,7 +30,7 @@ def test_a_small_organization_is_served_in_turn_and_a_large_one_step_by_step(bus
     order: list[str] = []
     waiting: list[Future[None]] = []
     with ThreadPoolExecutor(1) as a, ThreadPoolExecutor(1) as b, ThreadPoolExecutor(1) as c:
-        for step, organization, job in ((a, 1, "a0"), (b, 1, "b0"), (a, 1, "a1"), (b, 1, "b1"), (c, 2, "small")):
+        for step, organization, job in ((a, "1", "a0"), (b, "1", "b0"), (a, "1", "a1"), (b, "1", "b1"), (c, "2", "small")):
             context = copy_context()
             context.run(turns.organization.set, organization)
             submitted: Future[Future[None]] = step.submit(context.run, lambda job=job: busy.submit(order.append, job))

@@ -27,6 +27,8 @@ from tests.faults.test_faults import attempts
 from tests.oracle import Evidence, assert_promises_hold
 from tests.stack import Held, Stack, eventually, recorded
 from tests.workflow.test_bulk import deletions_of, result, shop_of, whole
+from tests.workflow.test_scheduled_reconcile import begin as reconcile
+from tests.workflow.test_scheduled_reconcile import result as reconciled
 from workflows import quick
 from workflows.delete_artifacts import DeleteArtifactsWorkflow
 from workflows.quick import QUICK_STEPS, SMALL
@@ -155,22 +157,25 @@ async def test_what_goes_on_after_its_time_takes_no_more_threads_than_it_was_giv
 
 
 @on_sqlite
-async def test_its_requests_of_the_store_take_turns_as_those_of_its_organization(
+async def test_requests_of_the_store_take_turns_as_those_of_their_organization(
     stack: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Temporal hands a step within a workflow task no fairness key."""
+    """Temporal hands a step within a workflow task no fairness key; a look at a project names its organization in no field."""
     one, base = stack.snapshots("one", "base")
     stack.world.comparison(one, base, masks=1)
-    seen, whole = set[int | None](), Turns.submit
+    seen, whole = list[str](), Turns.submit
 
     def submit(self: Turns, *given: Any) -> Any:
-        seen.add(organization.get())
+        seen.append(organization.get())
         return whole(self, *given)
 
     monkeypatch.setattr(Turns, "submit", submit)
     async with stack.worker():
         await stack.delete([one.id])
-    assert seen == {stack.organization_id}
+        for_deletion = len(seen)
+        await reconciled(await reconcile(stack, stack.organization_id))
+    assert set(seen) == {str(stack.organization_id)}
+    assert 0 < for_deletion < len(seen)
 
 
 @on_sqlite
