@@ -119,7 +119,7 @@ class DatabaseSettings(AdaptersSettings):
         120, description="seconds a statement may take, or a worker between two of them: then PostgreSQL lets our locks go"
     )
     database_prepare: bool = Field(
-        default=False, description="let the driver prepare statements; a transaction-mode pooler may not bear it"
+        default=True, description="let the driver prepare statements, on connections that no pooler shares out"
     )
     search_attributes: Literal["ask", "yes", "no"] = Field(
         "ask",

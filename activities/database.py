@@ -14,6 +14,9 @@ from artifact_deletion.errors import DatabaseUnavailable
 from artifact_deletion.outbox import LEDGER_SCHEMA
 
 _BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
+_BEGIN_SNAPSHOT = "BEGIN ISOLATION LEVEL REPEATABLE READ"
+_PREPARED_FROM = 5
+"""The use of a statement, on one connection, from which on the driver prepares it."""
 _READ_ONLY = "25006"
 """SQLSTATE of a write on a connection that may only read, as during maintenance or after a failover to another writer."""
 
@@ -38,9 +41,9 @@ class Database:
         pool_size: int = 10,
         lock_timeout_s: float = 10,
         statement_timeout_s: float = 120,
-        prepare: bool = False,
+        prepare: bool = True,
     ) -> None:
-        """`prepare`: let the PostgreSQL driver prepare statements, which a transaction-mode pooler may not bear."""
+        """`prepare`: let the PostgreSQL driver prepare statements on connections that no pooler shares out."""
         limits = {
             "lock_timeout": lock_timeout_s,
             "statement_timeout": statement_timeout_s,
@@ -69,11 +72,11 @@ class Database:
 
     @contextmanager
     def read(self, *, snapshot: bool = False) -> Iterator[Session]:
-        """One transaction that changes nothing; with `snapshot` PostgreSQL enforces that, and all of it sees one moment."""
-        plain = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY" if snapshot else _BEGIN
-        with self._session(plain if self.is_postgresql else "BEGIN") as session:
+        """One transaction that changes nothing, as PostgreSQL enforces; with `snapshot` all of it sees one moment there."""
+        begin = f"{_BEGIN_SNAPSHOT if snapshot else _BEGIN} READ ONLY" if self.is_postgresql else "BEGIN"
+        with self._session(begin) as session:
             yield session
-            session.rollback()
+            session.commit()  # after a ROLLBACK the driver forgets what it has prepared
 
     @contextmanager
     def _session(self, begin: str) -> Iterator[Session]:
@@ -116,8 +119,16 @@ def _postgresql_engine(url: str, pool_size: int, *, prepare: bool) -> Engine:
         pool_size=pool_size,
         max_overflow=pool_size,
         isolation_level="AUTOCOMMIT",
-        connect_args={"connect_timeout": 10, "prepare_threshold": 5 if prepare else None},
+        connect_args={"connect_timeout": 10, "prepare_threshold": _PREPARED_FROM if prepare else None},
     )
+
+    @event.listens_for(engine, "connect")
+    def prepare_nothing_through_a_pooler(connection: "psycopg.Connection[Any]", _record: object) -> None:
+        # A pooler in transaction mode may give each transaction another connection, without what was prepared on the last one.
+        # As a connection begins, PostgreSQL names the process that serves it. A pooler names one of its own making.
+        answering = connection.execute("SELECT pg_backend_pid()").fetchone()
+        if answering != (connection.info.backend_pid,):
+            connection.prepare_threshold = None
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:

@@ -36,7 +36,7 @@ def tools(stage: Stage, doomed: Doomed) -> dict[str, list[str]]:
 async def delete_ours(stage: Stage, worker: int, doomed: Doomed, store: int) -> tuple[Cost, DeletionRequest]:
     """Request to receipt, by a worker that is up. Raises ContenderFailed if the receipt does not have every mask."""
     request, cost = doomed.request, Cost()
-    with measured(cost, worker=worker, store=store, others=stage.others):
+    with measured(cost, clients=[worker], store=store, others=stage.others):
         with stage.database.write() as session:
             accept_deletion(session, request)
         receipt = await (await start_deletion(stage.client, request)).result()

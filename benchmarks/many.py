@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import dataclasses
+import itertools
 import os
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -19,7 +20,8 @@ from benchmarks.stage import BUCKET, Stage, connect
 from demo.servers import TemporalServer
 from demo.world import SNAPSHOTS, Place, Snapshot, World
 
-MASKS = 50
+MASKS, WARMING_UP = 50, 4
+WORKERS = {"": 1, "_two": 2}
 REFERENCE, EMPTY = "reference", "empty"
 
 
@@ -49,35 +51,43 @@ async def other_temporal(stage: Stage, **options: Any) -> AsyncIterator[Stage]:
 
 async def many(stage: Stage, *, deletions: int) -> dict[str, Any]:
     """As many of each, on the same objects: ours with Temporal's development server in memory, then on its file."""
-    doomed, results = small_ones(deletions), dict[str, dict[str, Any]]()
-    for in_memory in (True, False):
-        async with other_temporal(stage, in_memory=in_memory) as beside:
-            beside.fill(*doomed)
-            beside.insert_rows(*doomed)
-            with beside.worker(f"worker-many-{in_memory}".lower()) as worker:
-                cost = Cost()
-                with measured(cost, worker=worker.pid, store=stage.objects.pid, others=beside.others):
-                    await delete_all(beside, doomed)
-            events = (await history_of(beside, doomed[0].request))["events"]
-            name = "in_memory" if in_memory else "on_file"
-            results[name] = vars(cost) | {"events": events, "left": _left(stage, doomed)}
+    doomed, results = small_ones(WARMING_UP + deletions), dict[str, dict[str, Any]]()
+    for where, (suffix, workers) in itertools.product(("in_memory", "on_file"), WORKERS.items()):
+        async with other_temporal(stage, in_memory=where == "in_memory") as beside:
+            results[where + suffix] = await _ours(beside, doomed, f"worker-many-{where}", workers)
     async with other_temporal(stage, in_memory=True) as beside:
         with EmptyWorker.of(beside, "worker-many-empty") as worker:
+            await until_empty(beside.client)
             cost = Cost()
-            with measured(cost, worker=worker.pid, store=stage.objects.pid, others=beside.others):
-                await asyncio.gather(*(until_empty(beside.client) for _ in doomed))
+            with measured(cost, clients=[worker.pid], store=stage.objects.pid, others=beside.others):
+                await asyncio.gather(*(until_empty(beside.client) for _ in range(deletions)))
         results[EMPTY] = vars(cost) | {"events": None, "left": None}
     stage.fill(*doomed)
     stage.insert_rows(*doomed)
-    cost = await asyncio.to_thread(the_reference_s_way, stage, doomed)
+    await asyncio.to_thread(the_reference_s_way, stage, doomed[:WARMING_UP])
+    cost = await asyncio.to_thread(the_reference_s_way, stage, doomed[WARMING_UP:])
     results[REFERENCE] = vars(cost) | {"events": 0, "left": _left(stage, doomed)}
     return {"deletions": deletions, "masks": MASKS, "contenders": results}
+
+
+async def _ours(stage: Stage, doomed: Sequence[Doomed], name: str, workers: int) -> dict[str, Any]:
+    """By so many workers that are up and have deleted before."""
+    stage.fill(*doomed)
+    stage.insert_rows(*doomed)
+    with contextlib.ExitStack() as stack:
+        pids = [stack.enter_context(stage.worker(f"{name}-{workers}-{number}")).pid for number in range(workers)]
+        await delete_all(stage, doomed[:WARMING_UP])
+        cost = Cost()
+        with measured(cost, clients=pids, store=stage.objects.pid, others=stage.others):
+            await delete_all(stage, doomed[WARMING_UP:])
+    events = (await history_of(stage, doomed[-1].request))["events"]
+    return vars(cost) | {"events": events, "left": _left(stage, doomed)}
 
 
 def the_reference_s_way(stage: Stage, doomed: Sequence[Doomed]) -> Cost:
     """A loop over them, in this process."""
     world, cost = World(stage.database.engine, stage.s3, BUCKET), Cost()
-    with measured(cost, worker=os.getpid(), store=stage.objects.pid, others=[stage.postgres.pid]):
+    with measured(cost, clients=[os.getpid()], store=stage.objects.pid, others=[stage.postgres.pid]):
         for one in doomed:
             place = Place(one.organization, one.organization, one.id)
             manifest = f"{place.prefix}manifest.json"

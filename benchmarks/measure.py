@@ -55,21 +55,19 @@ def cpu_s(pids: Iterable[int]) -> float:
 
 
 @contextmanager
-def measured(cost: Cost, *, worker: int, store: int, others: Sequence[int]) -> Iterator[None]:
+def measured(cost: Cost, *, clients: Sequence[int], store: int, others: Sequence[int]) -> Iterator[None]:
     """Put down what the work inside costs these processes."""
     ended = threading.Event()
-    process = psutil.Process(worker)
+    processes = [psutil.Process(one) for one in clients if one != os.getpid()]
 
     def sample() -> None:
-        if worker == os.getpid():
-            return
-        while True:
-            cost.peak_mb = max(cost.peak_mb, process.memory_info().rss / 2**20)
+        while processes:
+            cost.peak_mb = max(cost.peak_mb, sum(one.memory_info().rss for one in processes) / 2**20)
             if ended.wait(SAMPLED_EVERY_S):
                 return
 
     sampler = threading.Thread(target=sample, daemon=True)
-    before = [cpu_s([worker]), cpu_s([store]), cpu_s(others)]
+    before = [cpu_s(clients), cpu_s([store]), cpu_s(others)]
     began = time.perf_counter()
     sampler.start()
     try:
@@ -78,7 +76,7 @@ def measured(cost: Cost, *, worker: int, store: int, others: Sequence[int]) -> I
         cost.wall_s = time.perf_counter() - began
         ended.set()
         sampler.join()
-        after = [cpu_s([worker]), cpu_s([store]), cpu_s(others)]
+        after = [cpu_s(clients), cpu_s([store]), cpu_s(others)]
         cost.client_cpu_s, cost.store_cpu_s, cost.other_cpu_s = (b - a for a, b in zip(before, after, strict=True))
 
 

@@ -35,7 +35,7 @@ async def retention(stage: Stage, *, artifacts: int, reference: int) -> dict[str
     wanted, ours = Retention(organization_id=ORGANIZATION), Cost()
     with (
         stage.worker("worker-retention") as worker,
-        measured(ours, worker=worker.pid, store=stage.objects.pid, others=stage.others),
+        measured(ours, clients=[worker.pid], store=stage.objects.pid, others=stage.others),
     ):
         (request,) = requests_of(stage.database, backend, wanted)
         receipt = await (await start_bulk(stage.client, request)).result()

@@ -68,7 +68,7 @@ def watched(stage: Stage, run: Run, client: int) -> Iterator[None]:
     sampler.start()
     before = cpu_s([stage.temporal.pid])
     try:
-        with measured(run, worker=client, store=stage.objects.pid, others=[stage.postgres.pid]):
+        with measured(run, clients=[client], store=stage.objects.pid, others=[stage.postgres.pid]):
             yield
     finally:
         run.temporal_cpu_s = cpu_s([stage.temporal.pid]) - before
@@ -153,7 +153,7 @@ def read_manifests(stage: Stage, ids: range) -> Run:
     """What no deletion of these artifacts can leave out: one GET each."""
     run, keys = Run(), [key for key, _ in _objects(ids) if key.endswith("/comparison.json")]
     readers = Settings.model_fields["manifest_readers"].default
-    costs = measured(run, worker=os.getpid(), store=stage.objects.pid, others=[stage.postgres.pid])
+    costs = measured(run, clients=[os.getpid()], store=stage.objects.pid, others=[stage.postgres.pid])
     with costs, ThreadPoolExecutor(readers) as threads:
         list(threads.map(lambda key: stage.s3.get_object(Bucket=BUCKET, Key=key)["Body"].read(), keys))
     return run

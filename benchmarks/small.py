@@ -55,7 +55,7 @@ class Waits:
     def _counted(self, name: str, client: int, rows: str | None = None) -> Iterator[Callable[[], None]]:
         """Put down what is done inside. What it yields says that the rows are gone."""
         cost = Cost()
-        with measured(cost, worker=client, store=self.stage.objects.pid, others=self.stage.others):
+        with measured(cost, clients=[client], store=self.stage.objects.pid, others=self.stage.others):
             began = time.perf_counter()
             yield lambda: self.seconds[rows].append(time.perf_counter() - began) if rows else None
         self.seconds[name].append(cost.wall_s)

@@ -17,7 +17,7 @@ from typing import Any
 from benchmarks import plot
 from benchmarks.markdown import paragraph, shown, table
 from benchmarks.sizing import sizing
-from benchmarks.targets import targets
+from benchmarks.targets import MANY, targets
 
 Found = Mapping[str, Any]
 DOCS = Path(__file__).parents[1] / "docs"
@@ -85,8 +85,7 @@ def choices(found: Found) -> str:
 
 def many(found: Found) -> str:
     labels = {
-        "in_memory": "ours, Temporal in memory",
-        "on_file": "ours, Temporal on its file",
+        **{name: f"ours, {label}" for name, label in MANY.items()},
         "empty": "Temporal alone in memory, empty steps",
         "reference": "the reference's way, one after another",
     }

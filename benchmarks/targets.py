@@ -10,6 +10,12 @@ from benchmarks.markdown import shown, table
 Parts = Mapping[str, Any]
 BULK = {2_000: {"s5cmd": 1.1}, 20_000: {"s5cmd": 0.75, "obstore": 1.06}, 100_000: {"s5cmd": 0.65, "obstore": 0.88}}
 """At most, by the number of keys."""
+MANY = {
+    "in_memory": "one worker, Temporal in memory",
+    "in_memory_two": "two workers, Temporal in memory",
+    "on_file": "one worker, Temporal on its file",
+    "on_file_two": "two workers, Temporal on its file",
+}
 
 
 @dataclass(frozen=True)
@@ -66,9 +72,9 @@ def _small(found: Parts) -> Iterator[Target]:
 
 def _throughput(parts: Parts) -> Iterator[Target]:
     theirs = parts["many"]["contenders"]["reference"]["wall_s"]
-    for name, where in (("in_memory", "in memory"), ("on_file", "on its file")):
+    for name, label in MANY.items():
         ratio = theirs / parts["many"]["contenders"][name]["wall_s"]
-        yield Target(f"many small, Temporal {where}: throughput / the reference's, one by one", ratio, 1.0, at_least=True)
+        yield Target(f"many small, {label}: throughput / the reference's, one by one", ratio, 1.0, at_least=True)
     found = parts["handler"]
     share, allowed = found["answered_204"] / found["deletes"], min(1, found["deadline_s"] / found["rows_gone_last_s"])
     what = f"{found['deletes']} deletes at once through a handler with a deadline of {found['deadline_s']} s: answered 204"

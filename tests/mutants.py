@@ -57,6 +57,13 @@ MUTATIONS = (
         ("tests/workflow/test_quick.py::test_what_goes_on_after_its_time_takes_no_more_threads_than_it_was_given",),
     ),
     Mutation(
+        "each read makes the driver forget what it has prepared",
+        "activities/database.py",
+        "session.commit()  # after",
+        "session.rollback()  # after",
+        ("tests/steps/test_prepared.py::test_what_is_asked_for_again_is_prepared_unless_a_setting_says_no",),
+    ),
+    Mutation(
         "organizations do not take turns at the store within workflow tasks",
         "activities/interceptors.py",
         "        organization.set(",

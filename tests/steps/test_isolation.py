@@ -66,12 +66,12 @@ def test_a_file_that_another_artifact_comes_to_name_while_delete_rows_waits_stay
 
 @pytest.mark.parametrize("default", DEFAULTS, ids=" ".join, indirect=True)
 def test_every_transaction_says_its_own_level(database: Database, default: str) -> None:
-    """Writes see each statement's moment; a preview sees one moment, and PostgreSQL itself keeps it from writing."""
+    """Writes see each statement's moment; a preview sees one moment, and PostgreSQL itself keeps all reads from writing."""
     assert said(database, "default_transaction_isolation") == default
     assert said(database, "transaction_isolation", write=True) == "read committed"
     assert said(database, "transaction_isolation") == "read committed"
     assert said(database, "transaction_isolation", snapshot=True) == "repeatable read"
-    assert said(database, "transaction_read_only", snapshot=True) == "on"
+    assert said(database, "transaction_read_only", snapshot=True) == said(database, "transaction_read_only") == "on"
     assert said(database, "transaction_read_only", write=True) == "off"
 
 

@@ -17,6 +17,7 @@ from activities.database import Database
 from demo.servers import PostgresServer, Server, ServerError
 from tests.oracle import Evidence, assert_promises_hold
 from tests.stack import Seen, Stack, eventually, pending_failures
+from tests.steps.test_prepared import prepared
 
 pytestmark = [pytest.mark.pgbouncer, pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)]
 SERVER_CONNECTIONS = 2
@@ -115,6 +116,11 @@ async def test_no_setting_of_ours_stays_on_a_connection_that_others_get_next(poo
     for one in connections:
         one.close()
     database.dispose()
+
+
+async def test_nothing_is_prepared_on_a_connection_that_others_get_next(pooled: Stack) -> None:
+    """The one to which the next transaction comes knows no statement of the last one's."""
+    assert not prepared(pooled.database_url)
 
 
 @pytest.mark.parametrize(
