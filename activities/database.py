@@ -15,8 +15,6 @@ from artifact_deletion.outbox import LEDGER_SCHEMA
 
 _BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
 _BEGIN_SNAPSHOT = "BEGIN ISOLATION LEVEL REPEATABLE READ"
-_PREPARED_FROM = 5
-"""The use of a statement, on one connection, from which on the driver prepares it."""
 _READ_ONLY = "25006"
 """SQLSTATE of a write on a connection that may only read, as during maintenance or after a failover to another writer."""
 
@@ -118,8 +116,9 @@ def _postgresql_engine(url: str, pool_size: int, *, prepare: bool) -> Engine:
         hide_parameters=True,
         pool_size=pool_size,
         max_overflow=pool_size,
+        pool_use_lifo=True,  # the connection that was used last knows our tables and statements best
         isolation_level="AUTOCOMMIT",
-        connect_args={"connect_timeout": 10, "prepare_threshold": _PREPARED_FROM if prepare else None},
+        connect_args={"connect_timeout": 10, "prepare_threshold": 5 if prepare else None},
     )
 
     @event.listens_for(engine, "connect")
