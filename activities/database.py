@@ -124,7 +124,7 @@ def _postgresql_engine(url: str, pool_size: int, *, prepare: bool) -> Engine:
     @event.listens_for(engine, "connect")
     def prepare_nothing_through_a_pooler(connection: "psycopg.Connection[Any]", _record: object) -> None:
         # A pooler in transaction mode may give each transaction another connection, without what was prepared on the last one.
-        # As a connection begins, PostgreSQL names the process that serves it. A pooler names one of its own making.
+        # As a connection begins, PostgreSQL names the process that serves it (BackendKeyData); a pooler, one of its own making.
         answering = connection.execute("SELECT pg_backend_pid()").fetchone()
         if answering != (connection.info.backend_pid,):
             connection.prepare_threshold = None
