@@ -15,6 +15,8 @@ from artifact_deletion.outbox import LEDGER_SCHEMA
 
 _BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
 _BEGIN_SNAPSHOT = "BEGIN ISOLATION LEVEL REPEATABLE READ"
+_LONG = 1_000
+"""Characters of a parameter: a hundred ids."""
 _READ_ONLY = "25006"
 """SQLSTATE of a write on a connection that may only read, as during maintenance or after a failover to another writer."""
 
@@ -74,7 +76,8 @@ class Database:
         begin = f"{_BEGIN_SNAPSHOT if snapshot else _BEGIN} READ ONLY" if self.is_postgresql else "BEGIN"
         with self._session(begin) as session:
             yield session
-            session.commit()  # after a ROLLBACK the driver forgets what it has prepared
+            # There is nothing to keep. But after a ROLLBACK psycopg forgets what it has prepared.
+            (session.commit if self.is_postgresql else session.rollback)()
 
     @contextmanager
     def _session(self, begin: str) -> Iterator[Session]:
@@ -99,7 +102,7 @@ class Database:
                 raise
             with self._replacing:
                 if self.engine.pool is pool:  # no other thread has replaced it yet
-                    self.engine.dispose()  # others of its age are hardly better
+                    self.engine.dispose()  # after a restart, or a failover, the others are dead too
             connection = self.engine.connect().execution_options(begin=begin)
             connection.begin()
         return connection
@@ -120,14 +123,7 @@ def _postgresql_engine(url: str, pool_size: int, *, prepare: bool) -> Engine:
         isolation_level="AUTOCOMMIT",
         connect_args={"connect_timeout": 10, "prepare_threshold": 5 if prepare else None},
     )
-
-    @event.listens_for(engine, "connect")
-    def prepare_nothing_through_a_pooler(connection: "psycopg.Connection[Any]", _record: object) -> None:
-        # A pooler in transaction mode may give each transaction another connection, without what was prepared on the last one.
-        # As a connection begins, PostgreSQL names the process that serves it (BackendKeyData); a pooler, one of its own making.
-        answering = connection.execute("SELECT pg_backend_pid()").fetchone()
-        if answering != (connection.info.backend_pid,):
-            connection.prepare_threshold = None
+    _prepare_less(engine)
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
@@ -145,6 +141,25 @@ def _postgresql_engine(url: str, pool_size: int, *, prepare: bool) -> Engine:
             context.is_disconnect = context.invalidate_pool_on_disconnect = True
 
     return engine
+
+
+def _prepare_less(engine: Engine) -> None:
+    """Nothing through a pooler, and no long lists."""
+
+    @event.listens_for(engine, "connect")
+    def prepare_nothing_through_a_pooler(connection: "psycopg.Connection[Any]", _record: object) -> None:
+        # A pooler in transaction mode may give each transaction another connection, without what was prepared on the last one.
+        # As a connection begins, PostgreSQL names the process that serves it (BackendKeyData); a pooler, one of its own making.
+        answering = connection.execute("SELECT pg_backend_pid()").fetchone()
+        if answering != (connection.info.backend_pid,):
+            connection.prepare_threshold = None
+
+    @event.listens_for(engine, "do_execute")
+    def plan_long_lists_each_time(cursor: "psycopg.Cursor[Any]", statement: Any, parameters: Any, _context: object) -> bool:
+        # A plan that is kept for any list is one for short lists, and looks through a long one again and again.
+        if is_long := any(isinstance(one, str) and len(one) > _LONG for one in parameters.values()):
+            cursor.execute(statement, parameters, prepare=False)
+        return is_long
 
 
 def unavailable(error: SQLAlchemyError) -> DatabaseUnavailable:

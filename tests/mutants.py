@@ -57,10 +57,31 @@ MUTATIONS = (
         ("tests/workflow/test_quick.py::test_what_goes_on_after_its_time_takes_no_more_threads_than_it_was_given",),
     ),
     Mutation(
+        "statements are prepared on connections that a pooler shares out",
+        "activities/database.py",
+        "connection.prepare_threshold = None",
+        "pass",
+        ("tests/steps/test_prepared.py::test_nothing_is_prepared_where_a_pooler_stands_between",),
+    ),
+    Mutation(
+        "a plan for short lists is kept for long ones",
+        "activities/database.py",
+        "_LONG = 1_000",
+        "_LONG = 1_000_000_000",
+        ("tests/steps/test_prepared.py::test_what_asks_for_a_long_list_is_planned_each_time",),
+    ),
+    Mutation(
+        "what is written in a read stays",
+        "activities/database.py",
+        "(session.commit if self.is_postgresql else session.rollback)()",
+        "session.commit()",
+        ("tests/steps/test_transactions.py::test_a_transaction_that_reads_keeps_nothing",),
+    ),
+    Mutation(
         "each read makes the driver forget what it has prepared",
         "activities/database.py",
-        "session.commit()  # after",
-        "session.rollback()  # after",
+        "(session.commit if self.is_postgresql else session.rollback)()",
+        "session.rollback()",
         ("tests/steps/test_prepared.py::test_what_is_asked_for_again_is_prepared_unless_a_setting_says_no",),
     ),
     Mutation(

@@ -17,6 +17,8 @@ from sqlalchemy import URL, make_url
 from tests.fault_proxy import reset_when_closed
 
 _CHANGES = re.compile(rb"(INSERT INTO|UPDATE|DELETE FROM) ([\w.]+)")
+_PROCESS, _ANOTHER = re.compile(rb"K\0\0\0\x0c.{4}", re.DOTALL), b"K\0\0\0\x0c\0\0\0\1"
+"""PostgreSQL's BackendKeyData."""
 _BEGIN, _COMMIT = b"BEGIN ISOLATION LEVEL ", b"COMMIT\0"
 
 
@@ -29,6 +31,8 @@ class PostgresProxy:
     """Whether a COMMIT whose acknowledgement is lost reaches the server."""
     only: Callable[[frozenset[str]], bool]
     """Of a transaction, by what it changed, such as `DELETE FROM sentry_preprodartifact`: whether to lose its COMMIT's."""
+    poses: bool = False
+    """Whether it names another process than the one that serves the connection, as a pooler does."""
     lost: list[frozenset[str]] = field(default_factory=list)
     """The transactions whose acknowledgement was lost."""
     _closing: bool = False
@@ -111,7 +115,7 @@ class _Connection:
             while sent := self._server.recv(1 << 16):
                 if self._losing.is_set():
                     break
-                self._client.sendall(sent)
+                self._client.sendall(_PROCESS.sub(_ANOTHER, sent) if self._proxy.poses else sent)
         reset_when_closed(self._client)
         for one in (self._client, self._server):
             with contextlib.suppress(OSError):

@@ -9,11 +9,13 @@ from sqlalchemy import text
 
 from activities.database import Database
 from artifact_deletion.errors import DatabaseUnavailable
+from tests.postgres_proxy import PostgresProxy
 from tests.shop import POSTGRESQL
 
 pytestmark = POSTGRESQL
 USES = 7
-ASKED = "SELECT 'asked for again and again'"
+ASKED = text("SELECT CAST(:value AS TEXT) AS asked_again_and_again")
+COUNT = text("SELECT count(*) FROM pg_prepared_statements WHERE statement LIKE '%AS asked_again_and_again'")
 
 
 @contextlib.contextmanager
@@ -26,19 +28,14 @@ def opened(url: str, *, prepare: bool = True) -> Iterator[Database]:
         database.dispose()
 
 
-def ask(database: Database, asked: str = ASKED) -> None:
-    with database.read() as session:
-        session.execute(text(asked)).all()
-
-
-def prepared(url: str, *, prepare: bool = True) -> bool:
+def prepared(url: str, value: str = "", *, prepare: bool = True) -> bool:
     """Whether it is after some uses, each in a transaction of its own."""
     with opened(url, prepare=prepare) as database:
         for _ in range(USES):
-            ask(database)
+            with database.read() as session:
+                assert session.execute(ASKED, {"value": value}).scalar_one() == value
         with database.write() as session:
-            found = text(f"SELECT count(*) FROM pg_prepared_statements WHERE statement = $${ASKED}$$")
-            return bool(session.execute(found).scalar_one())
+            return bool(session.execute(COUNT).scalar_one())
 
 
 def test_what_is_asked_for_again_is_prepared_unless_a_setting_says_no(database_url: str) -> None:
@@ -47,13 +44,31 @@ def test_what_is_asked_for_again_is_prepared_unless_a_setting_says_no(database_u
     assert not prepared(database_url, prepare=False)
 
 
-def test_a_column_that_a_migration_widens_costs_one_attempt(database_url: str) -> None:
+def test_what_asks_for_a_long_list_is_planned_each_time(database_url: str) -> None:
+    """A plan that is kept is one for short lists, or for a table of the ledger that was empty then."""
+    assert not prepared(database_url, "4711," * 300)
+
+
+def test_nothing_is_prepared_where_a_pooler_stands_between(database_url: str) -> None:
+    """The connection that gets the next transaction knows nothing of it. `make test-pgbouncer` asks a real one."""
+    with PostgresProxy(database_url, happens=True, only=lambda _: False, poses=True) as proxy:
+        assert not prepared(proxy.url)
+    with PostgresProxy(database_url, happens=True, only=lambda _: False) as proxy:
+        assert prepared(proxy.url)
+
+
+def test_a_column_that_a_migration_widens_costs_an_attempt(database_url: str) -> None:
     """PostgreSQL refuses what was prepared for the narrow one. Then the driver prepares it anew."""
     with psycopg.connect(database_url.replace("+psycopg", ""), autocommit=True) as migration, opened(database_url) as database:
+
+        def look() -> None:
+            with database.read() as session:
+                session.execute(text("SELECT id FROM narrow")).all()
+
         migration.execute("CREATE TABLE narrow (id integer)")
         for _ in range(USES):
-            ask(database, "SELECT id FROM narrow")
+            look()
         migration.execute("ALTER TABLE narrow ALTER id TYPE bigint")
         with pytest.raises(DatabaseUnavailable, match="0A000"):
-            ask(database, "SELECT id FROM narrow")
-        ask(database, "SELECT id FROM narrow")
+            look()
+        look()

@@ -1,5 +1,6 @@
 """What a transaction means on both databases: all or nothing, at one isolation level, and no values in the words of errors."""
 
+import contextlib
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -31,6 +32,14 @@ def add_artifact_without_project(session: Session) -> None:
 
 def artifacts_in(session: Session) -> int:
     return int(session.execute(select(func.count()).select_from(tables.Artifact)).scalar_one())
+
+
+def test_a_transaction_that_reads_keeps_nothing(database: Database) -> None:
+    """PostgreSQL refuses to write in it."""
+    with contextlib.suppress(DatabaseUnavailable), database.read() as session:
+        session.execute(insert(tables.Organization).values(slug="acme"))
+    with database.read() as session:
+        assert not session.execute(select(tables.Organization.id)).all()
 
 
 def test_a_commit_that_foreign_keys_refuse_leaves_nothing_and_a_clean_connection(database: Database) -> None:
