@@ -155,5 +155,5 @@ def _named_among(
     for reference in references:
         # A table that we know by name only: another part of the backend refers to files too.
         column_of_other = table(reference.table, column(reference.column, BigInteger)).c[reference.column]
-        naming_others = session.execute(select(column_of_other).where(one_of(column_of_other, ids)).distinct())
+        naming_others = session.execute(select(column_of_other).where(column_of_other.in_(ids)).distinct())
         yield from (int(file) for file in naming_others.scalars())  # SQLite gives what was written, a text too
