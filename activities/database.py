@@ -119,7 +119,7 @@ def _postgresql_engine(url: str, pool_size: int, *, prepare: bool) -> Engine:
         hide_parameters=True,
         pool_size=pool_size,
         max_overflow=pool_size,
-        pool_use_lifo=True,  # the connection that was used last knows our tables and statements best
+        pool_use_lifo=True,  # the connection that was used last has statements prepared
         isolation_level="AUTOCOMMIT",
         connect_args={"connect_timeout": 10, "prepare_threshold": 5 if prepare else None},
     )

@@ -50,7 +50,7 @@ async def other_temporal(stage: Stage, **options: Any) -> AsyncIterator[Stage]:
 
 
 async def many(stage: Stage, *, deletions: int) -> dict[str, Any]:
-    """As many of each, on the same objects: ours with Temporal's development server in memory, then on its file."""
+    """As many of each, on the same objects: ours by one and two workers, with Temporal's server in memory, then on its file."""
     doomed, results = small_ones(WARMING_UP + deletions), dict[str, dict[str, Any]]()
     for where, (suffix, workers) in itertools.product(("in_memory", "on_file"), WORKERS.items()):
         async with other_temporal(stage, in_memory=where == "in_memory") as beside:

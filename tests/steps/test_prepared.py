@@ -1,4 +1,4 @@
-"""Statements that the PostgreSQL driver prepares: a worker makes the same ones all day, and a plan costs more than they do."""
+"""Statements that the PostgreSQL driver prepares: a worker makes the same ones all day."""
 
 import contextlib
 from collections.abc import Iterator
